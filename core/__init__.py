@@ -1,0 +1,30 @@
+"""Timmscope's engine: which pixels made a vision model decide.
+
+>>> from core import explain
+>>> explain("assets/samples/chelsea.jpg", method="gradcam").values.shape
+torch.Size([1, 7, 7])
+"""
+
+from core.errors import TimmscopeError
+from core.explainer import Comparison, Explainer, compare, explain
+from core.methods.base import METHODS
+from core.metrics.base import METRICS
+from core.models.handle import ModelHandle
+from core.models.load import load_model
+from core.types import Attribution, Cost, Prediction, Score
+
+__all__ = [
+    "METHODS",
+    "METRICS",
+    "Attribution",
+    "Comparison",
+    "Cost",
+    "Explainer",
+    "ModelHandle",
+    "Prediction",
+    "Score",
+    "TimmscopeError",
+    "compare",
+    "explain",
+    "load_model",
+]

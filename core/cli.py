@@ -1,0 +1,339 @@
+"""The command line: ``python -m core``. One JSON object on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from core.errors import TimmscopeError
+from core.explainer import Comparison, Explainer, Look
+from core.image import open_picture
+from core.methods.base import METHODS
+from core.models.catalogue import list_models
+from core.models.load import DEFAULT_MODEL, load_model
+from core.types import Attribution, Cost, Layer, Prediction
+from core.views.colour import overlay
+
+SAVES = ("png", "npz", "json")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0 if anything was answered, 1 if nothing could be, 2 for unusable input.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=arguments.log_level, format="%(message)s")
+    try:
+        answer, code = arguments.command(arguments)
+    except TimmscopeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    try:
+        sys.stdout.write(json.dumps(answer, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(code)
+
+
+# -- explain ------------------------------------------------------------------------------------
+
+
+def explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """``explain``: every method on every picture."""
+    methods = [key.strip() for key in arguments.methods.split(",") if key.strip()]
+    settings = parse_settings(arguments.set)
+    instances = [METHODS.make(key, settings.pop(METHODS[key].key, {})) for key in methods]
+    if settings:
+        raise TimmscopeError(
+            f"--set names {', '.join(settings)}, which --methods does not ask for; add it there"
+        )
+    saves = [kind.strip() for kind in arguments.save.split(",") if kind.strip()]
+    if odd := [kind for kind in saves if kind not in SAVES]:
+        raise TimmscopeError(f"cannot save as {odd[0]!r}; choose from {', '.join(SAVES)}")
+    pictures = [open_picture(path) for path in arguments.images]
+    handle = load_model(
+        arguments.model, weights=arguments.weights, labels=arguments.labels, device=arguments.device
+    )
+    explainer = Explainer(handle)
+    target = explainer.target(arguments.target)
+    names = _unique_names(arguments.images)
+    reports = []
+    for path, name, picture in zip(arguments.images, names, pictures, strict=True):
+        look = explainer.look(picture)
+        prediction = explainer.predict(look)
+        chosen = target or explainer.target(prediction.top(1)[0][0])
+        assert chosen is not None
+        comparison = explainer.compare(
+            look, instances, target=chosen, layer=arguments.layer, seed=arguments.seed
+        )
+        report = {
+            "image": str(path),
+            "notes": list(picture.notes),
+            "model": handle.name,
+            **prediction_facts(prediction),
+            "target": chosen.describe(prediction),
+            "crop": look.geometries[0].to_dict(),
+            "seed": arguments.seed,
+            "results": {key: result_facts(a) for key, a in comparison.results.items()},
+            "errors": dict(comparison.errors),
+        }
+        if arguments.output_dir is not None:
+            save(arguments.output_dir, name, saves, look, comparison, report)
+        reports.append(report)
+    answered = any(report["results"] for report in reports)
+    return {"images": reports}, 0 if answered else 1
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Parameters by method from ``method.param=value`` strings.
+
+    >>> parse_settings(["integrated_gradients.steps=20"])
+    {'integrated_gradients': {'steps': '20'}}
+    """
+    settings: dict[str, dict[str, object]] = {}
+    for pair in pairs:
+        match = re.fullmatch(r"([\w+]+)\.(\w+)=(.*)", pair, re.DOTALL)
+        if match is None:
+            raise TimmscopeError(f"--set {pair!r} is not of the form method.param=value")
+        method, name, value = match.groups()
+        settings.setdefault(METHODS[method].key, {})[name] = value
+    return settings
+
+
+def prediction_facts(prediction: Prediction) -> dict[str, Any]:
+    """What the model says of one picture, as JSON."""
+    top = prediction.top(5)
+    index, label, confidence = top[0]
+    return {
+        "predicted_class": index,
+        "predicted_label": label,
+        "confidence": confidence,
+        "top5": [{"class": i, "label": name, "probability": p} for i, name, p in top],
+    }
+
+
+def result_facts(attribution: Attribution) -> dict[str, Any]:
+    """What one method answered, as JSON; the map itself is in the files."""
+    facts: dict[str, Any] = {
+        "files": {},
+        "score": _finite(float(attribution.score[0])),
+        "layer": attribution.layer,
+        "params": dict(attribution.params),
+        "cost": cost_facts(attribution.cost),
+    }
+    for name, extra in attribution.extras.items():
+        if extra.ndim == 1:
+            facts[name] = _finite(float(extra[0]))
+    return facts
+
+
+def cost_facts(cost: Cost) -> dict[str, Any]:
+    """The work an answer took, as JSON."""
+    return {
+        "forward": cost.forward,
+        "backward": cost.backward,
+        "seconds": round(cost.seconds, 4),
+        "peak_bytes": cost.peak_bytes,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def save(
+    folder: Path,
+    name: str,
+    kinds: Sequence[str],
+    look: Look,
+    comparison: Comparison,
+    report: dict[str, Any],
+) -> None:
+    """Write each result under `folder`, entering the paths into `report`.
+
+    Raises:
+        TimmscopeError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, attribution in comparison.results.items():
+            files = report["results"][key]["files"]
+            for kind, write in (("png", save_png), ("npz", save_npz)):
+                if kind in kinds:
+                    path = folder / f"{name}.{key}.{kind}"
+                    write(path, look, attribution)
+                    files[kind] = str(path)
+        if "json" in kinds:
+            path = folder / f"{name}.json"
+            for key in comparison.results:
+                report["results"][key]["files"]["json"] = str(path)
+            path.write_text(json.dumps(report, ensure_ascii=False, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise TimmscopeError(f"cannot write to {str(folder)!r}: {error.strerror}") from None
+
+
+def save_png(
+    path: Path,
+    look: Look,
+    attribution: Attribution,
+    colormap: str = "auto",
+    alpha: float = 0.6,
+) -> None:
+    """Write the map over its picture."""
+    values = maps_on_input(look, attribution)
+    overlay(look.pictures[0].image, values, look.geometries[0], colormap, alpha).save(path)
+
+
+def save_npz(path: Path, look: Look, attribution: Attribution) -> None:
+    """Write the raw map.
+
+    `values` (H, W) float32 are signed and never normalised, in model-input pixels, a layer's map
+    upsampled bilinearly; `native` is the map on its own grid; `crop` is (left, top, right, bottom)
+    of what the model saw, in picture pixels; `picture` and `input` are (height, width).
+    """
+    geometry = look.geometries[0]
+    np.savez_compressed(
+        path,
+        values=maps_on_input(look, attribution),
+        native=attribution.values[0].numpy(),
+        crop=np.array(geometry.box, dtype=np.float64),
+        picture=np.array(geometry.picture),
+        input=np.array(geometry.input),
+        score=attribution.score[0].numpy(),
+    )
+
+
+def maps_on_input(look: Look, attribution: Attribution) -> np.ndarray:
+    """The first image's map (H, W) in model-input pixels."""
+    return attribution.upsampled((look.x.shape[2], look.x.shape[3]))[0].numpy()
+
+
+def _unique_names(paths: Sequence[Path]) -> list[str]:
+    """A file stem for each picture; pictures of one name in several folders are numbered."""
+    names: list[str] = []
+    for path in paths:
+        stem, count = path.stem, 1
+        while stem in names:
+            count += 1
+            stem = f"{path.stem}-{count}"
+        names.append(stem)
+    return names
+
+
+# -- methods, models, layers --------------------------------------------------------------------
+
+
+def methods(_: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """``methods``: the registry."""
+    return {
+        key: {
+            "label": cls.label,
+            "family": cls.family,
+            "about": cls.about,
+            "needs": sorted(cls.needs),
+            "laws": sorted(cls.laws),
+            "params": cls.schema_of_fields(),
+            "paper": cls.paper,
+        }
+        for key, cls in METHODS.items()
+    }, 0
+
+
+def models(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], int]:
+    """``models``: what timm knows."""
+    return list_models(arguments.pattern), 0
+
+
+def layers(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """``layers``: where a model can be looked into."""
+    handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
+    return {
+        "model": handle.name,
+        "default": handle.default_layer,
+        "stages": [layer.name for layer in handle.stages()],
+        "layers": {name: layer_facts(layer) for name, layer in handle.layers.items()},
+        "attention": {
+            a.name: {"heads": a.heads, "tokens": a.tokens, "usable": not a.reason, "reason": a.reason}
+            for a in handle.attention_layers.values()
+        },
+    }, 0
+
+
+def layer_facts(layer: Layer) -> dict[str, Any]:
+    """One layer as JSON."""
+    layout = layer.layout
+    facts: dict[str, Any] = {"kind": layer.kind, "stage": layer.stage, "layout": None}
+    if layout is not None:
+        facts |= {
+            "layout": layout.format,
+            "grid": list(layout.grid),
+            "channels": layout.channels,
+            "prefix_tokens": layout.prefix,
+        }
+    return facts
+
+
+# -- arguments ----------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m core", description="See why a vision model decided.")
+    parser.add_argument(
+        "--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument(
+        "--model", default=DEFAULT_MODEL, help="a timm name, hf-hub:owner/name, or a folder"
+    )
+    model.add_argument("--weights", help="a checkpoint file, or 'random'")
+    model.add_argument("--device", help="cpu, cuda, cuda:1, mps; chosen automatically by default")
+
+    command = commands.add_parser("explain", parents=[model], help="which pixels made it so")
+    command.set_defaults(command=explain)
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    command.add_argument("--methods", default="gradcam", help="keys, comma separated; see 'methods'")
+    command.add_argument("--target", help="a class, its number, or A-B; the predicted one by default")
+    command.add_argument("--layer", help="where CAM or attention methods look; see 'layers'")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="METHOD.PARAM=VALUE", help="a parameter"
+    )
+    command.add_argument("--labels", type=Path, help="a file of class names")
+    command.add_argument("--output-dir", type=Path, help="where files go; none are written without")
+    command.add_argument("--save", default="png,npz,json", help="png, npz, json; comma separated")
+    command.add_argument("--seed", type=int, default=0)
+
+    command = commands.add_parser("methods", help="every method with its parameters")
+    command.set_defaults(command=methods)
+
+    command = commands.add_parser("models", help="every model timm knows")
+    command.set_defaults(command=models)
+    command.add_argument("pattern", nargs="?", default="", help="a part of the name, or a pattern")
+
+    command = commands.add_parser("layers", parents=[model], help="a model's layers")
+    command.set_defaults(command=layers)
+    return parser

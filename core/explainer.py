@@ -1,0 +1,376 @@
+"""Explainer: look at an image once, ask many things of it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor, nn
+
+from core import capture
+from core.cache import Cache, Shelf
+from core.engine import Progress, Run
+from core.errors import CancelledError, NotApplicableError, TimmscopeError
+from core.image import Geometry, Picture, open_picture
+from core.methods.base import METHODS, Method
+from core.metrics.base import METRICS, Metric
+from core.models.handle import ModelHandle
+from core.models.load import DEFAULT_MODEL, load_model
+from core.targets import Target, parse_target
+from core.types import Attribution, Need, Prediction, Score, upsample
+
+logger = logging.getLogger(__name__)
+
+PictureLike = str | Path | bytes | PIL.Image.Image | np.ndarray | Picture
+TargetLike = Target | str | int | None
+OnProgress = Callable[[int, int], None]
+"""``callback(done, expected)`` in rows; raise `CancelledError` in it to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Pictures as a model sees them.
+
+    Attributes:
+        x: (B, C, H, W) in model units, on the model's device.
+        digest: identifies the pixels.
+        pictures: the pictures; empty when tensors were given.
+        geometries: where each lies on the model's input; empty when tensors were given.
+    """
+
+    x: Tensor
+    digest: str
+    pictures: tuple[Picture, ...] = ()
+    geometries: tuple[Geometry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Several methods' answers to one question.
+
+    Attributes:
+        results: the attribution of each method that could answer, in the order asked.
+        errors: for each other method, the reason.
+    """
+
+    results: Mapping[str, Attribution]
+    errors: Mapping[str, str]
+
+
+class Explainer:
+    """Answers questions about one model.
+
+    Args:
+        model: a `ModelHandle`, or anything `load_model` takes.
+        cache: where answers are kept; by default a new one of 256 MiB.
+
+    >>> explainer = Explainer()
+    >>> explainer.predict("assets/samples/coffee.jpg").top(1)[0][1]
+    'espresso'
+    >>> explainer.explain("assets/samples/coffee.jpg", "gradcam").values.shape
+    torch.Size([1, 7, 7])
+    """
+
+    def __init__(
+        self, model: ModelHandle | nn.Module | str | Path = DEFAULT_MODEL, *, cache: Cache | None = None
+    ) -> None:
+        self.model = model if isinstance(model, ModelHandle) else load_model(model)
+        self.cache = cache or Cache()
+
+    def look(self, pictures: PictureLike | Tensor | Look | Sequence[PictureLike]) -> Look:
+        """Decode and preprocess one or several pictures.
+
+        Args:
+            pictures: a file, bytes, a PIL image, an array, a list of these; or a tensor
+                (C, H, W) or (B, C, H, W) that is in model units already.
+
+        Raises:
+            PictureError: a picture cannot be read.
+        """
+        if isinstance(pictures, Look):
+            return pictures
+        with capture.plain(self.model.device):
+            if isinstance(pictures, Tensor):
+                return self._look_at_tensor(pictures)
+            return self._look_at_pictures(pictures)
+
+    def _look_at_pictures(self, pictures: PictureLike | Sequence[PictureLike]) -> Look:
+        handle = self.model
+        several = list(pictures) if isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes) else [pictures]
+        opened = tuple(open_picture(picture) for picture in several)
+        if not opened:
+            raise TimmscopeError("no picture given; give at least one")
+        pairs = [handle.preprocessing(picture.image) for picture in opened]
+        x = torch.stack([pixels for pixels, _ in pairs]).to(handle.device, handle.dtype)
+        digest = " ".join(picture.digest for picture in opened)
+        return Look(x, digest, opened, tuple(geometry for _, geometry in pairs))
+
+    def _look_at_tensor(self, x: Tensor) -> Look:
+        size = self.model.preprocessing.input_size
+        x = x[None] if x.ndim == 3 else x
+        if x.ndim != 4 or x.shape[1] != size[0] or not len(x):
+            raise TimmscopeError(
+                f"a tensor of shape {tuple(x.shape)} is not a batch of images for {self.model.name}; "
+                f"give (B, {', '.join(map(str, size))})"
+            )
+        x = x.detach().clone().to(self.model.device, self.model.dtype)
+        return Look(x, _hash(x))
+
+    def predict(self, pictures: PictureLike | Tensor | Look | Sequence[PictureLike]) -> Prediction:
+        """What the model says of each picture; one forward pass, the first time."""
+        run = self._run(self.look(pictures), None, None, 0, None)
+        with capture.plain(self.model.device):
+            return Prediction(run.outputs().cpu(), self.model.labels)
+
+    def target(self, target: TargetLike, images: int = 1) -> Target | None:
+        """A checked target from a label, an index, "A-B", or a target; None stays None.
+
+        Raises:
+            UnknownNameError: it does not exist in this model.
+        """
+        if target is None:
+            return None
+        if not isinstance(target, Target):
+            target = parse_target(target, self.model.labels, self.model.name)
+        target.check(self.model.outputs, images, self.model.name)
+        return target
+
+    def explain(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        method: str | Method = "gradcam",
+        *,
+        target: TargetLike = None,
+        layer: str | None = None,
+        along: Sequence[str] = (),
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+        **params: object,
+    ) -> Attribution:
+        """Which pixels made the model say so.
+
+        Args:
+            pictures: one or several pictures; see `look`.
+            method: a method's key, or a `Method`.
+            target: what to explain: a class index or label, "A-B" for A rather than B, or a
+                `Target`; by default each picture's predicted class.
+            layer: where a CAM or attention method looks; by default the model's own choice.
+            along: layers to capture in the same pass, so that asking for them later costs nothing.
+            seed: where random draws start.
+            on_progress: told of rows done and expected.
+            **params: the method's parameters.
+
+        Returns:
+            The attribution; a repeated question is answered from the cache.
+
+        Raises:
+            UnknownNameError: no such method, parameter, layer or class.
+            NotApplicableError: the model cannot be explained that way; the message is the reason.
+            PictureError: a picture cannot be read.
+        """
+        instance = METHODS.make(method, params)
+        look = self.look(pictures)
+        asked = self.target(target, len(look.x))
+        layer = self._layer_for(instance, layer)
+        run = self._run(look, asked, layer, seed, on_progress, along)
+        question = "explain", instance.key, instance.model_dump_json(), run.asked, layer, seed
+        kept = run.shelf.get_or_compute(question, lambda: self._attribute(instance, run))
+        return replace(kept, values=kept.values.clone())  # the caller may write into it
+
+    def compare(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        methods: Sequence[str | Method] = ("gradcam", "layercam", "integrated_gradients", "occlusion"),
+        *,
+        params: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+        on_progress: OnProgress | None = None,
+        **question: Any,
+    ) -> Comparison:
+        """Several methods on the same question; one that fails never keeps the others from answering.
+
+        Args:
+            pictures: see `explain`.
+            methods: keys or instances.
+            params: parameters by method key.
+            on_progress: told of rows done and expected, of each method in turn.
+            **question: `target`, `layer`, `seed` as for `explain`. A layer concerns the methods
+                that can look there, the others look where they would.
+
+        Raises:
+            UnknownNameError: no such method, parameter, layer or class.
+            PictureError: a picture cannot be read.
+        """
+        look = self.look(pictures)
+        layer = question.pop("layer", None)
+        instances = [
+            METHODS.make(m, params.get(m, {}) if isinstance(m, str) else {}) for m in methods
+        ]
+        if layer is not None and layer not in {*self.model.layers, *self.model.attention_layers}:
+            self.model.resolve_layer([Need.LAYER], layer)
+        self.target(question.get("target"), len(look.x))
+        results: dict[str, Attribution] = {}
+        errors: dict[str, str] = {}
+        for instance in instances:
+            try:
+                results[instance.key] = self.explain(
+                    look,
+                    instance,
+                    layer=self._suitable(instance, layer),
+                    on_progress=on_progress,
+                    **question,
+                )
+            except CancelledError:
+                raise
+            except (TimmscopeError, RuntimeError) as error:
+                logger.info("%s failed on %s", instance.key, self.model.name, exc_info=True)
+                errors[instance.key] = str(error).partition("\n")[0]
+        return Comparison(results, errors)
+
+    def measure(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        values: Attribution | Tensor,
+        metric: str | Metric = "deletion",
+        *,
+        target: TargetLike = None,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+        **params: object,
+    ) -> Score:
+        """Ask a question of an explanation.
+
+        Args:
+            pictures: the pictures explained.
+            values: their maps: an attribution, or a tensor (B, h, w).
+            metric: a metric's key, or a `Metric`.
+            target: what was explained; by default each picture's predicted class.
+            seed: where random draws start.
+            on_progress: told of rows done and expected.
+            **params: the metric's parameters.
+        """
+        instance = METRICS.make(metric, params)
+        look = self.look(pictures)
+        run = self._run(look, self.target(target, len(look.x)), None, seed, on_progress)
+        raw = values.values if isinstance(values, Attribution) else values
+        maps = upsample(raw.detach().float().cpu(), (look.x.shape[2], look.x.shape[3]))
+        question = "measure", instance.key, instance.model_dump_json(), run.asked, seed, _hash(maps)
+        with capture.plain(self.model.device):
+            return run.shelf.get_or_compute(question, lambda: instance.measure(run, maps))
+
+    # -- how ------------------------------------------------------------------------------------
+    def _layer_for(self, method: Method, layer: str | None) -> str | None:
+        """The layer the method looks at, or the reason why the model cannot be explained so."""
+        reason = self.model.why_not(method.requires()) or method.refusal(self.model)
+        if reason:
+            raise NotApplicableError(reason)
+        return self.model.resolve_layer(method.requires(), layer)
+
+    def _suitable(self, method: Method, layer: str | None) -> str | None:
+        """`layer` for the methods it concerns, None (their default) for the others."""
+        attends = layer in self.model.attention_layers
+        concerned = Need.ATTENTION if attends else Need.LAYER
+        return layer if concerned in method.requires() else None
+
+    def _run(
+        self,
+        look: Look,
+        target: Target | None,
+        layer: str | None,
+        seed: int,
+        on_progress: OnProgress | None,
+        along: Sequence[str] = (),
+    ) -> Run:
+        return Run(
+            self.model,
+            look.x,
+            target,
+            layer=layer,
+            along=[self.model.resolve_layer([Need.LAYER], name) or name for name in along],
+            seed=seed,
+            shelf=Shelf(self.cache, (self.model.fingerprint(), look.digest)),
+            progress=Progress(on_progress),
+        )
+
+    def _attribute(self, method: Method, run: Run) -> Attribution:
+        with capture.plain(run.x.device), _peak_memory(run.x.device) as peak:
+            values, score = method.attribute(run)
+        if not torch.isfinite(values).all():
+            raise NotApplicableError(
+                f"{method.label} gave values that are not finite (NaN or infinite) on "
+                f"{self.model.name}; choose another method or layer"
+            )
+        return Attribution(
+            values=values.detach().float().cpu(),
+            score=score.detach().float().cpu(),
+            method=method.key,
+            params=method.model_dump(),
+            target=run.target.key,
+            layer=run.layer,
+            cost=replace(run.meter.cost(), peak_bytes=peak()),
+            extras={name: extra.detach().cpu() for name, extra in run.extras.items()},
+        )
+
+
+def _hash(tensor: Tensor) -> str:
+    digest = hashlib.blake2b(f"{tuple(tensor.shape)} {tensor.dtype}".encode(), digest_size=16)
+    digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
+    """Gives a function that tells the accelerator memory used beyond what was in use before."""
+    if device.type != "cuda":
+        yield lambda: None
+        return
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    yield lambda: torch.cuda.max_memory_allocated(device) - before
+
+
+@functools.lru_cache(maxsize=4)
+def _explainer(model: str) -> Explainer:
+    return Explainer(model)
+
+
+def explain(
+    pictures: PictureLike | Tensor | Sequence[PictureLike],
+    method: str | Method = "gradcam",
+    *,
+    model: ModelHandle | nn.Module | str = DEFAULT_MODEL,
+    **question: Any,
+) -> Attribution:
+    """Which pixels made a model say what it says; see `Explainer.explain`.
+
+    >>> explain("assets/samples/coffee.jpg", method="gradcam").method
+    'gradcam'
+    """
+    asker = _explainer(model) if isinstance(model, str) else Explainer(model)
+    return asker.explain(pictures, method, **question)
+
+
+def compare(
+    pictures: PictureLike | Tensor | Sequence[PictureLike],
+    methods: Sequence[str | Method] = ("gradcam", "layercam", "integrated_gradients", "occlusion"),
+    *,
+    model: ModelHandle | nn.Module | str = DEFAULT_MODEL,
+    **question: Any,
+) -> Comparison:
+    """Several methods on one question; see `Explainer.compare`.
+
+    >>> answer = compare("assets/samples/coffee.jpg", ["gradcam", "attention"])
+    >>> list(answer.results), answer.errors["attention"].split(";")[0]
+    (['gradcam'], 'tf_efficientnet_lite0 computes no softmax attention')
+    """
+    asker = _explainer(model) if isinstance(model, str) else Explainer(model)
+    return asker.compare(pictures, methods, **question)

@@ -1,0 +1,79 @@
+"""Method: one way of answering which pixels made it so."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import ClassVar, TypeVar
+
+from torch import Tensor
+
+from core.engine import Run, Subject
+from core.registry import Parameters, Registry
+from core.types import Law, Need
+
+
+class Method(Parameters, ABC):
+    """A method of explanation; its fields are its parameters.
+
+    Attributes:
+        family: cam, gradient, path, perturbation, attention or control.
+        needs: what it asks of a model.
+        laws: what it promises; the tests hold it to them.
+    """
+
+    family: ClassVar[str]
+    needs: ClassVar[frozenset[Need]]
+    laws: ClassVar[frozenset[Law]]
+
+    @abstractmethod
+    def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+        """Explain ``run.target`` for the images ``run.x``.
+
+        Returns:
+            values (B, h, w), raw and signed, over the model's input, in its pixels or on a layer's
+            grid; and the explained score (B,) of the unperturbed images. Further results go into
+            ``run.extras``.
+
+        Raises:
+            NotApplicableError: the model turns out not to suit.
+        """
+
+    def requires(self) -> frozenset[Need]:
+        """What this instance asks of a model; more than `needs` where a parameter decides."""
+        return self.needs
+
+    def refusal(self, subject: Subject) -> str:
+        """Why this model cannot be explained although it meets the needs; empty if it can."""
+        return ""
+
+
+METHODS: Registry[Method] = Registry(
+    "method",
+    "core.methods",
+    aliases={"gradcam++": "gradcam_plus_plus", "gradcampp": "gradcam_plus_plus"},
+)
+"""Every method by key."""
+
+M = TypeVar("M", bound=type[Method])
+
+
+def register(
+    key: str,
+    *,
+    label: str,
+    family: str,
+    about: str,
+    paper: str = "",
+    needs: Iterable[Need] = (),
+    laws: Iterable[Law] = (),
+) -> Callable[[M], M]:
+    """Give a method class its facts and enter it into `METHODS`."""
+
+    def enter(cls: M) -> M:
+        cls.key, cls.label, cls.family, cls.about, cls.paper = key, label, family, about, paper
+        cls.needs, cls.laws = frozenset(needs), frozenset(laws)
+        METHODS.add(cls)
+        return cls
+
+    return enter

@@ -1,0 +1,43 @@
+"""Controls: maps that know nothing of the model. What does not beat them explains nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.engine import Run
+from core.methods.base import Method, register
+from core.types import Law
+
+
+@register(
+    "random",
+    label="Random (control)",
+    family="control",
+    about="A control: noise. Any method must beat it.",
+    laws=[Law.MODEL_FREE, Law.NONNEGATIVE],
+)
+class Random(Method):
+    """Uniform noise in [0, 1)."""
+
+    def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+        noise = torch.rand(run.x.shape[2:], generator=run.generator())
+        return noise.expand(len(run.x), -1, -1), run.score()
+
+
+@register(
+    "sobel",
+    label="Edges (control)",
+    family="control",
+    about="A control: the picture's own edges. A map that looks like it may have ignored the model.",
+    laws=[Law.MODEL_FREE, Law.NONNEGATIVE],
+)
+class Sobel(Method):
+    """Strength of the Sobel gradient of the channel mean."""
+
+    def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+        across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(run.x)
+        grey = F.pad(run.x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        edges = F.conv2d(grey, torch.stack([across, across.T])[:, None])
+        return edges.norm(dim=1), run.score()

@@ -1,0 +1,62 @@
+"""Take something away and see what the score does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from core.engine import Piece, Run
+from core.methods.base import Method, register
+from core.methods.baselines import Baseline, baseline
+from core.types import Law
+
+
+@register(
+    "occlusion",
+    label="Occlusion",
+    family="perturbation",
+    about="Best for any model at all, with no gradient needed; not for detail finer than its window.",
+    paper="arXiv:1311.2901",
+    laws=[Law.CLASS_SENSITIVE, Law.LINEAR_EXACT],
+)
+class Occlusion(Method):
+    """How much the score drops when a square is covered (Zeiler & Fergus, 2013).
+
+    A pixel's value is the mean drop over all squares that cover it.
+    """
+
+    window: int = Field(32, ge=1, le=512, description="Side of the square, in input pixels")
+    stride: int = Field(16, ge=1, le=512, description="Step between squares, in input pixels")
+    baseline: Baseline = Field("zero", description="What the square is filled with")
+
+    def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+        x, fill, score = run.x, baseline(self.baseline, run), run.score()
+        squares = list(self._squares(x.shape[2], x.shape[3]))
+
+        def covered() -> Iterator[Piece]:
+            for rows, columns in squares:
+                hidden = x.clone()
+                hidden[:, :, rows, columns] = fill[:, :, rows, columns]
+                yield hidden, run.owner
+
+        scores = run.scores(covered(), expected=len(squares) * len(x)).unflatten(0, (-1, len(x)))
+        total, times = torch.zeros_like(x[:, 0]), torch.zeros_like(x[0, 0])
+        for (rows, columns), kept in zip(squares, scores, strict=True):
+            total[:, rows, columns] += (score - kept)[:, None, None]
+            times[rows, columns] += 1
+        return total / times.clamp_min(1), score
+
+    def _squares(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+        for top in _starts(height, self.window, self.stride):
+            for left in _starts(width, self.window, self.stride):
+                yield slice(top, top + self.window), slice(left, left + self.window)
+
+
+def _starts(size: int, window: int, stride: int) -> range:
+    """Where windows begin so that the last one reaches the rim, cut short if it must be."""
+    count = max(0, math.ceil((size - window) / stride)) + 1
+    return range(0, count * stride, stride)

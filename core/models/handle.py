@@ -1,0 +1,202 @@
+"""ModelHandle: any timm model behind one face."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from core.engine import Budget
+from core.errors import NotApplicableError, unknown
+from core.image import Preprocessing
+from core.models.layers import Probe, probe
+from core.types import AttentionLayer, Layer, Need
+
+
+class ModelHandle:
+    """A model with all that is needed to ask it about a picture.
+
+    Args:
+        model: maps (B, C, H, W) to (B, N).
+        name: what it is called, in messages and in results.
+        preprocessing: from a picture to the model's input.
+        labels: class names in output order; None if unknown.
+        device: where the model is.
+        source: where the weights come from, in words.
+        owned: whether nobody else can change the model; a model lent by the caller is checked for
+            changed weights each time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        name: str,
+        preprocessing: Preprocessing,
+        labels: Sequence[str] | None = None,
+        device: torch.device | None = None,
+        source: str = "",
+        owned: bool = False,
+    ) -> None:
+        self.model = model
+        self.name = name
+        self.preprocessing = preprocessing
+        self.labels = labels
+        self.source = source
+        self.owned = owned
+        first = next(model.parameters(), torch.empty(0))
+        self.device = device or first.device
+        self.dtype = first.dtype if first.is_floating_point() else torch.float32
+        self.lock = threading.RLock()
+        self._hashed: tuple[object, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"ModelHandle({self.name!r}, {self.outputs} outputs, {self.device})"
+
+    # -- what it is -----------------------------------------------------------------------------
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What a pass of noise told about the layers; taken once, when first needed."""
+        with self.lock:
+            return probe(self.model, self.preprocessing.input_size, self.name)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs (classes)."""
+        return self.probe.outputs
+
+    @cached_property
+    def budget(self) -> Budget:
+        """Rows per pass: as many as keep the machine busy without waste."""
+        if self.device.type == "cpu":
+            return Budget(rows=8)
+        return Budget(rows=max(8, min(256, int(2e9 // max(1, self.probe.row_bytes)))))
+
+    @cached_property
+    def fingerprint_parts(self) -> list[tuple[str, Tensor]]:
+        """Every parameter and buffer by name."""
+        return list(self.model.state_dict(keep_vars=True).items())
+
+    def fingerprint(self) -> str:
+        """A digest of the architecture and weights; another one as soon as a weight changes."""
+        tensors = [t for _, t in self.fingerprint_parts]
+        quick: object = [(t.data_ptr(), t._version) for t in tensors]
+        if not self.owned:
+            floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
+            quick = quick, [float(n) for n in torch._foreach_norm(floats)]
+        if self._hashed is None or self._hashed[0] != quick:
+            self._hashed = quick, self._digest()
+        return self._hashed[1]
+
+    def _digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(f"{type(self.model).__qualname__} {self.preprocessing}".encode())
+        for name, tensor in self.fingerprint_parts:
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    # -- its layers -----------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """Every module by name, in order of execution."""
+        return self.probe.layers
+
+    @property
+    def attention_layers(self) -> Mapping[str, AttentionLayer]:
+        """Every module that computes attention, by name."""
+        return self.probe.attention
+
+    @property
+    def default_layer(self) -> str | None:
+        """Where CAM methods look unless told otherwise."""
+        return self.probe.default_layer
+
+    def stages(self) -> list[Layer]:
+        """The short list: layers on a grid that close a stage, and the default layer."""
+        return [
+            layer
+            for layer in self.layers.values()
+            if layer.layout is not None and (layer.stage or layer.name == self.default_layer)
+        ]
+
+    def choices(self, needs: Iterable[Need]) -> list[str]:
+        """The layers a person can choose for a method with these needs, meaningful ones first."""
+        if Need.ATTENTION in needs:
+            return [a.name for a in self.attention_layers.values() if a.layout is not None]
+        if Need.LAYER not in needs:
+            return []
+        short = [layer.name for layer in self.stages()]
+        rest = [n for n, layer in self.layers.items() if layer.layout is not None]
+        return list(dict.fromkeys(short + rest))
+
+    def resolve_layer(self, needs: Iterable[Need], name: str | None) -> str | None:
+        """The layer a method with these needs looks at, given what the caller named (or None).
+
+        Raises:
+            UnknownNameError: there is no such layer.
+            NotApplicableError: the layer does not suit.
+        """
+        needs = frozenset(needs)
+        choices = self.choices(needs)
+        if not choices:
+            return None
+        if name is None:
+            return choices[-1] if Need.ATTENTION in needs else self.default_layer
+        if name in choices:
+            return name
+        if Need.ATTENTION in needs:
+            within = [c for c in choices if c.startswith(f"{name}.")]
+            if within:
+                return within[0]
+        known = set(self.layers) | set(self.attention_layers)
+        if name not in known:
+            raise unknown("layer", name, choices, f"in {self.name}")
+        kind = "attend over the whole picture" if Need.ATTENTION in needs else "lie on a spatial grid"
+        raise NotApplicableError(
+            f"layer {name!r} of {self.name} does not {kind}; choose one such as {choices[-1]!r}"
+        )
+
+    # -- what it can do -------------------------------------------------------------------------
+
+    @cached_property
+    def supports(self) -> frozenset[Need]:
+        """The needs this model meets."""
+        return frozenset(need for need in Need if not self._reason(need))
+
+    def why_not(self, needs: Iterable[Need]) -> str:
+        """Why a method with these needs cannot run on this model; empty if it can."""
+        return next((reason for need in sorted(needs) if (reason := self._reason(need))), "")
+
+    def _reason(self, need: Need) -> str:
+        if need is Need.ATTENTION:
+            return self._attention_reason()
+        if not self.probe.differentiable:
+            return f"{self.name} has no gradient from its output to its input"
+        if need is Need.LAYER and self.default_layer is None:
+            return f"{self.name} has no layer that lies on a spatial grid of at least 3x3"
+        return ""
+
+    def _attention_reason(self) -> str:
+        found = list(self.attention_layers.values())
+        if not found:
+            return f"{self.name} computes no softmax attention; choose a CAM or gradient method"
+        if all(layer.layout is None for layer in found):
+            return (
+                f"attention in {self.name} cannot be laid over the picture: in {found[-1].name!r} "
+                f"{found[-1].reason}"
+            )
+        return ""
+
+    # -- pixels ---------------------------------------------------------------------------------
+
+    def pixel(self, value: float) -> Tensor:
+        """A grey level in [0, 1] as (C, 1, 1) model units, on the model's device."""
+        return self.preprocessing.pixel(value).to(self.device, self.dtype)

@@ -1,0 +1,149 @@
+"""Class names: from the caller, from the model's own configuration, or from ImageNet."""
+
+from __future__ import annotations
+
+import functools
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timm.data import ImageNetInfo, infer_imagenet_subset
+
+from core.errors import ModelError
+
+_LONGEST_FILE = 32_000_000
+
+
+def given_labels(labels: Sequence[str] | str | Path, classes: int | None) -> tuple[str, ...]:
+    """Class names that a person gave.
+
+    Args:
+        labels: the names in output order; or a file: `.json` (a list, {index: name} or
+            {name: index}), or any other text file with one name per line.
+        classes: how many there must be; None if unknown.
+
+    Returns:
+        The names, told apart by their class number where two are the same.
+
+    Raises:
+        ModelError: the file cannot be read, or the number is wrong.
+
+    >>> given_labels(["cat", "dog"], classes=2)
+    ('cat', 'dog')
+    >>> given_labels(["cat", "dog"], classes=3)
+    Traceback (most recent call last):
+    core.errors.ModelError: the labels name 2 classes and the model has 3; give one name per class
+    """
+    path = Path(labels) if isinstance(labels, str | Path) else None
+    what = "the labels" if path is None else f"labels file {path.name!r}"
+    names = _names(_read(path) if path is not None else labels)
+    if names is None:
+        raise ModelError(
+            f"{what} must be a list of names or name every class index from 0 on; found neither"
+        )
+    if classes is not None and len(names) != classes:
+        raise ModelError(
+            f"{what} name{'s' * (path is not None)} {len(names)} classes and the model has "
+            f"{classes}; give one name per class"
+        )
+    return _distinct(names)
+
+
+def inferred_labels(cfg: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
+    """Class names from a model's configuration, else ImageNet's where the number of classes tells.
+
+    Args:
+        cfg: timm's `pretrained_cfg`; `label_names` and `label_descriptions` are read.
+        classes: number of classes of the model.
+
+    Returns:
+        One distinct name per class, or None if they are not known.
+
+    >>> inferred_labels({"label_names": ["n01", "n02"], "label_descriptions": {"n01": "tench"}}, 2)
+    ('tench', 'n02')
+    >>> imagenet = inferred_labels({}, 1000)
+    >>> imagenet[282], imagenet[134], imagenet[639]
+    ('tiger cat', 'crane (large long-necked wading bird of marshes ...)', 'maillot, tank suit')
+    """
+    names = _names(cfg.get("label_names"))
+    if names is None:
+        subset = infer_imagenet_subset({"num_classes": classes})
+        return _imagenet(subset) if subset else None
+    if len(names) != classes:
+        return None
+    told = cfg.get("label_descriptions")
+    told = told if isinstance(told, Mapping) else {}
+    return _distinct([_clean(str(told.get(name) or name)) for name in names])
+
+
+@functools.cache
+def _imagenet(subset: str) -> tuple[str, ...]:
+    """ImageNet's names, each as short as it can be without meaning another class too."""
+    info = ImageNetInfo(subset)
+    synonyms = info.label_descriptions()
+    gists = (text.partition(": ")[2] for text in info.label_descriptions(detailed=True))
+    first = [text.partition(",")[0].strip() for text in synonyms]
+    defined = [
+        f"{name} ({textwrap.shorten(gist.partition(';')[0], 45, placeholder=' ...')})"
+        for name, gist in zip(first, gists, strict=True)
+    ]
+    return _distinct(first, synonyms, defined)
+
+
+def _distinct(names: Sequence[str], *longer: Sequence[str]) -> tuple[str, ...]:
+    """Names that differ even in lower case: where some are the same, their longer forms in turn,
+    and their class number in the end.
+    """
+    numbered = [f"{name} (class {i})" for i, name in enumerate(names)]
+    for form in (*longer, numbered):
+        count = Counter(name.casefold() for name in names)
+        names = [
+            long if count[name.casefold()] > 1 else name
+            for name, long in zip(names, form, strict=True)
+        ]
+    return tuple(names)
+
+
+def _read(path: Path) -> Any:
+    """A labels file's content: what its JSON says, or its lines."""
+    is_json = path.suffix.lower() == ".json"
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(_LONGEST_FILE + 1)
+        content = json.loads(text) if is_json else text.strip().splitlines()
+    except OSError as error:
+        raise ModelError(
+            f"cannot read labels file {str(path)!r} ({error.strerror}); check its path"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        kind = "JSON" if is_json else "UTF-8 text"
+        raise ModelError(
+            f"labels file {path.name!r} is not {kind}; write one name per line, or a JSON list"
+        ) from error
+    if len(text) > _LONGEST_FILE:
+        raise ModelError(f"labels file {path.name!r} is too long; give one name per line")
+    return content
+
+
+def _names(content: Any) -> list[str] | None:
+    """The names in output order that a list, {index: name} or {name: index} stands for."""
+    if isinstance(content, Mapping):
+        if content and all(isinstance(value, int) for value in content.values()):
+            content = {index: name for name, index in content.items()}
+        try:
+            by_index = {int(index): name for index, name in content.items()}
+        except (ValueError, TypeError):
+            return None
+        content = [by_index.get(i) for i in range(len(content))]
+    if not isinstance(content, Sequence) or isinstance(content, str | bytes) or not content:
+        return None
+    names = [_clean(name) for name in content if isinstance(name, str)]
+    return names if len(names) == len(content) and all(names) else None
+
+
+def _clean(name: str) -> str:
+    """A name on one line, without characters that cannot be shown."""
+    return " ".join("".join(c if c.isprintable() else " " for c in name).split())

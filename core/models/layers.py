@@ -1,0 +1,252 @@
+"""Find out what a model's layers are: how each output lies on the picture, where attention happens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core import capture
+from core.engine import logits_of
+from core.types import AttentionLayer, Format, Layer, Layout
+
+SMALLEST_GRID = 3
+"""A map of fewer cells than this on a side says nothing about where."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one pass of noise through a model told.
+
+    Attributes:
+        layers: every module by name, in order of execution.
+        attention: every module that computes attention, by name, in order of execution.
+        default_layer: where CAM methods look unless told otherwise; None if there is no such place.
+        outputs: number of outputs (classes).
+        differentiable: whether the output has a gradient with respect to the input.
+        row_bytes: bytes of all layer outputs for one row.
+    """
+
+    layers: Mapping[str, Layer]
+    attention: Mapping[str, AttentionLayer]
+    default_layer: str | None
+    outputs: int
+    differentiable: bool
+    row_bytes: int
+
+
+def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Probe:
+    """Send one picture of noise through `model` and look at everything that comes out.
+
+    Args:
+        model: any module from (1, C, H, W) to (1, N).
+        input_size: (C, H, W).
+        name: what the model is called in messages.
+
+    Raises:
+        ModelError: the model does not give one row of scores per image.
+    """
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    noise = torch.randn((1, *input_size), generator=torch.Generator().manual_seed(0))
+    x = noise.to(like.device, like.dtype).requires_grad_()
+    seen: dict[str, Tensor] = {}
+    order: dict[str, Any] = {}
+
+    def see(layer: str, output: Any) -> None:
+        order.pop(layer, None)
+        order[layer] = output if isinstance(output, Tensor) else None
+        if isinstance(output, Tensor):
+            seen[layer] = output
+
+    with capture.quiet(model), capture.watch(model, see), capture.attention(model) as maps:
+        logits = logits_of(model(x), name)
+    modules = dict(model.named_modules())
+    stages = stage_names(model)
+    guess = _Guess(model, input_size[1:])
+    layers = {
+        n: Layer(n, type(modules[n]).__name__, guess.layout(n, seen.get(n)), n in stages)
+        for n in order
+    }
+    row_bytes = sum(t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n]))
+    return Probe(
+        layers=layers,
+        attention={n: guess.attention(n, weights, layers.values()) for n, weights in maps.items()},
+        default_layer=_default_layer(model, layers, x.detach()),
+        outputs=logits.shape[1],
+        differentiable=logits.requires_grad,
+        row_bytes=row_bytes,
+    )
+
+
+def stage_names(model: nn.Module) -> list[str]:
+    """The modules that close the model's stages, from timm's `feature_info`; else its children."""
+    known = dict(model.named_modules())
+    prefix, info = _feature_info(model)
+    names = [f"{prefix}{entry.get('module')}" for entry in info]
+    return [n for n in names if n in known] or [n for n, _ in model.named_children()]
+
+
+class _Guess:
+    """Reads layouts off shapes, given what the model says of itself."""
+
+    def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
+        self.size = size
+        self.prefer: Format = "NHWC" if _said(model, "output_fmt")[1] == "NHWC" else "NCHW"
+        prefix = _said(model, "num_prefix_tokens")[1]
+        self.prefixes = [prefix] if isinstance(prefix, int) and prefix else []
+        has_class_token = isinstance(_said(model, "cls_token")[1], Tensor)
+        self.prefixes += [0, 1] if has_class_token or not self.prefixes else [0]
+        self.strides = _strides(model)
+
+    def layout(self, name: str, output: Tensor | None) -> Layout | None:
+        """How an output of batch size one lies on the picture; None if it does not."""
+        if output is None or output.shape[0] != 1 or not output.is_floating_point():
+            return None
+        if output.ndim == 4:
+            return self._image(output)
+        if output.ndim == 3:
+            return self._tokens(output.shape[1], output.shape[2])
+        return None
+
+    def _image(self, output: Tensor) -> Layout | None:
+        _, a, b, c = output.shape
+        found: dict[Format, Layout] = {}
+        if self._is_grid(b, c):
+            found["NCHW"] = Layout("NCHW", (b, c), a)
+        if self._is_grid(a, b):
+            found["NHWC"] = Layout("NHWC", (a, b), c)
+        return found.get(self.prefer) or next(iter(found.values()), None)
+
+    def _tokens(self, tokens: int, channels: int) -> Layout | None:
+        for prefix in self.prefixes:
+            grid = self._grid_of(tokens - prefix)
+            if grid is not None:
+                return Layout("NLC", grid, channels, prefix)
+        return None
+
+    def _grid_of(self, cells: int) -> tuple[int, int] | None:
+        if cells < 1:
+            return None
+        height = round(math.sqrt(cells * self.size[0] / self.size[1]))
+        width = cells // height if height else 0
+        fits = height * width == cells and self._is_grid(height, width)
+        if self.strides and fits:
+            H, W = self.size
+            fits = any(abs(height - H / s) < 1 and abs(width - W / s) < 1 for s in self.strides)
+        return (height, width) if fits else None
+
+    def _is_grid(self, height: int, width: int) -> bool:
+        """Whether a grid is the picture seen at one stride, give or take rounding at the rim."""
+        H, W = self.size
+        if height > H or width > W or (height == 1) != (width == 1):
+            return False
+        return abs(height * W - width * H) < max(H, W) and height * width >= 1
+
+    def attention(self, name: str, weights: Tensor, layers: Iterable[Layer]) -> AttentionLayer:
+        """What a recorded map (..., queries, keys) is a map of.
+
+        Its tokens must be those of some layer: attention among channels has square maps, too.
+        """
+        heads = weights.shape[1]
+        queries, keys = weights.shape[-2:]
+        layout, reason = None, ""
+        if weights.ndim != 4 or weights.shape[0] != 1:
+            reason = "it attends within windows or groups, not over the whole picture"
+        elif queries != keys:
+            reason = f"its {queries} queries attend to {keys} pooled keys, not to one another"
+        else:
+            layout = self._tokens(queries, heads)
+            seen = {(layer.layout.grid, layer.layout.prefix) for layer in layers if layer.layout}
+            if (
+                layout is None
+                or min(layout.grid) < SMALLEST_GRID
+                or (layout.grid, layout.prefix) not in seen
+            ):
+                layout, reason = None, f"its {queries} tokens do not lie on the picture's grid"
+        return AttentionLayer(name, heads, queries, layout, reason)
+
+
+def _strides(model: nn.Module) -> set[float]:
+    """How many pixels apart tokens may lie, as far as the model says."""
+    return {float(e["reduction"]) for e in _feature_info(model)[1] if e.get("reduction")}
+
+
+def _feature_info(model: nn.Module) -> tuple[str, list[dict[str, Any]]]:
+    """timm's description of the stages, and what to put before the module names in it."""
+    prefix, info = _said(model, "feature_info")
+    entries = getattr(info, "info", info)
+    return prefix, list(entries) if isinstance(entries, (list, tuple)) else []
+
+
+def _said(model: nn.Module, attribute: str) -> tuple[str, Any]:
+    """What a model, or the model it wraps, says of itself, and where: ``("inner.", value)``."""
+    for name, module in model.named_modules():
+        value = getattr(module, attribute, None)
+        if value is not None:
+            return f"{name}." if name else "", value
+    return "", None
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _default_layer(model: nn.Module, layers: Mapping[str, Layer], x: Tensor) -> str | None:
+    """The deepest layer that still says where: spatial, and every cell of it matters to the output.
+
+    Candidates are stages, top-level modules and normalisations. In a transformer that reads its
+    answer off a class token, patch tokens of the last block's output have no gradient at all, and
+    the search ends at the normalisation before the last attention, the customary place.
+    """
+    modules = dict(model.named_modules())
+    for batch in _candidates(modules, layers):
+        with capture.quiet(model), capture.tap(model, batch) as taps:
+            response = _response(model, x)
+            if not response.requires_grad:
+                continue
+            kept = [taps[n] for n in batch]
+            grads = torch.autograd.grad(response, kept, allow_unused=True, materialize_grads=True)
+        for candidate, grad in zip(batch, grads, strict=True):
+            layout = layers[candidate].layout
+            assert layout is not None
+            live = layout.to_nchw(grad).abs().sum(1) > 0
+            if live.float().mean() > 0.5:
+                return candidate
+    return None
+
+
+def _response(model: Any, x: Tensor) -> Tensor:
+    """A scalar that depends on all the model concludes, before the classifier where timm lets us.
+
+    Classifiers often start from zero weights, and then no gradient passes them.
+    """
+    if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
+        out = model.forward_head(model.forward_features(x), pre_logits=True)
+    else:
+        out = model(x)
+    parts = out if isinstance(out, (tuple, list)) else [out]
+    generator = torch.Generator().manual_seed(1)
+    mixed = [(p * torch.randn(p.shape, generator=generator).to(p)).sum() for p in parts]
+    return torch.stack(mixed).sum()
+
+
+def _candidates(
+    modules: Mapping[str, nn.Module], layers: Mapping[str, Layer], size: int = 8
+) -> Iterator[list[str]]:
+    """Names worth trying as default layer, deepest first, a few at a time."""
+    stages = [layer.name for layer in layers.values() if layer.stage]
+    names = [
+        n
+        for n, layer in reversed(list(layers.items()))
+        if layer.layout is not None
+        and min(layer.layout.grid) >= SMALLEST_GRID
+        and next(modules[n].parameters(), None) is not None
+        and not any(stage.startswith(f"{n}.") for stage in stages)
+        and (layer.stage or "." not in n or "norm" in layer.kind.lower())
+    ]
+    for i in range(0, len(names), size):
+        yield names[i : i + size]

@@ -1,0 +1,196 @@
+"""What "the prediction" is: a class, a probability, one class rather than another.
+
+A target is a frozen object ``target(output, owner) -> (n,)``. `owner` says which explained image each
+row belongs to, so that per-image targets stay right through any repetition or chunking. Targets have
+an algebra: ``a - b`` is "a rather than b", ``2 * a`` and ``a + b`` mean what they say.
+
+>>> output = torch.tensor([[1.0, 4.0, 2.0]])
+>>> owner = torch.tensor([0])
+>>> (ClassLogit(1) - ClassLogit(2))(output, owner)
+tensor([2.])
+>>> ClassProbability((0,))(output, owner).item() == output.softmax(-1)[0, 0].item()
+True
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.errors import UnknownNameError, unknown
+from core.types import Prediction
+
+
+class Target(ABC):
+    """A scalar question about a model's output."""
+
+    unit: str = "logit"
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Identifies the target within caches and saved files."""
+
+    @abstractmethod
+    def __call__(self, output: Tensor, owner: Tensor) -> Tensor:
+        """Scores (n,) of a model's output (n, N); row i belongs to image ``owner[i]``."""
+
+    @abstractmethod
+    def probability(self) -> Target:
+        """The same question asked of the softmax probabilities."""
+
+    @abstractmethod
+    def describe(self, prediction: Prediction, image: int = 0) -> str:
+        """The target in words, for one image."""
+
+    @abstractmethod
+    def check(self, outputs: int, images: int, model: str) -> None:
+        """Raise `UnknownNameError` unless the target exists in `model` for that many images."""
+
+    def __add__(self, other: Target) -> Target:
+        return Combination(((1.0, self), (1.0, other)))
+
+    def __sub__(self, other: Target) -> Target:
+        return Combination(((1.0, self), (-1.0, other)))
+
+    def __mul__(self, factor: float) -> Target:
+        return Combination(((float(factor), self),))
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True)
+class ClassLogit(Target):
+    """The logit of a class.
+
+    Attributes:
+        index: the class for every image, or one per image.
+    """
+
+    index: int | tuple[int, ...]
+    unit = "logit"
+
+    @property
+    def key(self) -> str:
+        return f"{self.unit}:{self.index if isinstance(self.index, int) else ','.join(map(str, self.index))}"
+
+    def __call__(self, output: Tensor, owner: Tensor) -> Tensor:
+        if isinstance(self.index, int):
+            return output[:, self.index]
+        column = torch.tensor(self.index, device=output.device)[owner]
+        return output.gather(1, column[:, None])[:, 0]
+
+    def probability(self) -> Target:
+        return ClassProbability(self.index)
+
+    def of(self, image: int) -> int:
+        """The class of one image."""
+        return self.index if isinstance(self.index, int) else self.index[image]
+
+    def describe(self, prediction: Prediction, image: int = 0) -> str:
+        return prediction.label(self.of(image))
+
+    def check(self, outputs: int, images: int, model: str) -> None:
+        indices = (self.index,) if isinstance(self.index, int) else self.index
+        if not isinstance(self.index, int) and len(indices) != images:
+            raise UnknownNameError(
+                f"{len(indices)} classes given for {images} images; give one, or one per image"
+            )
+        for index in indices:
+            if not 0 <= index < outputs:
+                raise UnknownNameError(
+                    f"class {index} does not exist: {model} has classes 0 to {outputs - 1}"
+                )
+
+
+@dataclass(frozen=True)
+class ClassProbability(ClassLogit):
+    """The softmax probability of a class."""
+
+    unit = "probability"
+
+    def __call__(self, output: Tensor, owner: Tensor) -> Tensor:
+        return super().__call__(output.softmax(-1), owner)
+
+    def describe(self, prediction: Prediction, image: int = 0) -> str:
+        return f"p({super().describe(prediction, image)})"
+
+
+@dataclass(frozen=True)
+class Combination(Target):
+    """A weighted sum of targets.
+
+    Attributes:
+        terms: (weight, target) pairs.
+    """
+
+    terms: tuple[tuple[float, Target], ...]
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        return " and ".join(dict.fromkeys(target.unit for _, target in self.terms))
+
+    @property
+    def key(self) -> str:
+        return "(" + "+".join(f"{weight:g}*{target.key}" for weight, target in self.terms) + ")"
+
+    def __call__(self, output: Tensor, owner: Tensor) -> Tensor:
+        parts = [weight * target(output, owner) for weight, target in self.terms]
+        return torch.stack(parts).sum(0)
+
+    def probability(self) -> Target:
+        return Combination(tuple((w, target.probability()) for w, target in self.terms))
+
+    def describe(self, prediction: Prediction, image: int = 0) -> str:
+        names = [target.describe(prediction, image) for _, target in self.terms]
+        weights = [weight for weight, _ in self.terms]
+        if weights == [1.0, -1.0]:
+            return f"{names[0]} rather than {names[1]}"
+        return " + ".join(f"{w:g} x {name}" for w, name in zip(weights, names, strict=True))
+
+    def check(self, outputs: int, images: int, model: str) -> None:
+        for _, target in self.terms:
+            target.check(outputs, images, model)
+
+
+def predicted(outputs: Tensor) -> ClassLogit:
+    """Each image's likeliest class, from outputs (B, N)."""
+    return ClassLogit(tuple(outputs.argmax(-1).tolist()))
+
+
+def parse_target(text: str | int, labels: Sequence[str] | None, model: str = "the model") -> Target:
+    """A target from what a person types: a class index, a label, or "A-B" for A rather than B.
+
+    Labels are compared without regard to case; a label that itself contains a hyphen is preferred
+    to a contrast.
+
+    >>> names = ["tabby", "black-and-tan coonhound"]
+    >>> parse_target("Black-and-tan coonhound", names)
+    ClassLogit(index=1)
+    >>> parse_target("tabby-1", names).key
+    '(1*logit:0+-1*logit:1)'
+
+    Raises:
+        UnknownNameError: no class is called that.
+    """
+    names = {label.lower(): i for i, label in reversed(list(enumerate(labels or ())))}
+    whole = _parse_class(str(text), names)
+    if whole is not None:
+        return whole
+    pieces = str(text).split("-")
+    for cut in range(1, len(pieces)):
+        sides = [_parse_class("-".join(p), names) for p in (pieces[:cut], pieces[cut:])]
+        if sides[0] is not None and sides[1] is not None:
+            return sides[0] - sides[1]
+    raise unknown("class", text, labels or ["0"], f"in {model}")
+
+
+def _parse_class(text: str, names: Mapping[str, int]) -> ClassLogit | None:
+    text = text.strip().lower()
+    if text in names:
+        return ClassLogit(names[text])
+    return ClassLogit(int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else None

@@ -1,0 +1,215 @@
+"""The nouns of Timmscope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Need(StrEnum):
+    """What a method asks of a model; `ModelHandle.supports` answers."""
+
+    GRADIENT = "gradient"
+    """The output is differentiable with respect to the input."""
+    LAYER = "layer"
+    """Some layer's output lies on a spatial grid."""
+    ATTENTION = "attention"
+    """Softmax attention over all tokens of one image can be read."""
+
+
+class Law(StrEnum):
+    """A promise a method makes; the tests check it on every model that can run the method."""
+
+    COMPLETE = "complete"
+    """The map sums to f(x) - f(baseline), up to the reported completeness error."""
+    LINEAR_EXACT = "linear_exact"
+    """On a linear model the map is the exact contribution of each pixel (times a known constant)."""
+    CLASS_SENSITIVE = "class_sensitive"
+    """Another target gives another map."""
+    NONNEGATIVE = "nonnegative"
+    """With default parameters no value is below zero."""
+    MODEL_FREE = "model_free"
+    """The map does not depend on the model at all: a control."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The work an answer took.
+
+    Attributes:
+        forward: rows (images, copies of images) sent forward through the model.
+        backward: rows whose score was differentiated.
+        seconds: wall-clock time.
+        peak_bytes: most accelerator memory in use beyond what was in use before; None on the CPU,
+            where it cannot be told apart from the rest of the process.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+
+
+Format = Literal["NCHW", "NHWC", "NLC"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a layer's output lies on the picture.
+
+    Attributes:
+        format: `NCHW`, `NHWC`, or `NLC` (tokens).
+        grid: height and width of the spatial grid.
+        channels: number of channels.
+        prefix: tokens before the grid's (class, distillation, registers); 0 unless `NLC`.
+    """
+
+    format: Format
+    grid: tuple[int, int]
+    channels: int
+    prefix: int = 0
+
+    def to_nchw(self, output: Tensor) -> Tensor:
+        """A layer's output as (B, K, h, w), prefix tokens left out; a view where possible."""
+        if self.format == "NCHW":
+            return output
+        if self.format == "NHWC":
+            return output.permute(0, 3, 1, 2)
+        cells: Tensor = output[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+        return cells
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One module of a model that an explanation can look at.
+
+    Attributes:
+        name: its name in ``model.named_modules()``.
+        kind: its class name.
+        layout: how its output lies on the picture; None if it does not.
+        stage: whether it closes one of the model's stages (the short list).
+    """
+
+    name: str
+    kind: str
+    layout: Layout | None = None
+    stage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLayer:
+    """A module in which softmax attention takes place.
+
+    Attributes:
+        name: the module's name.
+        heads: number of heads.
+        tokens: number of query tokens.
+        layout: how the tokens lie on the picture; None where they do not cover it
+            (windows, pooled keys, channels), and then `reason` says why.
+    """
+
+    name: str
+    heads: int
+    tokens: int
+    layout: Layout | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of a batch of pictures.
+
+    Attributes:
+        logits: (B, N) raw outputs.
+        labels: class names in output order, or None.
+    """
+
+    logits: Tensor
+    labels: Sequence[str] | None = None
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(B, N) softmax of the logits."""
+        return self.logits.float().softmax(-1)
+
+    def label(self, index: int) -> str:
+        """The name of class `index`, or "class 3" where names are unknown."""
+        return self.labels[index] if self.labels is not None else f"class {index}"
+
+    def top(self, k: int = 5, image: int = 0) -> list[tuple[int, str, float]]:
+        """The `k` likeliest classes of one image as (index, label, probability)."""
+        probabilities = self.probabilities[image]
+        best = probabilities.topk(min(k, len(probabilities)))
+        return [
+            (int(i), self.label(int(i)), float(p))
+            for p, i in zip(best.values, best.indices, strict=True)
+        ]
+
+
+def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, h, w) on a grid of `size`, bilinear; as they are if they lie on it already.
+
+    >>> upsample(torch.tensor([[[0.0, 1.0]]]), (1, 4))
+    tensor([[[0.0000, 0.2500, 0.7500, 1.0000]]])
+    """
+    if tuple(values.shape[-2:]) == tuple(size):
+        return values
+    return F.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """One method's answer for a batch of images.
+
+    Attributes:
+        values: (B, h, w) float32 on the CPU; raw and signed, never normalised; over the model's
+            input, either in its pixels or on a layer's coarser grid.
+        score: (B,) the explained score, in the target's unit.
+        method: the method's key.
+        params: every parameter of the method, defaults included.
+        target: the target's key.
+        layer: the layer looked at, where the method looks at one.
+        cost: the work it took.
+        extras: further results by name, such as `completeness_error` (B,).
+    """
+
+    values: Tensor
+    score: Tensor
+    method: str
+    params: Mapping[str, object]
+    target: str = ""
+    layer: str | None = None
+    cost: Cost = Cost()
+    extras: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+
+    def upsampled(self, size: tuple[int, int]) -> Tensor:
+        """The values (B, H, W) on a grid of `size`; see `upsample`."""
+        return upsample(self.values, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric's answer for a batch of maps.
+
+    Attributes:
+        value: (B,) the score.
+        metric: the metric's key.
+        params: every parameter of the metric.
+        cost: the work it took.
+        curve_x: (s+1,) where the metric follows a curve: its abscissa.
+        curve_y: (B, s+1) the curve.
+    """
+
+    value: Tensor
+    metric: str
+    params: Mapping[str, object]
+    cost: Cost = Cost()
+    curve_x: Tensor | None = None
+    curve_y: Tensor | None = None

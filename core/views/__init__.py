@@ -1,0 +1,1 @@
+"""Results in, pictures out: colour, Plotly panels, reports. Nothing here knows a model."""

@@ -1,0 +1,342 @@
+"""From values to colours: colormaps, colour ranges, and a map laid over its picture.
+
+A map with values on both sides of zero gets a diverging colormap centred on zero, so that one
+colour always means "for the target" and the other "against"; a map of magnitudes gets a
+sequential one that starts at zero. Values themselves are never rescaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+import numpy as np
+import plotly.colors
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw
+
+from core.errors import TimmscopeError, unknown
+
+Rgb = tuple[int, int, int]
+Kind = Literal["sequential", "diverging"]
+Limits = tuple[float, float]
+
+ROUNDING = 1e-6
+"""Values below zero by less than this share of the largest magnitude count as rounding."""
+
+
+class Placed(Protocol):
+    """Where a map lies on its picture; `core.image.Geometry` is one."""
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom edge of what the model saw, in picture pixels."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model saw the whole picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Colormap:
+    """A named way from numbers to colours.
+
+    Attributes:
+        name: what people call it.
+        kind: `sequential` for magnitudes, `diverging` for signed values (red end = positive).
+        stops: (position in [0, 1], (red, green, blue) in 0..255), positions rising from 0 to 1;
+            between stops colours are linear in sRGB.
+    """
+
+    name: str
+    kind: Kind
+    stops: tuple[tuple[float, Rgb], ...]
+
+
+def _plotly(group: object, name: str, flip: bool = False) -> list[Rgb]:
+    colours: list[str] = getattr(group, name)
+    rgb = [
+        plotly.colors.hex_to_rgb(c) if c.startswith("#") else plotly.colors.unlabel_rgb(c)
+        for c in (reversed(colours) if flip else colours)
+    ]
+    return [(int(r), int(g), int(b)) for r, g, b in rgb]
+
+
+def _colormap(
+    name: str, kind: Kind, colours: Sequence[Rgb], positions: Sequence[float] | None = None
+) -> Colormap:
+    at = positions or [i / (len(colours) - 1) for i in range(len(colours))]
+    return Colormap(name, kind, tuple(zip(map(float, at), colours, strict=True)))
+
+
+def _known() -> list[Colormap]:
+    one, two = plotly.colors.sequential, plotly.colors.diverging
+    return [
+        *(_colormap(n, "sequential", _plotly(one, n.capitalize()))
+          for n in ("viridis", "inferno", "magma", "plasma", "cividis", "turbo")),
+        _colormap("jet", "sequential", _plotly(one, "Jet"), (0, 0.125, 0.375, 0.625, 0.875, 1)),
+        _colormap("hot", "sequential", _plotly(one, "Hot"), (0, 0.3, 0.6, 1)),
+        _colormap("gray", "sequential", [(0, 0, 0), (255, 255, 255)]),
+        _colormap("RdBu", "diverging", _plotly(two, "RdBu", flip=True)),
+        _colormap("coolwarm", "diverging",
+                  [(59, 76, 192), (124, 159, 249), (221, 221, 221), (245, 156, 125), (180, 4, 38)]),
+        _colormap("PuOr", "diverging", _plotly(two, "PuOr", flip=True)),
+        _colormap("PiYG", "diverging", _plotly(two, "PiYG")),
+        _colormap("Spectral", "diverging", _plotly(two, "Spectral", flip=True)),
+    ]  # fmt: skip
+
+
+COLORMAPS: Mapping[str, Colormap] = MappingProxyType({c.name: c for c in _known()})
+"""Every colormap by name, sequential ones first."""
+
+
+def colormap(name: str) -> Colormap:
+    """The colormap called `name`; upper and lower case do not matter.
+
+    >>> colormap("rdbu").kind
+    'diverging'
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    for known in COLORMAPS.values():
+        if known.name.lower() == str(name).lower():
+            return known
+    raise unknown("colormap", name, COLORMAPS)
+
+
+def default_colormap(signed: bool) -> str:
+    """The colormap a map gets unless another is chosen.
+
+    >>> default_colormap(signed=False), default_colormap(signed=True)
+    ('inferno', 'RdBu')
+    """
+    return "RdBu" if signed else "inferno"
+
+
+@cache
+def lut(name: str) -> NDArray[np.uint8]:
+    """The colormap as a read-only table (256, 3).
+
+    >>> lut("gray")[[0, 128, 255], 0]
+    array([  0, 128, 255], dtype=uint8)
+    """
+    positions, colours = zip(*colormap(name).stops, strict=True)
+    at = np.linspace(0, 1, 256)
+    channels = [np.interp(at, positions, channel) for channel in zip(*colours, strict=True)]
+    table = np.stack(channels, axis=-1).round().astype(np.uint8)
+    table.setflags(write=False)
+    return table
+
+
+def opacity(signed: bool, position: NDArray[np.floating]) -> NDArray[np.floating]:
+    """How visible each position in [0, 1] of a faded range is: 0 where there is no evidence, to 1.
+
+    >>> opacity(False, np.array([0, 0.5, 1])), opacity(True, np.array([0, 0.5, 1]))
+    (array([0. , 0.5, 1. ]), array([1., 0., 1.]))
+    """
+    return abs(2 * position - 1) if signed else position
+
+
+def stops(name: str, signed: bool | None = None) -> list[tuple[float, Rgb, float]]:
+    """The colormap over a map's range as (position, colour, opacity when faded).
+
+    Args:
+        name: a colormap.
+        signed: whether the range is symmetric around zero; None takes the colormap's own kind.
+            On a range from zero up a diverging colormap gives its upper half, so that its middle
+            colour still means zero.
+
+    >>> stops("gray")
+    [(0.0, (0, 0, 0), 0.0), (1.0, (255, 255, 255), 1.0)]
+    >>> stops("coolwarm", signed=False)[0]
+    (0.0, (221, 221, 221), 0.0)
+    """
+    known = colormap(name)
+    signed = known.kind == "diverging" if signed is None else signed
+    points = dict(known.stops)
+    if known.kind == "diverging" and not signed:
+        points = {2 * at - 1: colour for at, colour in known.stops if at >= 0.5}
+    if signed and 0.5 not in points:
+        # Without a stop at zero the opacity would not dip there.
+        red, green, blue = (int(c) for c in lut(name)[127:129].mean(axis=0).round())
+        points[0.5] = (red, green, blue)
+    at = np.array(sorted(points))
+    return [
+        (float(p), points[p], round(float(a), 4))
+        for p, a in zip(at, opacity(signed, at), strict=True)
+    ]
+
+
+def stops_json(
+    name: str, fade: bool = False, signed: bool | None = None
+) -> list[list[float | str]]:
+    """The colormap as Plotly's ``colorscale``: ``[[0, 'rgb(..)'], ..., [1, 'rgb(..)']]``.
+
+    Args:
+        name: a colormap.
+        fade: let no evidence be transparent, as in `opacity`.
+        signed: as in `stops`.
+
+    >>> stops_json("gray")
+    [[0.0, 'rgb(0,0,0)'], [1.0, 'rgb(255,255,255)']]
+    >>> stops_json("gray", fade=True)
+    [[0.0, 'rgba(0,0,0,0)'], [1.0, 'rgba(255,255,255,1)']]
+    """
+    return [
+        [at, f"rgba({r},{g},{b},{alpha:g})" if fade else f"rgb({r},{g},{b})"]
+        for at, (r, g, b), alpha in stops(name, signed)
+    ]
+
+
+def finite(values: ArrayLike) -> NDArray[np.float32]:
+    """The values as float32, having made sure that each is a number.
+
+    Raises:
+        TimmscopeError: some are NaN or infinite; such a map says nothing and is not drawn.
+    """
+    array = np.asarray(values, dtype=np.float32)
+    bad = array.size - int(np.isfinite(array).sum())
+    if bad:
+        raise TimmscopeError(
+            f"{bad} of the map's {array.size} values are not finite numbers; "
+            "compute it in float32 or with other parameters"
+        )
+    return array
+
+
+def is_signed(values: ArrayLike) -> bool:
+    """Whether any value lies below zero by more than rounding.
+
+    >>> is_signed([0.0, 1.0, -1e-9]), is_signed([1.0, -0.1])
+    (False, True)
+    """
+    array = finite(values)
+    return bool(array.size) and float(array.min()) < -ROUNDING * float(abs(array).max())
+
+
+def limits(values: ArrayLike, *, signed: bool | None = None, percentile: float = 100) -> Limits:
+    """The colour range of one map, or of several that share one.
+
+    A signed map's range is symmetric, so that zero takes the middle colour; any other goes from
+    zero up. Where every value is zero the range is as if the largest were 1.
+
+    Args:
+        values: any shape.
+        signed: says so; None looks at the values.
+        percentile: percentage (0, 100] of magnitudes within the range; the rest saturate.
+
+    Raises:
+        TimmscopeError: values that are not finite, or a percentile outside (0, 100].
+
+    >>> limits([0.0, 2.0]), limits([-1.0, 3.0]), limits([0.0, 0.0])
+    ((0.0, 2.0), (-3.0, 3.0), (0.0, 1.0))
+    """
+    if not 0 < percentile <= 100:
+        raise TimmscopeError(f"a percentile of {percentile} is outside (0, 100]; take 100 for all")
+    array = finite(values)
+    signed = is_signed(array) if signed is None else signed
+    magnitude = abs(array) if signed else array.clip(min=0)
+    # A sparse map may be zero at the percentile asked for; its largest value still shows it.
+    tops = (float(np.percentile(magnitude, p)) for p in (percentile, 100) if array.size)
+    top = next((t for t in tops if t >= float(np.finfo(np.float32).tiny)), 1.0)
+    return (-top if signed else 0.0, top)
+
+
+def _positions(values: ArrayLike, limits: Limits) -> NDArray[np.float64]:
+    low, high = limits
+    if not low < high:
+        raise TimmscopeError(f"the colour range {low:g} to {high:g} is empty; give low < high")
+    return ((np.asarray(finite(values), np.float64) - low) / (high - low)).clip(0, 1)
+
+
+def colourise(values: ArrayLike, colormap: str, limits: Limits) -> NDArray[np.uint8]:
+    """Colours (H, W, 3) of the values (H, W); those beyond the range take its end colours.
+
+    >>> colourise([[0, 5, 10]], "gray", (0, 10)).tolist()
+    [[[0, 0, 0], [128, 128, 128], [255, 255, 255]]]
+    """
+    row = (_positions(values, limits) * 255).round().astype(np.uint8)
+    colours: NDArray[np.uint8] = _table(colormap, signed=limits[0] < 0)[row]
+    return colours
+
+
+def _table(name: str, signed: bool) -> NDArray[np.uint8]:
+    if signed or colormap(name).kind == "sequential":
+        return lut(name)
+    upper: NDArray[np.uint8] = lut(name)[np.linspace(127.5, 255, 256).round().astype(int)]
+    return upper
+
+
+def overlay(
+    picture: Image.Image,
+    values: ArrayLike,
+    geometry: Placed,
+    colormap: str = "auto",
+    alpha: float = 0.6,
+    fade: bool = False,
+    *,
+    limits: Limits | None = None,
+    side: int = 2048,
+) -> Image.Image:
+    """The picture with the map laid where the model looked, bilinear, and nothing elsewhere.
+
+    Args:
+        picture: any mode.
+        values: (h, w) on any grid over the geometry's box.
+        geometry: where the box is; it is outlined if it is not the whole picture.
+        colormap: a name, or "auto" for the map's default.
+        alpha: opacity of the map in [0, 1].
+        fade: let no evidence be transparent.
+        limits: colour range; None takes the map's own.
+        side: largest side of the result; a larger picture comes out scaled down.
+
+    Returns:
+        An RGB picture of the original's proportions.
+    """
+    array = finite(values)
+    span = _given_or_own(limits, array)
+    name = default_colormap(signed=span[0] < 0) if colormap == "auto" else colormap
+    scale = min(1.0, side / max(picture.size))
+    canvas = picture.convert("RGB").resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))),
+        Image.Resampling.LANCZOS,
+    )
+    left, top, right, bottom = (round(edge * scale) for edge in geometry.box)
+    size = (max(1, right - left), max(1, bottom - top))
+    spread = np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BILINEAR))
+    canvas.paste(
+        Image.fromarray(colourise(spread, name, span)),
+        (left, top),
+        _mask(spread, span, alpha, fade),
+    )
+    if not geometry.whole:
+        _outline(canvas, (left, top, left + size[0] - 1, top + size[1] - 1))
+    return canvas
+
+
+def _given_or_own(given: Limits | None, values: NDArray[np.float32]) -> Limits:
+    return given or limits(values)
+
+
+def _mask(values: NDArray[np.float32], limits: Limits, alpha: float, fade: bool) -> Image.Image:
+    shown: NDArray[np.floating] = np.ones(values.shape)
+    if fade:
+        shown = opacity(limits[0] < 0, _positions(values, limits))
+    return Image.fromarray((shown * alpha * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def _outline(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
+    # White within black is seen on any picture.
+    pen = ImageDraw.Draw(canvas)
+    left, top, right, bottom = box
+    pen.rectangle(box, outline=(0, 0, 0))
+    if right - left > 2 and bottom - top > 2:
+        pen.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=(255, 255, 255))

@@ -1,0 +1,236 @@
+// Draws panels (see core/views/figures.py) as cards with one Plotly figure each.
+//
+// The page's view (colormap, opacity, fading) lives here and never asks the server: a change restyles
+// every map on the page, and maps that arrive later take it too. Text reaches the page through
+// textContent only. A card draws when it comes near the viewport, so that hidden tabs and long
+// grids cost nothing until they are looked at.
+"use strict";
+
+(() => {
+  const timmscope = (window.timmscope ??= {});
+  if (timmscope.mount) return;
+
+  const roots = new Set();
+  let colormaps = {};
+  timmscope.state ??= {};
+
+  const node = (tag, name) => Object.assign(document.createElement(tag), { className: name });
+
+  // ------------------------------------------------------------------ values and colours
+
+  function unpack({ bdata, shape: [height, width], lo, hi }) {
+    const bytes = Uint8Array.from(atob(bdata), (c) => c.charCodeAt(0));
+    const view = new DataView(bytes.buffer);
+    const step = (hi - lo) / 65535;
+    const values = Float32Array.from({ length: height * width }, (_, i) => lo + view.getUint16(2 * i, true) * step);
+    return Array.from({ length: height }, (_, row) => values.subarray(row * width, (row + 1) * width));
+  }
+
+  // Maps without a picture under them have nothing to show through: they stay opaque.
+  function look(panel) {
+    const { colormap = "auto", alpha = 1, fade = false } = timmscope.state;
+    const over = Boolean(panel.figure.layout.images);
+    const stops = (colormaps[colormap] ?? colormaps.auto)[panel.signed ? "signed" : "unsigned"];
+    const colorscale = stops.map(([at, [r, g, b], a]) => [at, `rgba(${r},${g},${b},${over && fade ? a : 1})`]);
+    return { opacity: over ? Number(alpha) : 1, colorscale };
+  }
+
+  // ------------------------------------------------------------------ one card
+
+  class Card {
+    constructor(root) {
+      this.root = root;
+      this.figure = node("figure", "ts-card");
+      this.figure.setAttribute("role", "figure");
+      this.title = node("div", "ts-title");
+      this.plot = node("div", "ts-plot");
+      this.caption = node("figcaption", "ts-caption");
+      this.figure.append(this.title, this.plot, this.caption);
+      this.figure.card = this;
+      this.near = false;
+    }
+
+    set(panel) {
+      this.panel = panel;
+      this.title.textContent = panel.title;
+      this.caption.textContent = panel.caption;
+      this.figure.setAttribute("aria-label", [panel.title, panel.caption].filter(Boolean).join(". "));
+      this.figure.dataset.tone = panel.tone;
+      this.figure.dataset.kind = panel.figure.data.length ? (panel.map ? "map" : "chart") : "note";
+      this.stale = true;
+      // Plotly starts anew, without zoom or listeners, when its configuration changes.
+      const form = `${this.figure.dataset.kind} ${Boolean(panel.figure.layout.dragmode)}`;
+      if (form !== this.form) this.purge();
+      this.form = form;
+      if (this.near) this.show();
+    }
+
+    show() {
+      if (this.stale) this.draw();
+      else this.restyle();
+    }
+
+    get drawn() {
+      return Boolean(this.plot._fullLayout);
+    }
+
+    size() {
+      const { aspect, height, margin: [across, down] } = this.panel;
+      const room = Math.floor(this.figure.clientWidth);
+      if (!aspect) return { width: room, height };
+      const tallest = Math.max(240, 0.72 * window.innerHeight) - down;
+      const width = Math.min(room - across, tallest / aspect);
+      return { width: Math.round(width + across), height: Math.round(width * aspect + down) };
+    }
+
+    fit() {
+      const { width, height } = this.size();
+      const { width: w, height: h } = this.plot._fullLayout;
+      if (width > 0 && (Math.abs(w - width) > 1 || Math.abs(h - height) > 1)) {
+        window.Plotly.relayout(this.plot, { width, height });
+      }
+    }
+
+    draw() {
+      if (!this.panel.figure.data.length || !this.figure.clientWidth) return;
+      this.stale = false;
+      const { data, layout } = this.panel.figure;
+      const fresh = !this.drawn;
+      const shown = look(this.panel);
+      const traces = this.panel.map ? data.map((t) => ({ ...t, ...shown, z: unpack(t.z) })) : data;
+      window.Plotly.react(this.plot, traces, { ...layout, ...this.size(), ...this.touch(layout) }, this.config());
+      this.shown = JSON.stringify(shown);
+      if (fresh) this.plot.on("plotly_click", (event) => this.click(event));
+    }
+
+    // Dragging a finger over a figure scrolls the page; a mouse drags to zoom.
+    touch(layout) {
+      return { dragmode: matchMedia("(pointer: coarse)").matches ? false : layout.dragmode };
+    }
+
+    config() {
+      return {
+        displaylogo: false,
+        displayModeBar: this.panel.figure.layout.dragmode ? "hover" : false,
+        modeBarButtons: [["resetScale2d", "toImage"]],
+        toImageButtonOptions: { format: "png", scale: 2, filename: "timmscope" },
+        showTips: false,
+      };
+    }
+
+    restyle() {
+      if (!this.drawn || this.stale || !this.panel.map) return;
+      const { opacity, colorscale } = look(this.panel);
+      const shown = JSON.stringify({ opacity, colorscale });
+      if (shown === this.shown) return;
+      const recoloured = JSON.stringify(JSON.parse(this.shown).colorscale) !== JSON.stringify(colorscale);
+      this.shown = shown;
+      window.Plotly.restyle(this.plot, recoloured ? { opacity, colorscale: [colorscale] } : { opacity });
+    }
+
+    click({ points: [point], event }) {
+      const panel = this.root.cards.indexOf(this);
+      if (!this.panel.map) return this.root.trigger("select", { panel, index: point.pointNumber });
+      const box = this.plot.querySelector(".nsewdrag").getBoundingClientRect();
+      const pixel = (axis, at) => {
+        const [low, high] = axis.range.map(Number).sort((a, b) => a - b);
+        return Math.round(Math.min(Math.max(axis.p2d(at), low + 0.001), high - 0.001));
+      };
+      this.root.trigger("select", {
+        panel,
+        index: panel,
+        x: pixel(point.xaxis, event.clientX - box.left),
+        y: pixel(point.yaxis, event.clientY - box.top),
+        value: point.z,
+      });
+    }
+
+    purge() {
+      if (this.drawn) window.Plotly.purge(this.plot);
+      this.plot.removeAttribute("style");
+    }
+  }
+
+  // ------------------------------------------------------------------ one grid of cards
+
+  class Root {
+    constructor(element, trigger) {
+      this.element = element;
+      this.trigger = trigger;
+      this.grid = element.querySelector(".ts-grid");
+      this.cards = [];
+      this.sight = new IntersectionObserver((entries) => entries.forEach(({ target: { card }, isIntersecting }) => {
+        card.near = isIntersecting;
+        if (isIntersecting) card.show();
+      }), { rootMargin: "320px" });
+      this.sizes = new ResizeObserver((entries) => requestAnimationFrame(() => {
+        for (const { target: { card } } of entries) if (card.drawn && card.figure.clientWidth) card.fit();
+      }));
+    }
+
+    set(text) {
+      const { pictures, panels } = JSON.parse(text || '{"pictures": [], "panels": []}');
+      for (const panel of panels) {
+        for (const image of panel.figure.layout.images ?? []) image.source = pictures[image.source];
+      }
+      while (this.cards.length > panels.length) this.drop(this.cards.pop());
+      while (this.cards.length < panels.length) this.add(new Card(this));
+      this.cards.forEach((card, i) => card.set(panels[i]));
+    }
+
+    add(card) {
+      this.cards.push(card);
+      this.grid.append(card.figure);
+      this.sight.observe(card.figure);
+      this.sizes.observe(card.figure);
+    }
+
+    drop(card) {
+      this.sight.unobserve(card.figure);
+      this.sizes.unobserve(card.figure);
+      card.purge();
+      card.figure.remove();
+    }
+  }
+
+  // ------------------------------------------------------------------ what the page uses
+
+  // Gradio tells no component that it leaves the page.
+  function sweep() {
+    for (const root of roots) {
+      if (root.element.isConnected) continue;
+      root.set("");
+      roots.delete(root);
+    }
+  }
+
+  let queue = [];
+  let frame = 0;
+
+  // A slider fires faster than the screen repaints, and a grid takes longer than one frame.
+  function step() {
+    const until = performance.now() + 24;
+    while (queue.length && performance.now() < until) queue.shift().restyle();
+    frame = queue.length ? requestAnimationFrame(step) : 0;
+  }
+
+  timmscope.redraw = () => {
+    queue = [...roots].flatMap((root) => root.cards.filter((card) => card.near));
+    frame ||= requestAnimationFrame(step);
+  };
+
+  timmscope.view = (changes) => {
+    Object.assign(timmscope.state, changes);
+    timmscope.redraw();
+  };
+
+  timmscope.mount = (element, props, trigger, watch) => {
+    sweep();
+    colormaps = props.colormaps;
+    timmscope.state = { ...props.view, ...timmscope.state };
+    const root = new Root(element, trigger);
+    roots.add(root);
+    root.set(props.value);
+    watch("value", () => root.set(props.value));
+  };
+})();

@@ -1,0 +1,153 @@
+"""Panels: cards of Plotly figures whose colours change without asking the server.
+
+Gradio's own plot component redraws from nothing on every update (zoom is lost) and cannot tell
+Python where a person clicked. This one keeps a figure per card, sends maps as packed integers,
+and keeps the view (colormap, opacity, fading) in the page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly
+
+from core.views.colour import COLORMAPS, default_colormap, stops
+from core.views.figures import Panel
+
+HERE = Path(__file__).parent
+SCRIPTS = (
+    Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
+    HERE / "panels.js",
+)
+gr.set_static_paths(list(SCRIPTS))
+
+DEFAULT_VIEW: dict[str, Any] = {"colormap": "auto", "alpha": 0.65, "fade": True}
+"""How maps look until a reader says otherwise."""
+
+VIEW_JS = """(colormap, alpha, fade) => {
+  const timmscope = (window.timmscope ??= {});
+  timmscope.state = { ...timmscope.state, colormap, alpha, fade };
+  timmscope.redraw?.();
+}"""
+"""For ``gr.on(..., fn=None, inputs=[colormap, alpha, fade], js=VIEW_JS)``: the view of every map
+on the page, those that arrive later included. Makes no request."""
+
+MOUNT_JS = "window.timmscope.mount(element, props, trigger, watch); // fires 'select'"
+
+
+class Panels(gr.HTML):
+    """A responsive grid of cards, one per panel of `core.views.figures`.
+
+    Its value is a list of panels. Cards keep their place in the list: an update redraws the figure
+    in place, and zoom stays while the picture is the same.
+
+    Event ``select`` (take it with ``event: gr.EventData``): a click on a map gives ``event.panel``
+    (position in the list), ``event.x`` and ``event.y`` (picture pixels) and ``event.value`` (of the
+    map, there); a click on a bar or a line gives ``event.panel`` and ``event.index``.
+
+    Args:
+        value: panels to start with.
+        card_width: least width of a card in CSS pixels; as many as fit share a row.
+        columns: most cards in a row; None for no bound.
+        gap: space between cards in CSS pixels.
+        view: colormap, alpha and fade before a reader changes them; the page has one view, and
+            the first component to appear sets it.
+        kwargs: as for ``gr.HTML``, such as ``min_height``, ``elem_id`` or ``visible``.
+    """
+
+    def __init__(
+        self,
+        value: Sequence[Panel] | str | None = None,
+        *,
+        card_width: int = 320,
+        columns: int | None = None,
+        gap: int = 24,
+        view: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        share = f"(100cqw - {gap * (columns - 1)}px) / {columns}" if columns else "0px"
+        super().__init__(
+            value=value,
+            html_template='<div class="ts-grid"></div>',
+            css_template=(
+                f"--ts-card-width: max({card_width}px, {share}); --ts-gap: {gap}px;\n"
+                + _source("panels.css")
+            ),
+            js_on_load=MOUNT_JS,
+            head="".join(f'<script src="{_url(path)}"></script>' for path in SCRIPTS),
+            apply_default_css=False,
+            colormaps=_colormaps(),
+            view={**DEFAULT_VIEW, **(view or {})},
+            **kwargs,
+        )
+
+    def postprocess(self, value: Sequence[Panel] | str | None) -> str | None:
+        """The panels as JSON for the page; text that is JSON already passes."""
+        return value if value is None or isinstance(value, str) else encode(value)
+
+    def preprocess(self, payload: str | None) -> str | None:
+        """The JSON the page holds."""
+        return payload
+
+    def get_block_name(self) -> str:
+        """The page's own component that this one builds on."""
+        return "html"
+
+
+def encode(panels: Sequence[Panel]) -> str:
+    """Panels as JSON in which each picture stands once, however many maps lie over it.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    pictures: list[str] = []
+    text = json.dumps(
+        {"panels": [_shared(panel, pictures) for panel in panels], "pictures": pictures},
+        allow_nan=False,
+        separators=(",", ":"),
+    )
+    # Gradio warns of script tags, which plain text may well contain.
+    return text.replace("<", "\\u003c")
+
+
+def _shared(panel: Panel, pictures: list[str]) -> dict[str, Any]:
+    figure = panel["figure"]
+    if "images" not in figure["layout"]:
+        return {**panel}
+    images = [{**image, "source": _place(image["source"], pictures)}
+              for image in figure["layout"]["images"]]  # fmt: skip
+    return {**panel, "figure": {**figure, "layout": {**figure["layout"], "images": images}}}
+
+
+def _place(picture: str, pictures: list[str]) -> int:
+    if picture not in pictures:
+        pictures.append(picture)
+    return pictures.index(picture)
+
+
+@cache
+def _colormaps() -> dict[str, Any]:
+    """Every colormap over both kinds of range; "auto" has each range's default."""
+    ranges = {"signed": True, "unsigned": False}
+    return {
+        "auto": {k: stops(default_colormap(signed), signed) for k, signed in ranges.items()},
+        **{n: {k: stops(n, signed) for k, signed in ranges.items()} for n in COLORMAPS},
+    }
+
+
+@cache
+def _source(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+@cache
+def _url(path: Path) -> str:
+    """Relative, so that it holds behind a proxy; another one whenever the file is another."""
+    tag = hashlib.blake2s(path.read_bytes(), digest_size=6).hexdigest()
+    return f"gradio_api/file={path.resolve().as_posix()}?v={tag}"

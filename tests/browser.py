@@ -1,0 +1,100 @@
+"""Fixtures for tests that drive a page in a real browser.
+
+A test module takes them with ``pytest_plugins = ["tests.browser"]``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+LOCAL = {"127.0.0.1", "localhost", "::1"}
+
+
+@dataclass
+class Visit:
+    """One page and everything that happened on it.
+
+    Attributes:
+        page: playwright's page.
+        errors: console errors and uncaught exceptions.
+        outside: addresses of requests that would have left the machine; none did.
+        requests: addresses of all other requests, in order.
+    """
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def watch(self) -> Visit:
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", self._note)
+        self.page.route("**/*", self._gate)
+        return self
+
+    def _note(self, request: Request) -> None:
+        (self.requests if _local(request.url) else self.outside).append(request.url)
+
+    def _gate(self, route: Route) -> None:
+        route.continue_() if _local(route.request.url) else route.abort()
+
+    def assert_clean(self) -> None:
+        """Nothing went wrong, and nothing left the machine."""
+        assert self.outside == []
+        assert self.errors == []
+
+
+def _local(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in {"data", "blob"} or parts.hostname in LOCAL
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium: $CHROMIUM, or the one on the path."""
+    binary = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chrome")
+    if not binary:
+        pytest.skip("no chromium on the path; install one or name it in $CHROMIUM")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=binary, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Callable[..., Visit]]:
+    """``visit(url, width=, height=, dark=)`` opens a page; at the end each must be clean."""
+    visits: list[Visit] = []
+
+    def open_page(url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> Visit:
+        context = chromium.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+        )
+        opened = Visit(context.new_page()).watch()
+        visits.append(opened)
+        opened.page.goto(f"{url}?__theme={'dark' if dark else 'light'}")
+        return opened
+
+    yield open_page
+    for opened in visits:
+        opened.page.context.close()
+    for opened in visits:
+        opened.assert_clean()

@@ -1,0 +1,387 @@
+"""Panels in a real browser: what a person sees, does and must not be exposed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from core.image import Geometry
+from core.views import figures
+from dashboard.components import VIEW_JS, Panels
+from dashboard.components.panels import encode
+from dashboard.theme import launch_options
+
+if TYPE_CHECKING:
+    from tests.browser import Visit
+
+pytest_plugins = ["tests.browser"]
+pytestmark = pytest.mark.browser
+
+H, W, GRID = 300, 400, 32
+RAW = np.random.default_rng(0).normal(size=(GRID, GRID)).astype(np.float32)
+PICTURE = Image.fromarray(
+    np.indices((H, W)).sum(axis=0).astype(np.uint8)[..., None].repeat(3, axis=2)
+)
+CROP = Geometry(picture=(H, W), input=(GRID, GRID), box=(50, 0, 350, 300))
+HOSTILE = "</script><img src=x onerror=window.hacked=1><b>bold</b>%{x}{{value}}${window.hacked=1}`"
+
+
+def overlay(title: str, values: np.ndarray = RAW) -> figures.Panel:
+    return figures.overlay_panel(PICTURE, values, CROP, title=title, caption="a caption")
+
+
+def hostile() -> list[figures.Panel]:
+    return [
+        figures.overlay_panel(PICTURE, RAW, CROP, title=HOSTILE, caption=HOSTILE, unit=HOSTILE),
+        figures.bars_panel([(HOSTILE, 0.5)], title=HOSTILE),
+        figures.curves_panel([{"name": HOSTILE, "x": [0, 1], "y": [0, 1]}], HOSTILE, HOSTILE),
+        figures.error_panel(HOSTILE, HOSTILE),
+    ]
+
+
+FILLS: dict[str, Callable[[], list[figures.Panel]]] = {
+    "one": lambda: [overlay("one")],
+    "again": lambda: [overlay("again", RAW[::-1])],
+    "many": lambda: [
+        *(overlay(f"map {i}") for i in range(3)),
+        figures.error_panel("Rollout", "no attention here"),
+        figures.bars_panel([("cat", 0.7), ("dog", 0.3)]),
+        figures.map_panel(abs(RAW), "small"),
+    ],
+    "hostile": hostile,
+    "none": lambda: [],
+}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with gr.Blocks() as demo:
+        with gr.Row():
+            colormap = gr.Textbox("auto", label="colormap")
+            alpha = gr.Number(0.5, label="alpha")
+            fade = gr.Checkbox(True, label="fade")
+            apply = gr.Button("apply")
+        with gr.Row():
+            buttons = [gr.Button(name) for name in FILLS]
+        heard = gr.Textbox(label="heard")
+        with gr.Tab("First"):
+            shown = Panels([figures.empty_panel("nothing yet")], elem_id="shown", card_width=260)
+        with gr.Tab("Second"):
+            Panels([overlay("hidden")], elem_id="hidden")
+            late = gr.Button("late")
+            unseen = Panels(elem_id="unseen")
+
+        def hear(event: gr.EventData) -> str:
+            values: dict[str, Any] = event._data
+            return " ".join(f"{k}={v:.4g}" for k, v in sorted(values.items()))
+
+        for button, fill in zip(buttons, FILLS.values(), strict=True):
+            button.click(fill, outputs=shown)
+        late.click(FILLS["one"], outputs=unseen)
+        shown.select(hear, outputs=heard)
+        apply.click(None, [colormap, alpha, fade], js=VIEW_JS)
+    demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    assert demo.local_url
+    yield demo.local_url
+    demo.close()
+
+
+Open = Callable[..., "Visit"]
+DRAWN = ".ts-plot .hm image"
+
+
+def fill(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def filled(page: Page, name: str = "one", maps: int = 1) -> Page:
+    fill(page, name)
+    expect(page.locator(f"#shown {DRAWN}")).to_have_count(maps)
+    return page
+
+
+def trace(page: Page, where: str = "#shown", index: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = page.evaluate(
+        """([where, index]) => {
+          const { opacity, colorscale } = document.querySelectorAll(where + ' .ts-plot')[index].data[0];
+          return { opacity, colorscale };
+        }""",
+        [where, index],
+    )
+    return found
+
+
+def spot(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where on the screen a picture's pixel lies."""
+    left, top = page.evaluate(
+        """([x, y]) => {
+          const plot = document.querySelector('#shown .ts-plot');
+          const box = plot.querySelector('.nsewdrag').getBoundingClientRect();
+          const { xaxis, yaxis } = plot._fullLayout;
+          return [box.left + xaxis.d2p(x), box.top + yaxis.d2p(y)];
+        }""",
+        [x, y],
+    )
+    return left, top
+
+
+def cell(x: float, y: float) -> np.float32:
+    """The raw value over a picture's pixel."""
+    left, top, right, bottom = CROP.box
+    column = int((x + 0.5 - left) / (right - left) * GRID)
+    row = int((y + 0.5 - top) / (bottom - top) * GRID)
+    return RAW[row, column]
+
+
+def apply_view(page: Page, colormap: str, alpha: float, fade: bool) -> None:
+    page.get_by_label("colormap").fill(colormap)
+    page.get_by_label("alpha").fill(str(alpha))
+    page.get_by_label("fade").set_checked(fade)
+    page.get_by_role("button", name="apply").click()
+
+
+def test_empty_page_says_what_to_do(visit: Open, url: str) -> None:
+    page = visit(url).page
+    expect(page.locator("#shown figure")).to_have_text("nothing yet")
+
+
+def test_draws_picture_map_outline_and_words(visit: Open, url: str) -> None:
+    page = filled(visit(url).page)
+    card = page.get_by_role("figure", name="one. a caption")
+    expect(card.locator(".ts-title")).to_have_text("one")
+    expect(card.locator(".ts-caption")).to_have_text("a caption")
+    expect(card.locator(".layer-below image, .imagelayer image").first).to_be_attached()
+    expect(card.locator(".shapelayer path")).to_have_count(2)
+    lies = page.evaluate(
+        """() => {
+          const plot = document.querySelector('#shown .ts-plot');
+          const box = plot.querySelector('.nsewdrag').getBoundingClientRect();
+          const map = plot.querySelector('.hm image').getBoundingClientRect();
+          return [(map.left - box.left) / box.width, map.width / box.width, box.width / box.height];
+        }"""
+    )
+    assert lies == pytest.approx([50 / W, 300 / W, W / H], abs=0.01)
+
+
+@pytest.mark.parametrize(("x", "y"), [(55, 5), (200, 150), (345, 295)])
+def test_hover_tells_the_raw_value(visit: Open, url: str, x: int, y: int) -> None:
+    page = filled(visit(url).page)
+    page.mouse.move(*spot(page, x - 1, y))
+    page.mouse.move(*spot(page, x, y))
+    value = f"{cell(x, y):.4g}".replace("-", "−")
+    expect(page.locator("#shown .hovertext").last).to_contain_text(value)
+
+
+@pytest.mark.parametrize(("x", "y"), [(60, 10), (222, 111), (340, 290)])
+def test_click_on_a_map_reaches_python(visit: Open, url: str, x: int, y: int) -> None:
+    page = filled(visit(url).page)
+    for name in ("again", "one"):
+        fill(page, name)
+        expect(page.locator("#shown .ts-title")).to_have_text(name)
+    page.mouse.click(*spot(page, x, y))
+    heard = f"index=0 panel=0 value={cell(x, y):.4g} x={x} y={y}"
+    expect(page.get_by_label("heard")).to_have_value(heard)
+
+
+def test_click_on_a_bar_tells_which(visit: Open, url: str) -> None:
+    page = filled(visit(url).page, "many", 4)
+    bars = page.locator("#shown figure").nth(4).locator(".trace.bars").last
+    box = bars.locator("path").nth(1).bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 5, box["y"] + box["height"] / 2)
+    expect(page.get_by_label("heard")).to_have_value("index=1 panel=4")
+
+
+def test_view_changes_without_a_request(visit: Open, url: str) -> None:
+    opened = visit(url)
+    page = filled(opened.page, "many", 4)
+    before, asked = trace(page), len(opened.requests)
+    assert before["opacity"] == 0.65
+    apply_view(page, "viridis", 0.25, False)
+    page.wait_for_function(
+        "[...document.querySelectorAll('#shown .ts-card[data-kind=map] .ts-plot')].slice(0, 3)"
+        ".every((plot) => plot.data[0].opacity === 0.25)"
+    )
+    after = trace(page)
+    assert after["colorscale"][0] == [0, "rgba(68,1,84,1)"]
+    assert after["colorscale"] != before["colorscale"]
+    bare = trace(page, index=5)
+    assert (bare["opacity"], bare["colorscale"][0]) == (1, [0, "rgba(68,1,84,1)"])
+    assert [u for u in opened.requests[asked:] if not u.startswith(("data:", "blob:"))] == []
+
+
+def test_view_holds_for_maps_that_arrive_later(visit: Open, url: str) -> None:
+    page = visit(url).page
+    expect(page.locator("#shown figure")).to_be_visible()
+    apply_view(page, "gray", 0.3, False)
+    fill(page, "one")
+    expect(page.locator(f"#shown {DRAWN}")).to_have_count(1)
+    assert trace(page)["opacity"] == 0.3
+    assert trace(page)["colorscale"][-1] == [1, "rgba(255,255,255,1)"]
+    page.get_by_role("tab", name="Second").click()
+    expect(page.locator(f"#hidden {DRAWN}")).to_have_count(1)
+    assert trace(page, "#hidden")["opacity"] == 0.3
+
+
+def test_fade_lets_the_picture_through_where_a_signed_map_is_zero(visit: Open, url: str) -> None:
+    page = filled(visit(url).page)
+    stops = dict(trace(page)["colorscale"])
+    assert stops[0.5].endswith(",0)")
+    assert stops[0].endswith(",1)")
+    assert stops[1].endswith(",1)")
+
+
+def test_unknown_colormap_falls_back_to_the_default(visit: Open, url: str) -> None:
+    page = filled(visit(url).page)
+    before = trace(page)["colorscale"]
+    apply_view(page, "constructor?", 0.9, True)
+    page.wait_for_function("document.querySelector('#shown .ts-plot').data[0].opacity === 0.9")
+    assert trace(page)["colorscale"] == before
+
+
+def test_zoom_survives_an_update(visit: Open, url: str) -> None:
+    page = filled(visit(url).page)
+    page.mouse.move(*spot(page, 100, 100))
+    page.mouse.down()
+    page.mouse.move(*spot(page, 200, 200), steps=5)
+    page.mouse.up()
+    span = "() => document.querySelector('#shown .ts-plot')._fullLayout.xaxis.range"
+    page.wait_for_function(f"() => {{ const [a, b] = ({span})(); return b - a < 150; }}")
+    zoomed = page.evaluate(span)
+    fill(page, "again")
+    expect(page.locator("#shown .ts-title")).to_have_text("again")
+    page.wait_for_function("() => document.querySelector('#shown .ts-plot').data[0].z[0][0] !== 0")
+    assert page.evaluate(span) == pytest.approx(zoomed)
+
+
+def test_an_update_keeps_nodes_and_a_shrink_removes_them(visit: Open, url: str) -> None:
+    page = filled(visit(url).page, "many", 4)
+    first = page.locator("#shown figure").first.element_handle()
+    purged = page.evaluate(
+        "() => { window.gone = [...document.querySelectorAll('#shown .ts-plot')].slice(1);"
+        " return window.gone.filter((plot) => plot._fullLayout).length; }"
+    )
+    assert purged == 4
+    fill(page, "again")
+    expect(page.locator("#shown figure")).to_have_count(1)
+    assert page.evaluate("() => window.gone.filter((plot) => plot._fullLayout).length") == 0
+    assert first is not None
+    assert first.evaluate("(node) => node.isConnected && node.card.panel.title") == "again"
+    fill(page, "none")
+    expect(page.locator("#shown figure")).to_have_count(0)
+
+
+def test_figure_gives_way_to_words_and_back(visit: Open, url: str) -> None:
+    page = filled(visit(url).page, "hostile", 1)
+    error = page.locator("#shown figure").nth(3)
+    expect(error).to_have_attribute("data-tone", "error")
+    expect(error.locator("svg")).to_have_count(0)
+    filled(page, "many", 4)
+    expect(page.locator("#shown figure").nth(3).locator("svg")).to_have_count(0)
+    expect(page.locator("#shown figure").nth(5).locator(".main-svg").first).to_be_visible()
+
+
+def test_hidden_tab_draws_when_it_is_shown(visit: Open, url: str) -> None:
+    page = visit(url).page
+    expect(page.locator("#hidden svg")).to_have_count(0)
+    page.get_by_role("tab", name="Second").click()
+    expect(page.locator(f"#hidden {DRAWN}")).to_have_count(1)
+    width = page.locator("#hidden .ts-plot .main-svg").first.bounding_box()
+    assert width is not None
+    assert width["width"] > 300
+    fill(page, "late")
+    expect(page.locator(f"#unseen {DRAWN}")).to_have_count(1)
+
+
+def test_text_never_becomes_markup(visit: Open, url: str) -> None:
+    page = filled(visit(url).page, "hostile")
+    card = page.locator("#shown figure").first
+    expect(card.locator(".ts-title")).to_have_text(HOSTILE)
+    expect(page.locator("#shown .legendtext")).to_have_text(HOSTILE)
+    expect(page.locator("#shown img, #shown b, #shown script")).to_have_count(0)
+    page.mouse.move(*spot(page, 200, 150))
+    expect(card.locator(".hovertext").last).to_be_visible()
+    assert page.evaluate("() => window.hacked") is None
+
+
+CONTRASTS = """() => {
+  const channel = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const rgba = (text) => {
+    const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+    return [r, g, b, a];
+  };
+  const ground = (node) => {
+    for (; node; node = node.parentElement) {
+      const colour = rgba(getComputedStyle(node).backgroundColor);
+      if (colour[3] === 1) return colour;
+    }
+    return [255, 255, 255, 1];
+  };
+  const found = {};
+  const look = '.ts-title, .ts-caption, .ts-plot text, footer button, button, label span, [role=tab]';
+  for (const node of document.querySelectorAll(look)) {
+    if (!node.textContent.trim() || node.closest('.hovertext') || !node.getClientRects().length) continue;
+    const style = getComputedStyle(node);
+    const ink = rgba(node.tagName === 'text' ? style.fill : style.color);
+    const [one, two] = [light(ink), light(ground(node))].sort((a, b) => b - a);
+    found[`${node.tagName} ${node.textContent.trim().slice(0, 40)}`] = (one + 0.05) / (two + 0.05);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_page_is_readable_and_fits(visit: Open, url: str, width: int, dark: bool) -> None:
+    page = visit(url, width=width, dark=dark).page
+    fill(page, "many")
+    expect(page.locator("#shown figure")).to_have_count(6)
+    page.evaluate("() => scrollTo(0, document.body.scrollHeight)")
+    expect(
+        page.locator("#shown figure").last.locator(DRAWN.removeprefix(".ts-plot "))
+    ).to_have_count(1)
+    assert page.evaluate("() => document.body.classList.contains('dark')") is dark
+    assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+    faint = {name: ratio for name, ratio in page.evaluate(CONTRASTS).items() if ratio < 4.5}
+    assert faint == {}
+    inside = page.evaluate(
+        "() => [...document.querySelectorAll('#shown .main-svg')].every((svg) =>"
+        " svg.getBoundingClientRect().right <= innerWidth)"
+    )
+    assert inside
+
+
+def test_figures_follow_the_window(visit: Open, url: str) -> None:
+    page = filled(visit(url).page)
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.wait_for_function(
+        "() => document.querySelector('#shown .main-svg').getBoundingClientRect().width < 420"
+    )
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.wait_for_function(
+        "() => document.querySelector('#shown .main-svg').getBoundingClientRect().width > 500"
+    )
+
+
+def test_one_picture_travels_once() -> None:
+    one, three = (len(encode([overlay("a")] * n)) for n in (1, 3))
+    assert three - one < 2 * len(figures.picture_uri(PICTURE))
+    assert encode([overlay("a")] * 3).count("data:image") == 1
+
+
+def test_drawing_library_is_fetched_once_and_relative(visit: Open, url: str) -> None:
+    opened = visit(url)
+    page = filled(opened.page)
+    page.get_by_role("tab", name="Second").click()
+    expect(page.locator(f"#hidden {DRAWN}")).to_have_count(1)
+    scripts = [u for u in opened.requests if "plotly.min.js" in u]
+    assert len(scripts) == 1
+    sources = page.evaluate("() => window.gradio_config.components.map((c) => c.props.head ?? '')")
+    assert sum('src="gradio_api/file=' in head for head in sources) == 3

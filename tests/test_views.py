@@ -1,0 +1,386 @@
+"""Colours, panels and the way values travel to the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from PIL import Image
+
+from core.errors import TimmscopeError, UnknownNameError
+from core.image import Geometry
+from core.views import colour, figures
+
+RNG = np.random.default_rng(0)
+MAPS = {
+    "magnitudes": RNG.random((7, 9)),
+    "signed": RNG.normal(size=(7, 9)),
+    "tiny": RNG.normal(size=(3, 3)) * 1e-9,
+    "huge": RNG.random((3, 3)) * 1e9,
+    "constant": np.full((4, 4), 2.5),
+    "zero": np.zeros((4, 4)),
+    "single": np.array([[-3.0]]),
+}
+EVERY = pytest.mark.parametrize("name", colour.COLORMAPS)
+MAP = pytest.mark.parametrize("values", MAPS.values(), ids=MAPS)
+
+
+def crop(left: float, top: float, right: float, bottom: float) -> Geometry:
+    return Geometry(picture=(60, 100), input=(32, 32), box=(left, top, right, bottom))
+
+
+WHOLE = crop(0, 0, 100, 60)
+GREY = Image.new("RGB", (100, 60), (100, 100, 100))
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+# Colormaps
+
+
+@EVERY
+def test_colormap_runs_from_zero_to_one(name: str) -> None:
+    known = colour.colormap(name)
+    at = [position for position, _ in known.stops]
+    assert (at[0], at[-1]) == (0, 1)
+    assert at == sorted(set(at))
+    table = colour.lut(name)
+    assert table.shape == (256, 3)
+    assert table.dtype == np.uint8
+    assert tuple(table[0]) == known.stops[0][1]
+    assert tuple(table[-1]) == known.stops[-1][1]
+
+
+@pytest.mark.parametrize("name", [n for n, c in colour.COLORMAPS.items() if c.kind == "diverging"])
+def test_diverging_colormaps_are_palest_in_the_middle(name: str) -> None:
+    light = colour.lut(name).astype(int).sum(axis=1)
+    assert abs(int(light.argmax()) - 127.5) < 20
+    assert 0.5 in dict(colour.colormap(name).stops)
+
+
+def test_red_is_for_and_blue_against() -> None:
+    against, favour = colour.lut("RdBu")[[10, 245]].astype(int)
+    assert favour[0] > favour[2] + 50
+    assert against[2] > against[0] + 50
+
+
+@pytest.mark.parametrize("name", ["viridis", "inferno", "magma", "plasma", "cividis", "gray"])
+def test_perceptual_colormaps_grow_lighter(name: str) -> None:
+    luminance = colour.lut(name) @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(luminance) > -0.8).all()
+    assert luminance[-1] > luminance[0] + 100
+
+
+def test_unknown_colormap_suggests_one() -> None:
+    with pytest.raises(UnknownNameError, match=r"no colormap 'virids'; did you mean 'viridis'"):
+        colour.lut("virids")
+
+
+@EVERY
+@pytest.mark.parametrize("signed", [False, True])
+def test_faded_stops_are_clear_where_evidence_is_none(name: str, signed: bool) -> None:
+    alpha = {at: a for at, _, a in colour.stops(name, signed)}
+    assert alpha[0.5 if signed else 0.0] == 0
+    assert alpha[1.0] == 1
+    assert alpha[0.0] == (1 if signed else 0)
+
+
+@EVERY
+@pytest.mark.parametrize("signed", [False, True])
+def test_zero_takes_the_middle_colour_of_a_diverging_colormap(name: str, signed: bool) -> None:
+    known = colour.colormap(name)
+    expected = dict(known.stops)[0.5 if known.kind == "diverging" else 0.0]
+    zero = 0.5 if signed and known.kind == "diverging" else 0.0
+    assert {at: rgb for at, rgb, _ in colour.stops(name, signed)}[zero] == expected
+
+
+@EVERY
+@pytest.mark.parametrize("signed", [False, True])
+def test_page_and_picture_use_the_same_colours(name: str, signed: bool) -> None:
+    span = (-2.0, 2.0) if signed else (0.0, 2.0)
+    at, rgb, _ = zip(*colour.stops(name, signed), strict=True)
+    values = np.array([at]) * (span[1] - span[0]) + span[0]
+    drawn = colour.colourise(values, name, span)[0].astype(int)
+    assert abs(drawn - np.array(rgb)).max() <= 6
+
+
+# Ranges
+
+
+@MAP
+def test_limits_hold_every_value_and_zero_is_an_end_or_the_middle(values: np.ndarray) -> None:
+    low, high = colour.limits(values)
+    assert low < high
+    assert (values >= low - 1e-6 * high).all()
+    assert (values <= high * (1 + 1e-6)).all()
+    assert low == (-high if values.min() < 0 else 0)
+
+
+def test_limits_ignore_rounding_below_zero() -> None:
+    assert colour.limits([1.0, -1e-8])[0] == 0
+    assert colour.limits([1.0, -1e-3])[0] == -1
+
+
+def test_percentile_cuts_outliers_but_never_everything() -> None:
+    values = np.r_[np.linspace(0, 1, 99), 100]
+    assert colour.limits(values)[1] == 100
+    assert colour.limits(values, percentile=95)[1] < 1
+    sparse = np.r_[np.zeros(99), 3.0]
+    assert colour.limits(sparse, percentile=50) == (0, 3)
+
+
+def test_limits_can_be_told_the_sign() -> None:
+    assert colour.limits([0.0, 2.0], signed=True) == (-2, 2)
+    assert colour.limits([-5.0, 2.0], signed=False) == (0, 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
+    values = np.array([[0.0, bad], [1.0, 2.0]])
+    for draw in (
+        lambda: colour.limits(values),
+        lambda: colour.colourise(values, "gray", (0, 1)),
+        lambda: figures.pack(values),
+        lambda: figures.overlay_panel(GREY, values, WHOLE),
+    ):
+        with pytest.raises(TimmscopeError, match="1 of the map's 4 values are not finite"):
+            draw()
+
+
+@pytest.mark.parametrize("percentile", [0, -1, 100.5, float("nan")])
+def test_percentile_outside_its_range_is_refused(percentile: float) -> None:
+    with pytest.raises(TimmscopeError, match="percentile"):
+        colour.limits([1.0], percentile=percentile)
+
+
+def test_colours_beyond_the_range_saturate() -> None:
+    drawn = colour.colourise([[-9, 0, 1, 9]], "gray", (0, 1))[0, :, 0]
+    assert drawn.tolist() == [0, 0, 255, 255]
+    with pytest.raises(TimmscopeError, match="colour range 1 to 1 is empty"):
+        colour.colourise([[0]], "gray", (1, 1))
+
+
+# Overlay
+
+
+def test_overlay_touches_only_what_the_model_saw() -> None:
+    drawn = pixels(colour.overlay(GREY, np.ones((4, 4)), crop(20, 0, 80, 60), "gray", 0.5))
+    assert (drawn[:, :20] == 100).all()
+    assert (drawn[:, 80:] == 100).all()
+    assert abs(drawn[2:58, 22:78] - (100 + 255) / 2).max() <= 1
+
+
+def test_overlay_lands_where_the_crop_was() -> None:
+    values = np.zeros((2, 2))
+    values[1, 0] = 1
+    drawn = pixels(colour.overlay(GREY, values, crop(20, 10, 60, 50), "gray", 1.0))[..., 0]
+    bottom, right = np.unravel_index(drawn[12:48, 22:58].argmax(), (36, 36))
+    assert bottom > 18 > right
+    assert drawn[45, 25] > 240
+    assert drawn[15, 55] < 10
+
+
+def test_overlay_outlines_a_crop_but_not_a_whole() -> None:
+    whole = pixels(colour.overlay(GREY, np.zeros((4, 4)), WHOLE, alpha=0))
+    assert (whole == 100).all()
+    part = pixels(colour.overlay(GREY, np.zeros((4, 4)), crop(20, 10, 60, 50), alpha=0))
+    assert (part[10, 20:60] == 0).all()
+    assert (part[11, 21:59] == 255).all()
+    assert (part[13:47, 23:57] == 100).all()
+
+
+def test_overlay_clips_a_box_beyond_the_picture() -> None:
+    drawn = pixels(colour.overlay(GREY, np.ones((4, 4)), crop(0, -20, 100, 80), "gray", 1.0))
+    assert drawn.shape == (60, 100, 3)
+    assert (drawn == 255).all()
+
+
+def test_faded_overlay_shows_the_picture_where_evidence_is_none() -> None:
+    values = np.array([[0.0] * 8 + [1.0] * 8] * 8)
+    drawn = pixels(colour.overlay(GREY, values, WHOLE, "gray", 1.0, fade=True))
+    assert (drawn[:, :40] == 100).all()
+    assert (drawn[:, 60:] == 255).all()
+
+
+def test_signed_overlay_is_red_and_blue() -> None:
+    values = np.array([[-1.0, 1.0]]).repeat(8, axis=1)
+    drawn = pixels(colour.overlay(GREY, values, WHOLE))
+    assert drawn[30, 5, 2] > drawn[30, 5, 0]
+    assert drawn[30, 95, 0] > drawn[30, 95, 2]
+
+
+def test_overlay_of_a_huge_picture_is_bounded() -> None:
+    huge = Image.new("L", (5000, 1000))
+    where = Geometry(picture=(1000, 5000), input=(8, 8), box=(0, 0, 5000, 1000))
+    assert colour.overlay(huge, np.ones((2, 2)), where).size == (2048, 410)
+
+
+# Panels
+
+
+@MAP
+def test_packed_values_are_within_half_a_step(values: np.ndarray) -> None:
+    packed = json.loads(json.dumps(figures.pack(values)))
+    back = figures.unpack(packed)
+    step = (packed["hi"] - packed["lo"]) / 65535
+    rounding = np.spacing(np.float32(abs(values).max()))
+    assert back.shape == values.shape
+    assert abs(back - values).max() <= step / 2 + 2 * rounding
+
+
+def test_packed_extremes_are_exact() -> None:
+    values = MAPS["signed"].astype(np.float32)
+    back = figures.unpack(figures.pack(values))
+    assert back.min() == values.min()
+    assert back.max() == values.max()
+
+
+def valid(panel: figures.Panel) -> Any:
+    """The panel's figure as Plotly's own classes take it, which refuse a wrong name or value."""
+    data = [
+        trace | ({"z": figures.unpack(trace["z"])} if "z" in trace else {})
+        for trace in panel["figure"]["data"]
+    ]
+    json.dumps(panel, allow_nan=False)
+    return go.Figure(data, panel["figure"]["layout"])
+
+
+def test_cells_of_the_map_tile_the_box() -> None:
+    panel = figures.overlay_panel(GREY, np.ones((4, 8)), crop(20, 10, 60, 50))
+    trace = valid(panel).data[0]
+    # Edge coordinate e of the box is axis coordinate e - 0.5: pixel 0 is centred on 0.
+    assert trace.x0 - trace.dx / 2 == pytest.approx(20 - 0.5)
+    assert trace.x0 + 7.5 * trace.dx == pytest.approx(60 - 0.5)
+    assert trace.y0 - trace.dy / 2 == pytest.approx(10 - 0.5)
+    assert trace.y0 + 3.5 * trace.dy == pytest.approx(50 - 0.5)
+    assert (trace.dx, trace.dy) == (5, 10)
+
+
+def test_axes_count_the_original_pictures_pixels() -> None:
+    big = Image.new("RGB", (3000, 1500))
+    where = Geometry(picture=(1500, 3000), input=(8, 8), box=(0, 0, 3000, 1500))
+    figure = valid(figures.overlay_panel(big, np.ones((8, 8)), where))
+    assert figure.layout.xaxis.range == (-0.5, 2999.5)
+    assert figure.layout.yaxis.range == (1499.5, -0.5)
+    image = figure.layout.images[0]
+    assert (image.x, image.y, image.sizex, image.sizey) == (-0.5, -0.5, 3000, 1500)
+    data = base64.b64decode(image.source.partition(",")[2])
+    assert Image.open(io.BytesIO(data)).size == (1024, 512)
+
+
+def test_crop_is_outlined_in_the_panel() -> None:
+    figure = valid(figures.overlay_panel(GREY, np.ones((4, 4)), crop(20, 10, 60, 50)))
+    assert {(s.x0, s.y0, s.x1, s.y1) for s in figure.layout.shapes} == {(19.5, 9.5, 59.5, 49.5)}
+    assert not valid(figures.overlay_panel(GREY, np.ones((4, 4)), WHOLE)).layout.shapes
+
+
+def test_signed_maps_say_so_and_share_a_range_if_told() -> None:
+    own = figures.overlay_panel(GREY, MAPS["signed"], WHOLE)
+    assert own["signed"]
+    assert own["figure"]["data"][0]["zmin"] == -own["figure"]["data"][0]["zmax"]
+    shared = figures.overlay_panel(GREY, MAPS["magnitudes"], WHOLE, limits=(-9, 9))
+    assert shared["signed"]
+    assert shared["figure"]["data"][0]["zmax"] == 9
+    assert not figures.overlay_panel(GREY, MAPS["magnitudes"], WHOLE)["signed"]
+
+
+def test_zoom_belongs_to_the_picture() -> None:
+    def revision(picture: Image.Image, values: np.ndarray) -> str:
+        return str(figures.overlay_panel(picture, values, WHOLE)["figure"]["layout"]["uirevision"])
+
+    other = Image.new("RGB", (100, 60), (0, 0, 99))
+    assert revision(GREY, MAPS["signed"]) == revision(GREY, MAPS["magnitudes"])
+    assert revision(GREY, MAPS["signed"]) != revision(other, MAPS["signed"])
+
+
+def test_encoded_picture_serves_for_the_picture() -> None:
+    uri = figures.picture_uri(GREY)
+    first = figures.overlay_panel(GREY, MAPS["signed"], WHOLE, title="a")
+    assert figures.overlay_panel(uri, MAPS["signed"], WHOLE, title="a") == first
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3, 3), (0, 3)])
+def test_what_is_no_map_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(TimmscopeError, match=r"shape .* cannot be drawn"):
+        figures.overlay_panel(GREY, np.zeros(shape), WHOLE)
+    with pytest.raises(TimmscopeError, match=r"shape .* cannot be drawn"):
+        figures.map_panel(np.zeros(shape))
+
+
+def test_small_map_counts_its_cells() -> None:
+    panel = figures.map_panel(RNG.random((14, 7)), "Head 3")
+    trace = valid(panel).data[0]
+    assert (trace.x0, trace.y0, trace.dx, trace.dy) == (0, 0, 1, 1)
+    assert panel["aspect"] == 2
+    assert panel["map"]
+
+
+def test_bars_keep_rows_of_one_name_apart() -> None:
+    panel = figures.bars_panel([("crane", 0.6), ("crane", 0.3), ("<b>kite</b>", 0.1)])
+    figure = valid(panel)
+    assert list(figure.data[1].y) == [0, 1, 2]
+    assert list(figure.data[1].x) == [0.6, 0.3, 0.1]
+    notes = [a.text for a in figure.layout.annotations]
+    assert notes[:2] == ["crane", "<b>60.0%</b>"]
+    assert notes[4] == "&lt;b&gt;kite&lt;/b&gt;"
+    colours = figure.data[1].marker.color
+    assert colours[0] != colours[1] == colours[2]
+
+
+def test_curves_tell_controls_from_methods() -> None:
+    line = {"x": [0, 0.5, 1], "y": [1, 0.4, 0]}
+    curves: list[figures.Curve] = [
+        {"name": "a", **line, "auc": 0.45},
+        {"name": "b", **line},
+        {"name": "random", **line, "style": "dash"},
+        {"name": "<i>sobel", **line, "style": "dash", "auc": None},
+    ]
+    one, two, random, sobel = valid(figures.curves_panel(curves, "removed", "score")).data
+    assert (one.line.dash, random.line.dash) == ("solid", "dash")
+    assert len({one.line.color, two.line.color, random.line.color}) == 3
+    assert random.line.color == sobel.line.color
+    assert random.line.dash != sobel.line.dash
+    assert "0.450" in one.name
+    assert sobel.name == "&lt;i&gt;sobel"
+
+
+def test_curve_with_missing_points_is_refused() -> None:
+    with pytest.raises(TimmscopeError, match="curve 'a' has 2 x but 1 y"):
+        figures.curves_panel([{"name": "a", "x": [0, 1], "y": [1]}], "x", "y")
+
+
+def test_panels_without_a_figure_say_why() -> None:
+    error = figures.error_panel("Rollout", "this model has no attention")
+    assert (error["tone"], error["caption"]) == ("error", "this model has no attention")
+    assert figures.empty_panel("choose a picture")["tone"] == ""
+    assert not valid(error).data
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)>%{x}${alert(1)}{{value}}`"
+
+
+def test_text_stays_data() -> None:
+    panel = figures.overlay_panel(GREY, MAPS["signed"], WHOLE, title=HOSTILE, caption=HOSTILE)
+    assert (panel["title"], panel["caption"]) == (HOSTILE, HOSTILE)
+    drawn = [
+        figures.overlay_panel(GREY, MAPS["signed"], WHOLE, unit=HOSTILE),
+        figures.bars_panel([(HOSTILE, 0.5)]),
+        figures.curves_panel([{"name": HOSTILE, "x": [0], "y": [0]}], HOSTILE, HOSTILE),
+    ]
+    for figure in (valid(panel).to_json() for panel in drawn):
+        assert "<img" not in figure
+        assert "</script" not in figure
+
+
+def test_any_object_with_the_right_names_places_a_map() -> None:
+    place = SimpleNamespace(picture=(60, 100), box=(0, 0, 100, 60), whole=True)
+    one = figures.overlay_panel(GREY, MAPS["signed"], place)
+    assert one == figures.overlay_panel(GREY, MAPS["signed"], WHOLE)
