@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,12 +17,14 @@ import numpy as np
 
 from core.errors import TimmscopeError
 from core.explainer import Comparison, Explainer, Look
+from core.export import cost_facts, prediction_facts, result_facts, save_npz, save_png
 from core.image import open_picture
 from core.methods.base import METHODS
+from core.metrics.base import METRICS, Metric
 from core.models.catalogue import list_models
 from core.models.load import DEFAULT_MODEL, load_model
-from core.types import Attribution, Cost, Layer, Prediction
-from core.views.colour import overlay
+from core.targets import Target
+from core.types import Layer
 
 SAVES = ("png", "npz", "json")
 
@@ -69,6 +71,7 @@ def explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     )
     explainer = Explainer(handle)
     target = explainer.target(arguments.target)
+    metrics = [METRICS.make(key.strip()) for key in arguments.metrics.split(",") if key.strip()]
     names = _unique_names(arguments.images)
     reports = []
     for path, name, picture in zip(arguments.images, names, pictures, strict=True):
@@ -90,11 +93,36 @@ def explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
             "results": {key: result_facts(a) for key, a in comparison.results.items()},
             "errors": dict(comparison.errors),
         }
+        for metric in metrics:
+            add_scores(report, explainer, look, comparison, metric, chosen, arguments.seed)
         if arguments.output_dir is not None:
             save(arguments.output_dir, name, saves, look, comparison, report)
         reports.append(report)
     answered = any(report["results"] for report in reports)
     return {"images": reports}, 0 if answered else 1
+
+
+def add_scores(
+    report: dict[str, Any],
+    explainer: Explainer,
+    look: Look,
+    comparison: Comparison,
+    metric: Metric,
+    target: Target,
+    seed: int,
+) -> None:
+    """Enter what `metric` says of each result, beside what it says of the controls."""
+    controls = explainer.controls(look, metric, target=target, seed=seed)
+    beside = {key: float(score.value[0]) for key, score in controls.items()}
+    for key, attribution in comparison.results.items():
+        score = explainer.measure(look, attribution, metric, target=target, seed=seed)
+        report["results"][key].setdefault("scores", {})[metric.key] = {
+            "value": float(score.value[0]),
+            "higher_is_better": metric.higher_is_better,
+            "controls": beside,
+            "params": dict(score.params),
+            "cost": cost_facts(score.cost),
+        }
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -113,47 +141,6 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
     return settings
 
 
-def prediction_facts(prediction: Prediction) -> dict[str, Any]:
-    """What the model says of one picture, as JSON."""
-    top = prediction.top(5)
-    index, label, confidence = top[0]
-    return {
-        "predicted_class": index,
-        "predicted_label": label,
-        "confidence": confidence,
-        "top5": [{"class": i, "label": name, "probability": p} for i, name, p in top],
-    }
-
-
-def result_facts(attribution: Attribution) -> dict[str, Any]:
-    """What one method answered, as JSON; the map itself is in the files."""
-    facts: dict[str, Any] = {
-        "files": {},
-        "score": _finite(float(attribution.score[0])),
-        "layer": attribution.layer,
-        "params": dict(attribution.params),
-        "cost": cost_facts(attribution.cost),
-    }
-    for name, extra in attribution.extras.items():
-        if extra.ndim == 1:
-            facts[name] = _finite(float(extra[0]))
-    return facts
-
-
-def cost_facts(cost: Cost) -> dict[str, Any]:
-    """The work an answer took, as JSON."""
-    return {
-        "forward": cost.forward,
-        "backward": cost.backward,
-        "seconds": round(cost.seconds, 4),
-        "peak_bytes": cost.peak_bytes,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 # -- files --------------------------------------------------------------------------------------
 
 
@@ -170,8 +157,7 @@ def save(
     Raises:
         TimmscopeError: the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
         for key, attribution in comparison.results.items():
             files = report["results"][key]["files"]
             for kind, write in (("png", save_png), ("npz", save_npz)):
@@ -184,44 +170,16 @@ def save(
             for key in comparison.results:
                 report["results"][key]["files"]["json"] = str(path)
             path.write_text(json.dumps(report, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A block that writes into `folder`, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise TimmscopeError(f"cannot write to {str(folder)!r}: {error.strerror}") from None
-
-
-def save_png(
-    path: Path,
-    look: Look,
-    attribution: Attribution,
-    colormap: str = "auto",
-    alpha: float = 0.6,
-) -> None:
-    """Write the map over its picture."""
-    values = maps_on_input(look, attribution)
-    overlay(look.pictures[0].image, values, look.geometries[0], colormap, alpha).save(path)
-
-
-def save_npz(path: Path, look: Look, attribution: Attribution) -> None:
-    """Write the raw map.
-
-    `values` (H, W) float32 are signed and never normalised, in model-input pixels, a layer's map
-    upsampled bilinearly; `native` is the map on its own grid; `crop` is (left, top, right, bottom)
-    of what the model saw, in picture pixels; `picture` and `input` are (height, width).
-    """
-    geometry = look.geometries[0]
-    np.savez_compressed(
-        path,
-        values=maps_on_input(look, attribution),
-        native=attribution.values[0].numpy(),
-        crop=np.array(geometry.box, dtype=np.float64),
-        picture=np.array(geometry.picture),
-        input=np.array(geometry.input),
-        score=attribution.score[0].numpy(),
-    )
-
-
-def maps_on_input(look: Look, attribution: Attribution) -> np.ndarray:
-    """The first image's map (H, W) in model-input pixels."""
-    return attribution.upsampled((look.x.shape[2], look.x.shape[3]))[0].numpy()
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
@@ -237,6 +195,49 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 # -- methods, models, layers --------------------------------------------------------------------
+
+
+def features(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """``features``: what a layer's channels, or a transformer's heads, respond to."""
+    handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
+    explainer, picture = Explainer(handle), open_picture(arguments.image)
+    if arguments.attention:
+        heads = explainer.attention(picture, layer=arguments.layer, query=arguments.query)
+        report: dict[str, Any] = {
+            "model": handle.name,
+            "heads": len(heads),
+            "grid": heads.shape[1:],
+        }
+        maps, names = heads, [f"head{i}" for i in range(len(heads))]
+    else:
+        found = explainer.features(
+            picture, layer=arguments.layer, top=arguments.top, by=arguments.by
+        )
+        maps, names = found.maps, [f"channel{int(i)}" for i in found.channels]
+        report = {
+            "model": handle.name,
+            "layer": found.layer,
+            "grid": found.maps.shape[1:],
+            "channels": found.channels.tolist(),
+            "statistics": {
+                "mean": found.mean,
+                "std": found.std,
+                "sparsity": found.sparsity,
+                "active_channels": found.active,
+                "channels": found.total,
+            },
+        }
+    report["files"] = {}
+    if arguments.output_dir is not None:
+        stem = Path(arguments.image).stem
+        path = (
+            arguments.output_dir
+            / f"{stem}.{'attention' if arguments.attention else 'features'}.npz"
+        )
+        with _writing(arguments.output_dir):
+            np.savez_compressed(path, **dict(zip(names, maps.numpy(), strict=True)))
+        report["files"]["npz"] = str(path)
+    return report, 0
 
 
 def methods(_: argparse.Namespace) -> tuple[dict[str, Any], int]:
@@ -269,7 +270,12 @@ def layers(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         "stages": [layer.name for layer in handle.stages()],
         "layers": {name: layer_facts(layer) for name, layer in handle.layers.items()},
         "attention": {
-            a.name: {"heads": a.heads, "tokens": a.tokens, "usable": not a.reason, "reason": a.reason}
+            a.name: {
+                "heads": a.heads,
+                "tokens": a.tokens,
+                "usable": not a.reason,
+                "reason": a.reason,
+            }
             for a in handle.attention_layers.values()
         },
     }, 0
@@ -306,7 +312,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    model = argparse.ArgumentParser(add_help=False)
+    model = _Parser(add_help=False)
     model.add_argument(
         "--model", default=DEFAULT_MODEL, help="a timm name, hf-hub:owner/name, or a folder"
     )
@@ -316,16 +322,31 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("explain", parents=[model], help="which pixels made it so")
     command.set_defaults(command=explain)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    command.add_argument("--methods", default="gradcam", help="keys, comma separated; see 'methods'")
-    command.add_argument("--target", help="a class, its number, or A-B; the predicted one by default")
+    command.add_argument(
+        "--methods", default="gradcam", help="keys, comma separated; see 'methods'"
+    )
+    command.add_argument(
+        "--target", help="a class, its number, or A-B; the predicted one by default"
+    )
     command.add_argument("--layer", help="where CAM or attention methods look; see 'layers'")
     command.add_argument(
         "--set", action="append", default=[], metavar="METHOD.PARAM=VALUE", help="a parameter"
     )
+    command.add_argument("--metrics", default="", help="deletion, insertion; comma separated")
     command.add_argument("--labels", type=Path, help="a file of class names")
     command.add_argument("--output-dir", type=Path, help="where files go; none are written without")
     command.add_argument("--save", default="png,npz,json", help="png, npz, json; comma separated")
     command.add_argument("--seed", type=int, default=0)
+
+    command = commands.add_parser("features", parents=[model], help="a layer's feature maps")
+    command.set_defaults(command=features)
+    command.add_argument("image", type=Path, metavar="IMAGE")
+    command.add_argument("--layer", help="by default where CAM methods look")
+    command.add_argument("--top", type=int, default=16, help="how many channels")
+    command.add_argument("--by", choices=["activation", "variance"], default="activation")
+    command.add_argument("--attention", action="store_true", help="attention heads instead")
+    command.add_argument("--query", default="auto", help="who looks: class, mean, a patch's number")
+    command.add_argument("--output-dir", type=Path, help="where the maps go, as NPZ")
 
     command = commands.add_parser("methods", help="every method with its parameters")
     command.set_defaults(command=methods)

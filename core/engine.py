@@ -256,7 +256,9 @@ class Run:
             rows = rows.detach().requires_grad_()
             score = target(self._logits(rows), owner)
             if not score.requires_grad:
-                raise NotApplicableError(f"{self.subject.name} has no gradient from output to input")
+                raise NotApplicableError(
+                    f"{self.subject.name} has no gradient from output to input"
+                )
             (gradient,) = torch.autograd.grad(score.sum(), rows)
             return score.detach(), gradient
 
@@ -265,10 +267,7 @@ class Run:
 
     def layer_gradients(self) -> LayerGradients:
         """Score, activation and gradient at the run's layer; one pass, cut at the layer."""
-        if self.layer is None:
-            raise NotApplicableError(f"{self.subject.name} has no layer that lies on a spatial grid")
-        layer = self.layer
-        asked = self.asked
+        layer, asked = self._spatial_layer(), self.asked
 
         def compute() -> LayerGradients:
             wanted = dict.fromkeys([layer, *self.along])
@@ -279,6 +278,26 @@ class Run:
             return found[layer]
 
         return self.shelf.get_or_compute(("layer", asked, layer), compute)
+
+    def activation(self) -> Tensor:
+        """(B, K, h, w) the output of the run's layer; one forward pass, the first time."""
+        name = self._spatial_layer()
+
+        def step(rows: Tensor, _owner: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad(), capture.tap(self.subject.model, [name]) as taps:
+                logits = self._logits(rows)
+            if name not in taps:
+                raise self._takes_no_part(name)
+            return logits, taps[name].detach()
+
+        def compute() -> Tensor:
+            self.progress.expect(len(self.x))
+            passes = [p for _, p in self._stream([(self.x, self.owner)], step)]
+            logits, act = (torch.cat(parts) for parts in zip(*passes, strict=True))
+            self.shelf.put("outputs", logits)
+            return self._on_grid(name, act)
+
+        return self.shelf.get_or_compute(("activation", name), compute)
 
     def attention(self) -> Mapping[str, Tensor]:
         """(B, heads, queries, keys) attention maps by layer, in order of execution."""
@@ -307,16 +326,15 @@ class Run:
                 logits = self._logits(rows)
             absent = [name for name in names if name not in taps or not logits.requires_grad]
             if absent:
-                raise NotApplicableError(
-                    f"layer {absent[0]!r} takes no part in what {self.subject.name} predicts; "
-                    "choose another layer"
-                )
+                raise self._takes_no_part(absent[0])
             if target is None:
                 score = logits.gather(1, logits.argmax(1, keepdim=True))[:, 0]
             else:
                 score = target(logits, owner)
             kept = [taps[name] for name in names]
-            found = torch.autograd.grad(score.sum(), kept, allow_unused=True, materialize_grads=True)
+            found = torch.autograd.grad(
+                score.sum(), kept, allow_unused=True, materialize_grads=True
+            )
             return logits.detach(), score.detach(), [act.detach() for act in kept], list(found)
 
         self.progress.expect(2 * len(self.x))
@@ -331,6 +349,19 @@ class Run:
             )
             for i, name in enumerate(names)
         }
+
+    def _spatial_layer(self) -> str:
+        if self.layer is None:
+            raise NotApplicableError(
+                f"{self.subject.name} has no layer that lies on a spatial grid"
+            )
+        return self.layer
+
+    def _takes_no_part(self, name: str) -> NotApplicableError:
+        return NotApplicableError(
+            f"layer {name!r} takes no part in what {self.subject.name} predicts; "
+            "choose another layer"
+        )
 
     def _on_grid(self, name: str, output: Tensor) -> Tensor:
         layout = self.subject.layers[name].layout
@@ -422,4 +453,3 @@ def _merged(pieces: Iterable[Piece], limit: Callable[[], int]) -> Iterator[Piece
     if count:
         rows, owner = (torch.cat(parts) for parts in zip(*waiting, strict=True))
         yield rows, owner
-

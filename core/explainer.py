@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from core import capture
+from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
 from core.cache import Cache, Shelf
 from core.engine import Progress, Run
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
@@ -82,7 +83,10 @@ class Explainer:
     """
 
     def __init__(
-        self, model: ModelHandle | nn.Module | str | Path = DEFAULT_MODEL, *, cache: Cache | None = None
+        self,
+        model: ModelHandle | nn.Module | str | Path = DEFAULT_MODEL,
+        *,
+        cache: Cache | None = None,
     ) -> None:
         self.model = model if isinstance(model, ModelHandle) else load_model(model)
         self.cache = cache or Cache()
@@ -106,7 +110,11 @@ class Explainer:
 
     def _look_at_pictures(self, pictures: PictureLike | Sequence[PictureLike]) -> Look:
         handle = self.model
-        several = list(pictures) if isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes) else [pictures]
+        several = (
+            list(pictures)
+            if isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes)
+            else [pictures]
+        )
         opened = tuple(open_picture(picture) for picture in several)
         if not opened:
             raise TimmscopeError("no picture given; give at least one")
@@ -190,7 +198,12 @@ class Explainer:
     def compare(
         self,
         pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
-        methods: Sequence[str | Method] = ("gradcam", "layercam", "integrated_gradients", "occlusion"),
+        methods: Sequence[str | Method] = (
+            "gradcam",
+            "layercam",
+            "integrated_gradients",
+            "occlusion",
+        ),
         *,
         params: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
         on_progress: OnProgress | None = None,
@@ -267,6 +280,62 @@ class Explainer:
         with capture.plain(self.model.device):
             return run.shelf.get_or_compute(question, lambda: instance.measure(run, maps))
 
+    def controls(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        metric: str | Metric = "deletion",
+        *,
+        target: TargetLike = None,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+        **params: object,
+    ) -> dict[str, Score]:
+        """What a metric says of the maps that know nothing of the model, by method key.
+
+        A score means something only beside these.
+        """
+        instance, look = METRICS.make(metric, params), self.look(pictures)
+        keys = [key for key, cls in METHODS.items() if cls.family == "control"]
+        return {
+            key: self.measure(
+                look,
+                self.explain(look, key, target=target, seed=seed),
+                instance,
+                target=target,
+                seed=seed,
+                on_progress=on_progress,
+            )
+            for key in keys
+        }
+
+    def features(
+        self,
+        picture: PictureLike | Tensor | Look,
+        *,
+        layer: str | None = None,
+        top: int = 16,
+        by: Order = "activation",
+    ) -> FeatureMaps:
+        """What the channels of a layer respond to in one picture.
+
+        Args:
+            picture: see `look`.
+            layer: by default where CAM methods look.
+            top: how many channels.
+            by: rank channels by mean "activation" or by spatial "variance".
+        """
+        run = self._run_at(picture, Need.LAYER, layer)
+        with capture.plain(self.model.device):
+            return feature_maps(run, top, by)
+
+    def attention(
+        self, picture: PictureLike | Tensor | Look, *, layer: str | None = None, query: str = "auto"
+    ) -> Tensor:
+        """(heads, h, w) where each head of a layer looks; see the `attention` method."""
+        run = self._run_at(picture, Need.ATTENTION, layer)
+        with capture.plain(self.model.device):
+            return attention_heads(run, query)
+
     # -- how ------------------------------------------------------------------------------------
     def _layer_for(self, method: Method, layer: str | None) -> str | None:
         """The layer the method looks at, or the reason why the model cannot be explained so."""
@@ -274,6 +343,11 @@ class Explainer:
         if reason:
             raise NotApplicableError(reason)
         return self.model.resolve_layer(method.requires(), layer)
+
+    def _run_at(self, picture: PictureLike | Tensor | Look, need: Need, layer: str | None) -> Run:
+        if reason := self.model.why_not([need]):
+            raise NotApplicableError(reason)
+        return self._run(self.look(picture), None, self.model.resolve_layer([need], layer), 0, None)
 
     def _suitable(self, method: Method, layer: str | None) -> str | None:
         """`layer` for the methods it concerns, None (their default) for the others."""

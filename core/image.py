@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
@@ -63,7 +63,6 @@ _DECODER_FAULTS = (
     MemoryError,
     struct.error,
     zlib.error,
-    ImageCms.PyCMSError,
 )
 # Warning filters belong to the whole process, so two threads must not change them at once; one
 # picture at a time also bounds the memory that hostile files can claim together.
@@ -303,16 +302,7 @@ def _rgb(image: Image.Image, label: str) -> tuple[Image.Image, tuple[str, ...]]:
         return _from_values(np.asarray(image).astype(np.float32), label)
     if image.has_transparency_data:
         return _on_white(image.convert("RGBA"))
-    if image.mode == "LAB":
-        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-        return _converted(image, lab, srgb), ()
     return image.convert("RGB"), ()
-
-
-def _converted(image: Image.Image, source: Any, target: Any) -> Image.Image:
-    converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-    assert converted is not None  # None only where the image is changed in place
-    return converted
 
 
 def _from_values(values: np.ndarray[Any, Any], label: str) -> tuple[Image.Image, tuple[str, ...]]:

@@ -112,4 +112,6 @@ def _first_complaint(cls: type[Parameters], error: ValidationError) -> Timmscope
         fields = ", ".join(cls.model_fields) or "no parameters"
         return UnknownNameError(f"{cls.key} has no parameter {name!r}; it has {fields}")
     given = str(first.get("input"))[:80]
-    return TimmscopeError(f"{cls.key}.{name} = {given}: {first['msg'].removeprefix('Value error, ')}")
+    return TimmscopeError(
+        f"{cls.key}.{name} = {given}: {first['msg'].removeprefix('Value error, ')}"
+    )

@@ -8,7 +8,6 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -7,6 +7,8 @@ import json
 import os
 import struct
 import threading
+import time
+import warnings
 import zlib
 
 import numpy as np
@@ -164,8 +166,10 @@ def test_files_that_are_not_there_or_not_files(tmp_path):
     assert "no file" in refused("a\0b.jpg")
     assert "no file" in refused("x" * 5000 + ".jpg")
     pipe = tmp_path / "pipe.jpg"
-    os.mkfifo(pipe)  # opening it would wait for ever
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR)  # without another end, opening a pipe waits for ever
     assert refused(pipe) == "'pipe.jpg' is not a file; save the picture as one"
+    os.close(end)
 
 
 def test_a_file_that_may_not_be_opened(tmp_path, monkeypatch):
@@ -205,32 +209,36 @@ def test_names_in_sentences_are_short_printable_and_without_folders(name, shown)
 
 
 def test_decoding_leaves_the_warning_filters_alone():
-    import warnings
-
     before = list(warnings.filters)
     open_picture(photo())
     refused(HEIC)
     assert warnings.filters == before
 
 
-def test_decoder_warnings_do_not_leak_and_threads_do_not_disturb_each_other():
+def test_decoder_warnings_do_not_leak():
     palette = photo().quantize(16)
-    palette.info["transparency"] = bytes(16)
-    contents = [saved(palette, "PNG", transparency=bytes(16)), png(9_500, 9_500, depth=1)] * 8
-    outcomes = []
+    assert open_picture(saved(palette, "PNG", transparency=bytes(16))).size == (32, 48)
+    assert "9500 x 9500" in refused(png(9_500, 9_500, depth=1))
 
-    def work(content):
-        try:
-            outcomes.append(open_picture(content).size)
-        except PictureError as error:
-            outcomes.append(str(error)[:9])
 
-    threads = [threading.Thread(target=work, args=(content,)) for content in contents]
+def test_pictures_are_decoded_one_at_a_time(monkeypatch):
+    """Warning filters belong to the process: threads that changed them together would mix them."""
+    upright, inside, most = subject._upright, [], []
+
+    def watched(image):
+        inside.append(image)
+        most.append(len(inside))
+        time.sleep(0.005)
+        inside.remove(image)
+        return upright(image)
+
+    monkeypatch.setattr(subject, "_upright", watched)
+    threads = [threading.Thread(target=open_picture, args=(photo(n, n),)) for n in range(1, 9)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(map(str, outcomes)) == sorted(["(32, 48)", "'picture'"] * 8)
+    assert most == [1] * 8
 
 
 # Shown, and shown right.
@@ -380,7 +388,9 @@ def test_a_frame_already_chosen_is_kept():
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     moving = Image.open(io.BytesIO(saved(frames[0], "GIF", save_all=True, append_images=frames)))
     moving.seek(1)
-    assert pixels(moving)[0, 0].tolist() == [0, 0, 255]
+    shown = open_picture(moving)
+    assert np.asarray(shown.image)[0, 0].tolist() == [0, 0, 255]
+    assert shown.notes == ()
     assert moving.tell() == 1
 
 

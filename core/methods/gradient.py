@@ -66,7 +66,9 @@ class InputXGradient(Method):
 
 def _bases(schema: dict[str, Any]) -> None:
     schema["enum"] = [
-        key for key, cls in METHODS.items() if key != "smoothgrad" and Law.MODEL_FREE not in cls.laws
+        key
+        for key, cls in METHODS.items()
+        if key != "smoothgrad" and Law.MODEL_FREE not in cls.laws
     ]
 
 
@@ -82,9 +84,7 @@ def _bases(schema: dict[str, Any]) -> None:
 class SmoothGrad(Method):
     """A base method's map, averaged over noisy copies of the picture (Smilkov et al., 2017)."""
 
-    base: str = Field(
-        "saliency", description="The method to smooth", json_schema_extra=_bases
-    )
+    base: str = Field("saliency", description="The method to smooth", json_schema_extra=_bases)
     samples: int = Field(25, ge=1, le=500, description="Noisy copies per picture")
     noise: float = Field(
         0.15, ge=0, le=1, description="Standard deviation, as a fraction of the picture's range"

@@ -33,7 +33,10 @@ class IntegratedGradients(Method):
 
     steps: int = Field(50, ge=1, le=1000, description="Gradient passes per baseline")
     baselines: Baselines = Field(
-        ("black",), min_length=1, max_length=6, description="Where the path starts; several are averaged"
+        ("black",),
+        min_length=1,
+        max_length=6,
+        description="Where the path starts; several are averaged",
     )
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ def register(
     label: str,
     about: str,
     higher_is_better: bool,
-    range: tuple[float, float],  # noqa: A002  the field's own term
+    range: tuple[float, float],
     paper: str = "",
 ) -> Callable[[M], M]:
     """Give a metric class its facts and enter it into `METRICS`."""

@@ -119,4 +119,6 @@ def _check(values: Tensor, x: Tensor) -> None:
             f"give one of shape {(len(x), *x.shape[2:])}"
         )
     if not torch.isfinite(values).all():
-        raise TimmscopeError("the map has values that are not finite (NaN or infinite); it cannot be ranked")
+        raise TimmscopeError(
+            "the map has values that are not finite (NaN or infinite); it cannot be ranked"
+        )

@@ -159,7 +159,9 @@ class ModelHandle:
         known = set(self.layers) | set(self.attention_layers)
         if name not in known:
             raise unknown("layer", name, choices, f"in {self.name}")
-        kind = "attend over the whole picture" if Need.ATTENTION in needs else "lie on a spatial grid"
+        kind = (
+            "attend over the whole picture" if Need.ATTENTION in needs else "lie on a spatial grid"
+        )
         raise NotApplicableError(
             f"layer {name!r} of {self.name} does not {kind}; choose one such as {choices[-1]!r}"
         )

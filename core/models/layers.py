@@ -71,7 +71,9 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
         n: Layer(n, type(modules[n]).__name__, guess.layout(n, seen.get(n)), n in stages)
         for n in order
     }
-    row_bytes = sum(t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n]))
+    row_bytes = sum(
+        t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n])
+    )
     return Probe(
         layers=layers,
         attention={n: guess.attention(n, weights, layers.values()) for n, weights in maps.items()},
@@ -176,7 +178,7 @@ def _strides(model: nn.Module) -> set[float]:
 
 
 def _feature_info(model: nn.Module) -> tuple[str, list[dict[str, Any]]]:
-    """timm's description of the stages, and what to put before the module names in it."""
+    """Timm's description of the stages, and what to put before the module names in it."""
     prefix, info = _said(model, "feature_info")
     entries = getattr(info, "info", info)
     return prefix, list(entries) if isinstance(entries, (list, tuple)) else []

@@ -289,6 +289,7 @@ def curves_panel(
         "dragmode": "zoom",
         "uirevision": f"{x_title}|{y_title}",
         "hovermode": "closest",
+        "showlegend": True,
         "xaxis": _axis(x_title),
         "yaxis": _axis(y_title),
         "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "yref": "paper"},
@@ -393,7 +394,7 @@ def _heatmap(
         "zmax": span[1],
         "colorscale": stops_json(default_colormap(signed), signed=signed),
         "zsmooth": _smoothing(array.shape) if smooth else False,
-        "hovertemplate": "x %{x:.0f}, y %{y:.0f}<br><b>%{z:.4~g}</b><extra></extra>",
+        "hovertemplate": "x %{x:.0f}, y %{y:.0f}<br><b>%{z:.3~g}</b><extra></extra>",
     }
     return trace, signed, span
 

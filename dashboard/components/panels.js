@@ -62,6 +62,9 @@
       const form = `${this.figure.dataset.kind} ${Boolean(panel.figure.layout.dragmode)}`;
       if (form !== this.form) this.purge();
       this.form = form;
+      const { aspect, height, margin: [across, down] } = panel;
+      const room = aspect ? `calc((100cqw - ${across}px) * ${aspect} + ${down}px)` : `${height}px`;
+      this.plot.style.setProperty("--ts-room", room);
       if (this.near) this.show();
     }
 
@@ -147,7 +150,6 @@
 
     purge() {
       if (this.drawn) window.Plotly.purge(this.plot);
-      this.plot.removeAttribute("style");
     }
   }
 

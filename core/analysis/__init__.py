@@ -1,0 +1,1 @@
+"""Looking into a model beyond which pixels count."""

@@ -1,0 +1,95 @@
+"""Results as files and as JSON."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.explainer import Look
+from core.types import Attribution, Cost, Prediction
+from core.views.colour import overlay
+
+
+def prediction_facts(prediction: Prediction) -> dict[str, Any]:
+    """What the model says of one picture, as JSON."""
+    top = prediction.top(5)
+    index, label, confidence = top[0]
+    return {
+        "predicted_class": index,
+        "predicted_label": label,
+        "confidence": confidence,
+        "top5": [{"class": i, "label": name, "probability": p} for i, name, p in top],
+    }
+
+
+def result_facts(attribution: Attribution) -> dict[str, Any]:
+    """What one method answered, as JSON; the map itself is in the files."""
+    facts: dict[str, Any] = {
+        "files": {},
+        "score": _finite(float(attribution.score[0])),
+        "layer": attribution.layer,
+        "params": dict(attribution.params),
+        "cost": cost_facts(attribution.cost),
+    }
+    for name, extra in attribution.extras.items():
+        if extra.ndim == 1:
+            facts[name] = _finite(float(extra[0]))
+    return facts
+
+
+def cost_facts(cost: Cost) -> dict[str, Any]:
+    """The work an answer took, as JSON."""
+    return {
+        "forward": cost.forward,
+        "backward": cost.backward,
+        "seconds": round(cost.seconds, 4),
+        "peak_bytes": cost.peak_bytes,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def save_png(
+    path: Path,
+    look: Look,
+    attribution: Attribution,
+    colormap: str = "auto",
+    alpha: float = 0.6,
+    fade: bool = False,
+) -> None:
+    """Write the map over its picture; see `core.views.colour.overlay`."""
+    values = map_on_input(look, attribution)
+    overlay(look.pictures[0].image, values, look.geometries[0], colormap, alpha, fade).save(path)
+
+
+def save_npz(path: Path, look: Look, attribution: Attribution) -> None:
+    """Write the raw map.
+
+    `values` (H, W) float32 are signed and never normalised, in model-input pixels, a layer's map
+    upsampled bilinearly; `native` is the map on its own grid; `crop` is (left, top, right, bottom)
+    of what the model saw, in picture pixels; `picture` and `input` are (height, width).
+    """
+    geometry = look.geometries[0]
+    np.savez_compressed(
+        path,
+        values=map_on_input(look, attribution),
+        native=attribution.values[0].numpy(),
+        crop=np.array(geometry.box, dtype=np.float64),
+        picture=np.array(geometry.picture),
+        input=np.array(geometry.input),
+        score=attribution.score[0].numpy(),
+    )
+
+
+def map_on_input(look: Look, attribution: Attribution) -> NDArray[np.float32]:
+    """The first image's map (H, W) in model-input pixels."""
+    values: NDArray[np.float32] = attribution.upsampled((look.x.shape[2], look.x.shape[3]))[
+        0
+    ].numpy()
+    return values

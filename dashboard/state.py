@@ -1,0 +1,142 @@
+"""What the page keeps on the server: models, looks at pictures, and who asked to stop."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cachetools import LRUCache
+
+from core import Explainer, load_model
+from core.cache import Cache
+from core.errors import CancelledError, PictureError, unknown
+from core.explainer import Look, OnProgress
+from core.models.catalogue import list_models
+from core.targets import ClassLogit, Target
+
+HUB = re.compile(r"hf[-_]hub:[\w.-]+/[\w.-]+")
+
+MODELS = (
+    "tf_efficientnet_lite0",
+    "resnet50.a1_in1k",
+    "convnext_tiny.fb_in1k",
+    "vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "vit_small_patch14_reg4_dinov2.lvd142m",
+    "deit3_small_patch16_224.fb_in1k",
+    "swin_tiny_patch4_window7_224.ms_in1k",
+    "mobilenetv3_large_100.ra_in1k",
+)
+"""Suggestions; any timm name or ``hf-hub:owner/name`` can be typed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person asks about, on whatever tab.
+
+    Attributes:
+        picture: path of the uploaded picture.
+        model: a timm name or ``hf-hub:owner/name``.
+        weights: "pretrained" or "random".
+        target: class index; None for the predicted class.
+        versus: class index of "rather than"; None for a single class.
+        unit: "logit" or "probability".
+    """
+
+    picture: str | None
+    model: str
+    weights: str
+    target: int | None
+    versus: int | None
+    unit: str
+
+    def to_target(self, predicted: int) -> Target:
+        """The target asked for, given the predicted class."""
+        target: Target = ClassLogit(predicted if self.target is None else int(self.target))
+        if self.versus is not None:
+            target = target - ClassLogit(int(self.versus))
+        return target.probability() if self.unit == "probability" else target
+
+
+class Service:
+    """Models and answers shared by everybody who has the page open.
+
+    Args:
+        models: how many models stay loaded; the least recently used goes first.
+        cache_bytes: what all cached answers may take.
+    """
+
+    def __init__(self, models: int = 3, cache_bytes: int = 512 * 2**20) -> None:
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+        self._explainers: LRUCache[tuple[str, str], Explainer] = LRUCache(models)
+        self._looks: LRUCache[object, Look] = LRUCache(32)
+        self._stops: LRUCache[str, threading.Event] = LRUCache(1000)
+        self.cache = Cache(cache_bytes)
+
+    def explainer(self, model: str, weights: str = "pretrained") -> Explainer:
+        """The explainer of a model, loaded when first asked for.
+
+        Only names are taken, never paths: whoever reaches the page must not reach the disk.
+
+        Raises:
+            UnknownNameError: timm has no such model.
+            ModelError: it cannot be loaded.
+        """
+        name = model.strip()
+        key = name, weights
+        with self._loading:
+            if key not in self._explainers:
+                if not HUB.fullmatch(name) and not list_models(name.removeprefix("timm/")):
+                    raise unknown("timm model", name, list_models())
+                handle = load_model(name, weights="random" if weights == "random" else None)
+                self._explainers[key] = Explainer(handle, cache=self.cache)
+            return self._explainers[key]
+
+    def look(self, explainer: Explainer, picture: str | None) -> Look:
+        """A picture as the model sees it, decoded once.
+
+        Raises:
+            PictureError: there is none, or it cannot be read.
+        """
+        if not picture:
+            raise PictureError("no picture yet; drop one on the left, or take an example")
+        key = picture, Path(picture).stat().st_mtime_ns, explainer.model.fingerprint()
+        with self._lock:
+            found = self._looks.get(key)
+        if found is None:
+            found = explainer.look(picture)
+            with self._lock:
+                self._looks[key] = found
+        return found
+
+    def begin(self, session: str, report: Callable[[float, str], object]) -> OnProgress:
+        """Start a piece of work for a session.
+
+        Args:
+            session: who asks.
+            report: called as ``report(fraction, text)`` while it runs.
+
+        Returns:
+            For `on_progress`: reports, and raises `CancelledError` once the session says stop.
+        """
+        stop = threading.Event()
+        with self._lock:
+            self._stops[session] = stop
+
+        def on_progress(done: int, expected: int) -> None:
+            if stop.is_set():
+                raise CancelledError("cancelled; nothing was changed")
+            if expected > 2:
+                report(done / expected, f"{done} of {expected} rows")
+
+        return on_progress
+
+    def cancel(self, session: str) -> None:
+        """Stop what the session is waiting for."""
+        with self._lock:
+            stop = self._stops.get(session)
+        if stop is not None:
+            stop.set()
