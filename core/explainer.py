@@ -22,7 +22,8 @@ from core.analysis.features import FeatureMaps, Order, attention_heads, feature_
 from core.cache import Cache, Shelf
 from core.engine import Progress, Run
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
-from core.image import Geometry, Picture, open_picture
+from core.image import Picture, open_picture
+from core.preprocessing import Geometry
 from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS, Metric
 from core.models.handle import ModelHandle

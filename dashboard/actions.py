@@ -1,7 +1,8 @@
 """What the page can do: plain functions from what a person asked to what the page shows.
 
 They know no widgets, so they can be called, tested and offered as an API without a browser. What
-went wrong comes back as a card that says so; nothing a person can cause raises.
+went wrong comes back as a card that says so; nothing a person can cause raises, but for
+`CancelledError` where they no longer want the answer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from core import METHODS, METRICS, Attribution, Explainer
-from core.errors import TimmscopeError
+from core.errors import CancelledError, TimmscopeError
 from core.explainer import Look, OnProgress
 from core.export import map_on_input, prediction_facts, result_facts, save_npz, save_png
 from core.methods.base import Method
@@ -123,16 +124,32 @@ def why_not(handle: Any, key: str) -> str:
     return str(handle.why_not(method.requires()) or method.refusal(handle))
 
 
-def about_method(service: Service, model: str, weights: str, key: str) -> tuple[str, list[str]]:
-    """A method's sentence, with the reason if the model cannot run it; and the layers it can look at."""
+@dataclass(frozen=True)
+class MethodFacts:
+    """What the page needs to know of a method on a model.
+
+    Attributes:
+        about: what it is good for, in Markdown, with the reason if the model cannot run it.
+        layers: where it can look.
+        layer: where it looks unless told otherwise.
+    """
+
+    about: str
+    layers: list[str] = field(default_factory=list)
+    layer: str | None = None
+
+
+def describe_method(service: Service, model: str, weights: str, key: str) -> MethodFacts:
+    """What a method is good for, and where it can look in a model."""
     cls = METHODS[key]
     try:
         handle = service.explainer(model, weights).model
     except TimmscopeError:
-        return cls.about, []
-    reason = why_not(handle, key)
-    layers = handle.choices(METHODS.make(key).requires())
-    return (f"{cls.about} **Not for this model:** {reason}." if reason else cls.about), layers
+        return MethodFacts(cls.about)
+    if reason := why_not(handle, key):
+        return MethodFacts(f"{cls.about}\n\n**Not for this model:** {reason}.")
+    needs = METHODS.make(key).requires()
+    return MethodFacts(cls.about, handle.choices(needs), handle.resolve_layer(needs, None))
 
 
 @dataclass(frozen=True)
@@ -216,6 +233,8 @@ def explain(
             on_progress=on_progress,
             **params,
         )
+    except CancelledError:
+        raise
     except TimmscopeError as error:
         return Explained([trouble(METHODS[method].label, question, error)])
     panel = overlay_panel(
@@ -290,8 +309,8 @@ def recipe(question: Question, asked: Asked, found: Attribution) -> str:
 def _target_code(question: Question, asked: Asked) -> str:
     predicted = asked.prediction.top(1)[0][0]
     code = f"ClassLogit({predicted if question.target is None else int(question.target)})"
-    if question.versus is not None:
-        code = f"({code} - ClassLogit({int(question.versus)}))"
+    if question.rival is not None:
+        code = f"({code} - ClassLogit({question.rival}))"
     return f"{code}.probability()" if question.unit == "probability" else code
 
 
@@ -390,6 +409,8 @@ def compare(
             layer=layer,
             on_progress=on_progress,
         )
+    except CancelledError:
+        raise
     except TimmscopeError as error:
         return Compared([trouble("Not compared", question, error)], [])
     maps = {key: map_on_input(asked.look, found) for key, found in answer.results.items()}
@@ -520,6 +541,8 @@ def measure(
         scores = {
             key: _scores(asked, answer.results, key, settings, on_progress) for key in metrics
         }
+    except CancelledError:
+        raise
     except TimmscopeError as error:
         return Measured([trouble("Not measured", question, error)], [], ["Method"])
     panels = [_curves(key, found) for key, found in scores.items()]

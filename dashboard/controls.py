@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
-from core.registry import Parameters, Registry
+from core.registry import Parameters
 
 LARGEST_SLIDER = 600
 """A range wider than this is typed, not dragged."""
@@ -36,7 +37,9 @@ def control(schema: dict[str, Any]) -> Component:
     return gr.Textbox(**common)
 
 
-def settings(registry: Registry[Any], store: gr.JSON, shown: str) -> dict[str, gr.Group]:
+def settings(
+    registry: Mapping[str, type[Parameters]], store: gr.JSON, shown: str
+) -> dict[str, gr.Group]:
     """A group of widgets for every member of a registry that has parameters.
 
     What a person changes goes into `store` as ``{key: {parameter: value}}``, within the page.

@@ -32,6 +32,10 @@ MODELS = (
 """Suggestions; any timm name or ``hf-hub:owner/name`` can be typed."""
 
 
+NOTHING = -1
+"""Stands for "no class" where a choice needs a value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a person asks about, on whatever tab.
@@ -41,7 +45,7 @@ class Question:
         model: a timm name or ``hf-hub:owner/name``.
         weights: "pretrained" or "random".
         target: class index; None for the predicted class.
-        versus: class index of "rather than"; None for a single class.
+        versus: class index of "rather than"; None or `NOTHING` for a single class.
         unit: "logit" or "probability".
     """
 
@@ -52,11 +56,16 @@ class Question:
     versus: int | None
     unit: str
 
+    @property
+    def rival(self) -> int | None:
+        """The class of "rather than", if there is one."""
+        return None if self.versus in (None, NOTHING) else int(self.versus)
+
     def to_target(self, predicted: int) -> Target:
         """The target asked for, given the predicted class."""
         target: Target = ClassLogit(predicted if self.target is None else int(self.target))
-        if self.versus is not None:
-            target = target - ClassLogit(int(self.versus))
+        if self.rival is not None:
+            target = target - ClassLogit(self.rival)
         return target.probability() if self.unit == "probability" else target
 
 
@@ -113,16 +122,17 @@ class Service:
         return found
 
     def begin(self, session: str, report: Callable[[float, str], object]) -> OnProgress:
-        """Start a piece of work for a session.
+        """Start a piece of work for a session; what it was still waiting for is cancelled.
 
         Args:
-            session: who asks.
+            session: who asks, and on which tab.
             report: called as ``report(fraction, text)`` while it runs.
 
         Returns:
             For `on_progress`: reports, and raises `CancelledError` once the session says stop.
         """
         stop = threading.Event()
+        self.cancel(session)
         with self._lock:
             self._stops[session] = stop
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
-from core.image import Preprocessing
+from core.preprocessing import Preprocessing
 from core.methods.base import METHODS, Method
 from core.types import Law
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from core import Explainer, ModelHandle
 from core.engine import Budget
 from core.errors import CancelledError, NotApplicableError
-from core.image import Preprocessing
+from core.preprocessing import Preprocessing
 from core.targets import ClassLogit
 from core.types import Need
 from tests.conftest import build, handle, images, pairs, quick, refused, shared_handle

@@ -20,7 +20,8 @@ from timm.data import create_transform
 
 from core import image as subject
 from core.errors import ModelError, PictureError, UnknownNameError
-from core.image import Geometry, Picture, Preprocessing, open_picture
+from core.image import Picture, open_picture
+from core.preprocessing import Geometry, Preprocessing
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -187,6 +188,21 @@ def test_a_file_that_may_not_be_opened(tmp_path, monkeypatch):
 def test_a_file_too_large_to_read_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(subject, "MAX_BYTES", 100)
     assert "more than 0; make it smaller first" in refused(saved(photo(), "PNG"))
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError, struct.error, zlib.error, MemoryError, KeyError, EOFError]
+)
+def test_whatever_a_decoder_raises_is_one_sentence(monkeypatch, fault):
+    def fail(*args, **options):
+        raise fault("at byte 7")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    assert refused(saved(photo(), "BMP"), name="x.bmp").startswith("'x.bmp' is damaged or cut")
+
+
+def test_nothing_at_all_is_no_picture():
+    assert "has no pixels (0 x 5)" in refused(Image.new("RGB", (0, 5)))
 
 
 @pytest.mark.parametrize("source", [None, 3, [[0, 1]], torch.zeros(3, 4, 4)])
@@ -436,6 +452,7 @@ def test_arrays_of_bytes_and_of_unit_floats_are_the_same_picture(shape):
     rgb = array[..., None].repeat(3, -1) if len(shape) == 2 else array[..., :3]
     for given in (array, (array / 255), (array / 255).astype(np.float32), np.asfortranarray(array)):
         assert np.array_equal(pixels(given), rgb)
+    assert pixels(np.array([[0.001, 0.5001, 0.999]]))[0, :, 0].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize(
@@ -714,7 +731,9 @@ def test_pixel_values_and_model_units_are_inverse():
     prepare = Preprocessing((3, 8, 8), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     pixel = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(prepare.to_pixels(prepare.to_model(pixel)), pixel, atol=1e-6)
-    assert prepare.to_model(pixel.double()).dtype == torch.float64
+    for dtype in (torch.float16, torch.float64):
+        assert prepare.to_model(pixel.to(dtype)).dtype == dtype
+        assert prepare.to_pixels(pixel.to(dtype)).dtype == dtype
     black = prepare.pixel(0.0)
     assert black.shape == (3, 1, 1)
     assert black.flatten().tolist() == pytest.approx(

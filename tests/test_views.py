@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from core.errors import TimmscopeError, UnknownNameError
-from core.image import Geometry
+from core.preprocessing import Geometry
 from core.views import colour, figures
 
 RNG = np.random.default_rng(0)

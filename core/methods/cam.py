@@ -21,7 +21,9 @@ CAM_LAWS = (Law.CLASS_SENSITIVE, Law.NONNEGATIVE)
 class CAM(Method):
     """What the members of the family share."""
 
-    relu: bool = Field(True, description="Keep only evidence for the target; off shows both signs")
+    relu: bool = Field(
+        True, title="ReLU", description="Keep only evidence for the target; off shows both signs"
+    )
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         found = run.layer_gradients()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -24,6 +25,9 @@ class Removal(Metric):
     one single value is thereby a random ranking.
     """
 
+    starts_whole: ClassVar[bool]
+    """Whether the curve begins, or ends, with the unperturbed picture, whose score is known."""
+
     steps: int = Field(28, ge=1, le=1000, description="Steps from the first pixel to the last")
 
     def measure(self, run: Run, values: Tensor) -> Score:
@@ -31,17 +35,20 @@ class Removal(Metric):
         empty = self.background(run)
         order = ranking(values, run.generator())
         bounds = [round(step * order.shape[1] / self.steps) for step in range(self.steps + 1)]
+        perturbed = bounds[1:] if self.starts_whole else bounds[:-1]
 
         def rows() -> Iterator[Piece]:
-            for bound in bounds:
+            for bound in perturbed:
                 chosen = torch.zeros_like(order, dtype=torch.bool)
                 chosen.scatter_(1, order[:, :bound], True)
                 mask = chosen.view_as(values)[:, None].to(run.x.device)
                 yield self.mix(run.x, empty, mask), run.owner
 
         asked = run.nested(run.x, run.owner, run.target.probability())
-        scores = asked.scores(rows(), expected=len(bounds) * len(run.x))
-        curve = scores.unflatten(0, (-1, len(run.x))).T.cpu()
+        scores = asked.scores(rows(), expected=len(perturbed) * len(run.x)).view(-1, len(run.x))
+        whole = asked.target(run.outputs(), run.owner)[None]
+        parts = [whole, scores] if self.starts_whole else [scores, whole]
+        curve = torch.cat(parts).T.cpu()
         fractions = torch.tensor(bounds, dtype=torch.float32) / order.shape[1]
         return Score(
             value=torch.trapezoid(curve, fractions),
@@ -72,6 +79,8 @@ class Removal(Metric):
 class Deletion(Removal):
     """Area under the probability while the most relevant pixels are removed (Petsiuk et al., 2018)."""
 
+    starts_whole = True
+
     baseline: Baseline = Field("zero", description="What removed pixels become")
 
     def background(self, run: Run) -> Tensor:
@@ -91,6 +100,8 @@ class Deletion(Removal):
 )
 class Insertion(Removal):
     """Area under the probability while the most relevant pixels are restored (Petsiuk et al., 2018)."""
+
+    starts_whole = False
 
     baseline: Baseline = Field("blur", description="What the picture starts as")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from core.engine import Budget
 from core.errors import NotApplicableError, unknown
-from core.image import Preprocessing
+from core.preprocessing import Preprocessing
 from core.models.layers import Probe, probe
 from core.types import AttentionLayer, Layer, Need
 

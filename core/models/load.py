@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from core.errors import ModelError
-from core.image import Preprocessing
+from core.preprocessing import Preprocessing
 from core.models import checkpoint, embedded
 from core.models.device import choose_device, place, require_room, size_of
 from core.models.handle import ModelHandle
@@ -65,7 +65,7 @@ def load_model(
         ModelError: the weights cannot be had, are damaged or unsafe, or do not fit.
         MemoryExhaustedError: the model is too large for the device.
 
-    >>> load_model()
+    >>> load_model(device="cpu")
     ModelHandle('tf_efficientnet_lite0', 1000 outputs, cpu)
     """
     if num_classes is not None and num_classes < 1:

@@ -1,0 +1,50 @@
+# Everything runs in one virtual environment, .venv, made when missing and renewed when stale.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --disable-pip-version-check")
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format bench screenshots clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/python:
+	@command -v uv >/dev/null 2>&1 && uv venv --quiet --allow-existing $(VENV) || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/run: $(VENV)/python requirements.txt
+	$(INSTALL) --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/dev: $(VENV)/run requirements-dev.txt
+	$(INSTALL) --quiet -r requirements-dev.txt
+	@touch $@
+
+run: $(VENV)/run ## Open the dashboard (ARGS="--port 8000" and the like)
+	$(BIN)/python app.py --browser $(ARGS)
+
+test: $(VENV)/dev ## Run the tests (ARGS="-k gradcam" and the like)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/dev ## Check style, types and the direction of imports
+	@find core dashboard -name '*.pyi' -delete
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev ## Put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev ## Measure against captum and pytorch-grad-cam
+	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+screenshots: $(VENV)/dev ## Take the pictures of the documentation from the running page
+	$(BIN)/python -m tests.screenshots
+
+clean: ## Remove the environment and what tools left behind
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,154 @@
+"""What all tabs ask about: the picture, the model, the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from gradio.events import Dependency
+
+from dashboard import actions
+from dashboard.components.panels import Panels
+from dashboard.state import MODELS, NOTHING, Question, Service
+
+SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
+EXAMPLES = {
+    "cat": "chelsea.jpg",
+    "coffee": "coffee.jpg",
+    "cat and coffee": "chelsea_coffee.jpg",
+    "rocket": "rocket.jpg",
+    "astronaut": "astronaut.jpg",
+}
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""For events that only keep the page consistent."""
+
+
+class Picture(gr.Image):
+    """A picture handed on as the file that was uploaded, for `core.image` to decode and check."""
+
+    def preprocess(self, payload: Any) -> str | None:
+        """The path of the uploaded file."""
+        return None if payload is None else payload.path
+
+    def get_block_name(self) -> str:
+        """The page's own component that this one builds on."""
+        return "image"
+
+
+@dataclass(frozen=True)
+class Sidebar:
+    """The widgets every tab reads.
+
+    Attributes:
+        service: models and answers.
+        question: the inputs of a `Question`, in its order.
+        model: the model's name.
+        weights: "pretrained" or "random".
+        store: parameters a person set, by method or metric.
+        inputs: triggers of a changed target.
+        opened: a model has been loaded.
+        ready: there is a new prediction to explain, of a new picture or by a new model.
+    """
+
+    service: Service
+    question: list[Component]
+    model: gr.Dropdown
+    weights: gr.Radio
+    store: gr.JSON
+    inputs: list[Callable[..., Dependency]]
+    opened: Dependency
+    ready: list[Dependency]
+
+
+def build(service: Service, demo: gr.Blocks) -> Sidebar:
+    """The column on the left, wired."""
+    picture = Picture(
+        str(SAMPLES / EXAMPLES["cat"]),
+        label="Picture",
+        sources=["upload", "webcam", "clipboard"],
+        height=220,
+        buttons=["fullscreen"],
+        elem_id="picture",
+    )
+    gr.Examples(
+        [[str(SAMPLES / name)] for name in EXAMPLES.values()],
+        [picture],
+        label="Examples",
+        example_labels=list(EXAMPLES),
+        cache_examples=False,
+    )
+    notes = gr.Markdown(visible=False, elem_classes="ts-note")
+    with gr.Group():
+        model = gr.Dropdown(
+            list(MODELS),
+            value=MODELS[0],
+            label="Model",
+            info="Any timm name, or hf-hub:owner/name",
+            allow_custom_value=True,
+            elem_id="model",
+        )
+        weights = gr.Radio(
+            [("Pretrained", "pretrained"), ("Random", "random")],
+            value="pretrained",
+            label="Weights",
+            elem_id="weights",
+        )
+    about = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
+    bars = Panels(elem_id="prediction", card_width=240, min_height=240)
+    with gr.Group():
+        target = gr.Dropdown([], label="Explain", info="The class in question", elem_id="target")
+        versus = gr.Dropdown(
+            [], label="Rather than", info="Explain the difference to", elem_id="versus"
+        )
+        unit = gr.Radio(
+            [("Logit", "logit"), ("Probability", "probability")], value="logit", label="By its"
+        )
+    store = gr.JSON({}, visible=False)
+    question: list[Component] = [picture, model, weights, target, versus, unit]
+    shown = [bars, target, versus, notes]
+
+    def describe_model(model: str, weights: str) -> str:
+        facts = actions.describe_model(service, model, weights)
+        return facts.error or facts.summary
+
+    def predict(
+        picture: Any, model: str, weights: str, target: int | None, versus: int | None, unit: str
+    ) -> list[Any]:
+        seen = actions.predict(service, Question(picture, model, weights, target, versus, unit))
+        return [
+            seen.panels,
+            gr.Dropdown(seen.classes, value=seen.predicted),
+            gr.Dropdown([("—", NOTHING), *seen.classes], value=NOTHING),
+            gr.Markdown(seen.notes, visible=bool(seen.notes)),
+        ]
+
+    opened = gr.on(
+        [demo.load, model.change, weights.change],
+        describe_model,
+        [model, weights],
+        about,
+        api_name="describe_model",
+    )
+    again = opened.then(predict, question, shown, **QUIET)
+    changed = picture.change(
+        predict,
+        question,
+        shown,
+        show_progress="hidden",
+        api_name="predict",
+        trigger_mode="always_last",
+    )
+    return Sidebar(
+        service=service,
+        question=question,
+        model=model,
+        weights=weights,
+        store=store,
+        inputs=[target.input, versus.input, unit.input],
+        opened=opened,
+        ready=[again, changed],
+    )

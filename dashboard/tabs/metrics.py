@@ -1,0 +1,91 @@
+"""Metrics: does the map deserve trust, next to maps that know nothing?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from core import METRICS
+from core.errors import CancelledError
+from core.views.figures import empty_panel
+from dashboard import actions
+from dashboard.components.panels import Panels
+from dashboard.controls import settings
+from dashboard.sidebar import Sidebar
+from dashboard.state import Question
+from dashboard.tabs.work import METHOD_CHOICES, begin, cancelling, clear, follow_model
+
+EMPTY = [empty_panel("Choose methods and metrics, then press Measure.")]
+
+
+def build(side: Sidebar) -> None:
+    """The tab, wired."""
+    with gr.Row(equal_height=False):
+        methods = gr.Dropdown(
+            METHOD_CHOICES,
+            value=["gradcam", "layercam"],
+            multiselect=True,
+            label="Methods",
+            elem_id="metric-methods",
+            scale=3,
+            min_width=280,
+        )
+        metrics = gr.CheckboxGroup(
+            [(cls.label, key) for key, cls in METRICS.items()],
+            value=list(METRICS),
+            label="Metrics",
+            elem_id="metrics",
+            scale=2,
+            min_width=220,
+        )
+        layer = gr.Dropdown([], label="Layer", info="For CAM methods", scale=1, min_width=160)
+    with gr.Accordion("Settings", open=False), gr.Row():
+        for key, cls in METRICS.items():
+            with gr.Column(min_width=240):
+                gr.Markdown(f"**{cls.label}**")
+                settings({key: cls}, side.store, key)
+    with gr.Row():
+        run = gr.Button("Measure", variant="primary", elem_id="metric-run")
+        stop = gr.Button("Cancel")
+    result = Panels(EMPTY, elem_id="metric-result", card_width=320, columns=2, min_height=260)
+    table = gr.Dataframe(
+        interactive=False, visible=False, label="Area under the curve", elem_id="scores"
+    )
+
+    def measure(
+        picture: Any,
+        model: str,
+        weights: str,
+        target: int | None,
+        versus: int | None,
+        unit: str,
+        methods: list[str],
+        metrics: list[str],
+        settings: dict[str, Any],
+        layer: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it there
+    ) -> Any:
+        question = Question(picture, model, weights, target, versus, unit)
+        tick = begin(side, "metrics", request, progress)
+        try:
+            found = actions.measure(
+                side.service, question, methods, metrics, settings, layer or None, tick
+            )
+        except CancelledError:
+            return gr.skip()
+        rows = gr.Dataframe(found.table, headers=found.headers, visible=bool(found.table))
+        return found.panels, rows
+
+    follow_model(side, methods=methods, layers=layer)
+    work = run.click(
+        measure,
+        [*side.question, methods, metrics, side.store, layer],
+        [result, table],
+        api_name="measure",
+        trigger_mode="always_last",
+        show_progress_on=result,
+    )
+    cancelling(side, stop, "metrics", [work])
+    clear(side, {result: EMPTY, table: gr.Dataframe(visible=False)})
