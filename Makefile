@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --disable-pip-version-check")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench screenshots clean
+.PHONY: help run test lint format bench docs screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ format: $(VENV)/dev ## Put the code in order
 
 bench: $(VENV)/dev ## Measure against captum and pytorch-grad-cam
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+docs: $(VENV)/run ## Write docs/methods.md from the registries
+	$(BIN)/python -m docs.generate
 
 screenshots: $(VENV)/dev ## Take the pictures of the documentation from the running page
 	$(BIN)/python -m tests.screenshots

@@ -25,7 +25,7 @@ def nbytes(value: object) -> int:
     True
     """
     if isinstance(value, Tensor):
-        return value.element_size() * value.nelement() + OVERHEAD
+        return value.untyped_storage().nbytes() + OVERHEAD  # a view keeps all of it alive
     if isinstance(value, (bytes, str)):
         return len(value) + OVERHEAD
     if is_dataclass(value) and not isinstance(value, type):

@@ -159,12 +159,26 @@ class _AttentionMode(TorchFunctionMode):
             weights, value = _attention_weights(*args, **kwargs)
             self.record(weights)
             return weights @ value
+        if func is F.multi_head_attention_forward:  # what it calls inside passes no mode
+            return self._multi_head(*args, **kwargs)
         result = func(*args, **kwargs)
         if func in _SOFTMAX and result.ndim >= 4:
             axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if axis in (-1, result.ndim - 1):
                 self.record(result)
         return result
+
+    def _multi_head(
+        self, *args: Any, need_weights: bool = True, average_attn_weights: bool = True, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """`F.multi_head_attention_forward`, made to give the weights of every head."""
+        output, weights = F.multi_head_attention_forward(
+            *args, need_weights=True, average_attn_weights=False, **kwargs
+        )
+        assert weights is not None
+        self.record(weights)
+        asked = weights.mean(-3) if average_attn_weights else weights
+        return output, asked if need_weights else None
 
 
 def _attention_weights(
@@ -181,10 +195,12 @@ def _attention_weights(
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (t.repeat_interleave(groups, -3) for t in (key, value))
-    logits = query @ key.transpose(-2, -1) * (scale or query.shape[-1] ** -0.5)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = query @ key.transpose(-2, -1) * scale
     if is_causal:
         attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None:
         masked = attn_mask.dtype == torch.bool
         logits = logits.masked_fill(~attn_mask, -torch.inf) if masked else logits + attn_mask
-    return logits.softmax(-1), value
+    blind = logits.amax(-1, keepdim=True) == -torch.inf  # who may look nowhere sees nothing, not NaN
+    return logits.softmax(-1).masked_fill(blind, 0.0), value

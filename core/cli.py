@@ -17,7 +17,7 @@ import numpy as np
 
 from core.errors import TimmscopeError
 from core.explainer import Comparison, Explainer, Look
-from core.export import cost_facts, prediction_facts, result_facts, save_npz, save_png
+from core.export import cost_facts, finite, prediction_facts, result_facts, save_npz, save_png
 from core.image import open_picture
 from core.methods.base import METHODS
 from core.metrics.base import METRICS, Metric
@@ -40,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         answer, code = arguments.command(arguments)
     except TimmscopeError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     try:
-        sys.stdout.write(json.dumps(answer, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+        sys.stdout.write(_to_json(answer) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads us has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,9 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """``explain``: every method on every picture."""
-    methods = [key.strip() for key in arguments.methods.split(",") if key.strip()]
+    keys = [key.strip() for key in arguments.methods.split(",") if key.strip()]
+    methods = list(dict.fromkeys(METHODS[key].key for key in keys))  # an alias is no second method
+    if not methods:
+        raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")
     settings = parse_settings(arguments.set)
-    instances = [METHODS.make(key, settings.pop(METHODS[key].key, {})) for key in methods]
+    instances = [METHODS.make(key, settings.pop(key, {})) for key in methods]
     if settings:
         raise TimmscopeError(
             f"--set names {', '.join(settings)}, which --methods does not ask for; add it there"
@@ -113,11 +116,11 @@ def add_scores(
 ) -> None:
     """Enter what `metric` says of each result, beside what it says of the controls."""
     controls = explainer.controls(look, metric, target=target, seed=seed)
-    beside = {key: float(score.value[0]) for key, score in controls.items()}
+    beside = {key: finite(float(score.value[0])) for key, score in controls.items()}
     for key, attribution in comparison.results.items():
         score = explainer.measure(look, attribution, metric, target=target, seed=seed)
         report["results"][key].setdefault("scores", {})[metric.key] = {
-            "value": float(score.value[0]),
+            "value": finite(float(score.value[0])),
             "higher_is_better": metric.higher_is_better,
             "controls": beside,
             "params": dict(score.params),
@@ -169,7 +172,12 @@ def save(
             path = folder / f"{name}.json"
             for key in comparison.results:
                 report["results"][key]["files"]["json"] = str(path)
-            path.write_text(json.dumps(report, ensure_ascii=False, indent=2), encoding="utf-8")
+            path.write_text(_to_json(report) + "\n", encoding="utf-8")
+
+
+def _to_json(answer: object) -> str:
+    """JSON in ASCII: it can be written whatever the encoding of stdout or of a file's name."""
+    return json.dumps(answer, allow_nan=False, indent=2)
 
 
 @contextmanager
@@ -220,8 +228,8 @@ def features(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
             "grid": found.maps.shape[1:],
             "channels": found.channels.tolist(),
             "statistics": {
-                "mean": found.mean,
-                "std": found.std,
+                "mean": finite(found.mean),
+                "std": finite(found.std),
                 "sparsity": found.sparsity,
                 "active_channels": found.active,
                 "channels": found.total,

@@ -192,7 +192,7 @@ class Run:
 
     def generator(self) -> torch.Generator:
         """A fresh private generator, the same for each image: batching cannot change a result."""
-        return torch.Generator().manual_seed(self.seed)
+        return torch.Generator().manual_seed(self.seed % 2**63)
 
     # -- what a method can ask ------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import logging
@@ -127,7 +128,7 @@ class Explainer:
     def _look_at_tensor(self, x: Tensor) -> Look:
         size = self.model.preprocessing.input_size
         x = x[None] if x.ndim == 3 else x
-        if x.ndim != 4 or x.shape[1] != size[0] or not len(x):
+        if x.shape[1:] != size or not len(x):
             raise TimmscopeError(
                 f"a tensor of shape {tuple(x.shape)} is not a batch of images for {self.model.name}; "
                 f"give (B, {', '.join(map(str, size))})"
@@ -139,7 +140,7 @@ class Explainer:
         """What the model says of each picture; one forward pass, the first time."""
         run = self._run(self.look(pictures), None, None, 0, None)
         with capture.plain(self.model.device):
-            return Prediction(run.outputs().cpu(), self.model.labels)
+            return Prediction(run.outputs().cpu().clone(), self.model.labels)
 
     def target(self, target: TargetLike, images: int = 1) -> Target | None:
         """A checked target from a label, an index, "A-B", or a target; None stays None.
@@ -194,7 +195,7 @@ class Explainer:
         run = self._run(look, asked, layer, seed, on_progress, along)
         question = "explain", instance.key, instance.model_dump_json(), run.asked, layer, seed
         kept = run.shelf.get_or_compute(question, lambda: self._attribute(instance, run))
-        return replace(kept, values=kept.values.clone())  # the caller may write into it
+        return copy.deepcopy(kept)  # the caller may write into it
 
     def compare(
         self,
@@ -226,8 +227,10 @@ class Explainer:
         """
         look = self.look(pictures)
         layer = question.pop("layer", None)
+        given = {METHODS[key].key: values for key, values in params.items()}
         instances = [
-            METHODS.make(m, params.get(m, {}) if isinstance(m, str) else {}) for m in methods
+            METHODS.make(m, given.get(METHODS[m].key) if isinstance(m, str) else None)
+            for m in methods
         ]
         if layer is not None and layer not in {*self.model.layers, *self.model.attention_layers}:
             self.model.resolve_layer([Need.LAYER], layer)
@@ -279,7 +282,8 @@ class Explainer:
         maps = upsample(raw.detach().float().cpu(), (look.x.shape[2], look.x.shape[3]))
         question = "measure", instance.key, instance.model_dump_json(), run.asked, seed, _hash(maps)
         with capture.plain(self.model.device):
-            return run.shelf.get_or_compute(question, lambda: instance.measure(run, maps))
+            kept = run.shelf.get_or_compute(question, lambda: instance.measure(run, maps))
+        return copy.deepcopy(kept)
 
     def controls(
         self,
@@ -385,15 +389,20 @@ class Explainer:
                 f"{self.model.name}; choose another method or layer"
             )
         return Attribution(
-            values=values.detach().float().cpu(),
-            score=score.detach().float().cpu(),
+            values=_own(values.float()),
+            score=_own(score.float()),
             method=method.key,
             params=method.model_dump(),
             target=run.target.key,
             layer=run.layer,
             cost=replace(run.meter.cost(), peak_bytes=peak()),
-            extras={name: extra.detach().cpu() for name, extra in run.extras.items()},
+            extras={name: _own(extra) for name, extra in run.extras.items()},
         )
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that keeps nothing else alive and shares nothing with what is cached."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _hash(tensor: Tensor) -> str:

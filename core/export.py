@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from core.explainer import Look
 from core.types import Attribution, Cost, Prediction
-from core.views.colour import overlay
+from core.views.colour import limits, overlay
+
+FINE = 64 * 64
+"""A map of more cells than this is taken to have a value for each pixel."""
 
 
 def prediction_facts(prediction: Prediction) -> dict[str, Any]:
@@ -21,8 +24,8 @@ def prediction_facts(prediction: Prediction) -> dict[str, Any]:
     return {
         "predicted_class": index,
         "predicted_label": label,
-        "confidence": confidence,
-        "top5": [{"class": i, "label": name, "probability": p} for i, name, p in top],
+        "confidence": finite(confidence),
+        "top5": [{"class": i, "label": name, "probability": finite(p)} for i, name, p in top],
     }
 
 
@@ -30,14 +33,14 @@ def result_facts(attribution: Attribution) -> dict[str, Any]:
     """What one method answered, as JSON; the map itself is in the files."""
     facts: dict[str, Any] = {
         "files": {},
-        "score": _finite(float(attribution.score[0])),
+        "score": finite(float(attribution.score[0])),
         "layer": attribution.layer,
         "params": dict(attribution.params),
         "cost": cost_facts(attribution.cost),
     }
     for name, extra in attribution.extras.items():
         if extra.ndim == 1:
-            facts[name] = _finite(float(extra[0]))
+            facts[name] = finite(float(extra[0]))
     return facts
 
 
@@ -51,7 +54,8 @@ def cost_facts(cost: Cost) -> dict[str, Any]:
     }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value, or None for NaN and infinity, which JSON does not know."""
     return value if math.isfinite(value) else None
 
 
@@ -64,8 +68,9 @@ def save_png(
     fade: bool = False,
 ) -> None:
     """Write the map over its picture; see `core.views.colour.overlay`."""
-    values = map_on_input(look, attribution)
-    overlay(look.pictures[0].image, values, look.geometries[0], colormap, alpha, fade).save(path)
+    values, span = map_on_input(look, attribution), colour_range(attribution)
+    picture, geometry = look.pictures[0].image, look.geometries[0]
+    overlay(picture, values, geometry, colormap, alpha, fade, limits=span).save(path)
 
 
 def save_npz(path: Path, look: Look, attribution: Attribution) -> None:
@@ -85,6 +90,20 @@ def save_npz(path: Path, look: Look, attribution: Attribution) -> None:
         input=np.array(geometry.input),
         score=attribution.score[0].numpy(),
     )
+
+
+def colour_range(*attributions: Attribution) -> tuple[float, float]:
+    """The range of colours for the first image's map, or for several maps together.
+
+    A map with a value for each pixel has few extreme ones, beside which all others would look
+    alike: its colours end at the 99th percentile, and what lies beyond has the last colour.
+    """
+    ends = []
+    for attribution in attributions:
+        values = attribution.values[0].numpy()
+        ends.append(limits(values, percentile=99 if values.size > FINE else 100))
+    top = max(hi for _, hi in ends)
+    return (-top if any(lo < 0 for lo, _ in ends) else 0.0), top
 
 
 def map_on_input(look: Look, attribution: Attribution) -> NDArray[np.float32]:

@@ -67,10 +67,10 @@ class Registry(Mapping[str, type[P]], Generic[P]):
 
     def _load(self) -> dict[str, type[P]]:
         if not self._loaded:
-            self._loaded = True
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
+            self._loaded = True  # not before: another thread must not meet half a registry
         return self._classes
 
     def __getitem__(self, key: str) -> type[P]:
@@ -90,15 +90,18 @@ class Registry(Mapping[str, type[P]], Generic[P]):
         return len(self._load())
 
     def make(self, key: str | P, params: Mapping[str, object] | None = None) -> P:
-        """An instance with validated parameters; an instance passes through.
+        """An instance with validated parameters; an instance passes through, with `params` changed.
 
         Raises:
             UnknownNameError: there is no such key, or it has no such parameter.
             TimmscopeError: a parameter's value does not do.
         """
         if isinstance(key, Parameters):
-            return key
-        cls = self[key]
+            if not params:
+                return key
+            cls, params = type(key), {**key.model_dump(), **params}
+        else:
+            cls = self[key]
         try:
             return cls(**(params or {}))
         except ValidationError as error:

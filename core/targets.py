@@ -136,7 +136,7 @@ class Combination(Target):
 
     @property
     def key(self) -> str:
-        return "(" + "+".join(f"{weight:g}*{target.key}" for weight, target in self.terms) + ")"
+        return "(" + "+".join(f"{weight:.17g}*{target.key}" for weight, target in self.terms) + ")"
 
     def __call__(self, output: Tensor, owner: Tensor) -> Tensor:
         parts = [weight * target(output, owner) for weight, target in self.terms]
@@ -165,7 +165,7 @@ def predicted(outputs: Tensor) -> ClassLogit:
 def parse_target(text: str | int, labels: Sequence[str] | None, model: str = "the model") -> Target:
     """A target from what a person types: a class index, a label, or "A-B" for A rather than B.
 
-    Labels are compared without regard to case; a label that itself contains a hyphen is preferred
+    An integer is always an index; text is a label before it is an index. Labels are compared without regard to case; a label that itself contains a hyphen is preferred
     to a contrast.
 
     >>> names = ["tabby", "black-and-tan coonhound"]
@@ -177,16 +177,22 @@ def parse_target(text: str | int, labels: Sequence[str] | None, model: str = "th
     Raises:
         UnknownNameError: no class is called that.
     """
+    if isinstance(text, int):
+        return ClassLogit(text)
     names = {label.lower(): i for i, label in reversed(list(enumerate(labels or ())))}
-    whole = _parse_class(str(text), names)
+    whole = _parse_class(text, names)
     if whole is not None:
         return whole
-    pieces = str(text).split("-")
+    pieces = text.split("-")
     for cut in range(1, len(pieces)):
         sides = [_parse_class("-".join(p), names) for p in (pieces[:cut], pieces[cut:])]
         if sides[0] is not None and sides[1] is not None:
             return sides[0] - sides[1]
-    raise unknown("class", text, labels or ["0"], f"in {model}")
+    if not labels:
+        raise UnknownNameError(
+            f"no class {text[:80]!r}: {model} does not name its classes; give a number"
+        )
+    raise unknown("class", text, labels, f"in {model}")
 
 
 def _parse_class(text: str, names: Mapping[str, int]) -> ClassLogit | None:

@@ -14,16 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from core import METHODS, METRICS, Attribution, Explainer
 from core.errors import CancelledError, TimmscopeError
 from core.explainer import Look, OnProgress
-from core.export import map_on_input, prediction_facts, result_facts, save_npz, save_png
+from core.export import (
+    colour_range,
+    map_on_input,
+    prediction_facts,
+    result_facts,
+    save_npz,
+    save_png,
+)
 from core.methods.base import Method
 from core.targets import Target
 from core.types import Cost, Need, Prediction, Score
-from core.views.colour import limits
 from core.views.figures import (
     Panel,
     bars_panel,
@@ -114,7 +118,7 @@ def describe_model(service: Service, model: str, weights: str) -> ModelFacts:
         default_layer=handle.default_layer,
         attention=handle.choices([Need.ATTENTION]),
         summary=f"{count:.1f} M parameters, {handle.outputs} classes, sees {width} x {height} pixels, "
-        f"on {handle.device}. {handle.source}",
+        f"on {handle.device}. Weights: {handle.source}.",
     )
 
 
@@ -186,7 +190,7 @@ def predict(service: Service, question: Question) -> Seen:
     notes = list(look.pictures[0].notes)
     if question.weights == "random":
         notes.append("random weights: the prediction means nothing")
-    panel = bars_panel([(label, p) for _, label, p in top], title="Prediction")
+    panel = bars_panel([(label, p) for _, label, p in top], title="Prediction", caption="Click a bar to explain that class.")
     return Seen([panel], likely + others, top[0][0], "; ".join(notes))
 
 
@@ -243,6 +247,7 @@ def explain(
         asked.look.geometries[0],
         title=f"{METHODS[method].label}: why {asked.about}",
         caption=caption(asked, found),
+        limits=colour_range(found),
         unit=unit_of(found, asked.target),
     )
     return Explained([panel], summary(found), recipe(question, asked, found))
@@ -414,7 +419,7 @@ def compare(
     except TimmscopeError as error:
         return Compared([trouble("Not compared", question, error)], [])
     maps = {key: map_on_input(asked.look, found) for key, found in answer.results.items()}
-    common = limits(np.stack(list(maps.values()))) if shared_range and maps else None
+    common = colour_range(*answer.results.values()) if shared_range and maps else None
     uri = picture_uri(asked.look.pictures[0].image)
     panels: list[Panel] = []
     table: list[list[Any]] = []
@@ -428,11 +433,13 @@ def compare(
         panels.append(
             overlay_panel(
                 uri, maps[key], asked.look.geometries[0], title=label, caption=work(found.cost),
-                limits=common,
+                limits=common or colour_range(found),
             )
         )  # fmt: skip
         cost = found.cost
-        remark = summary(found).replace("**", "")
+        remark = "; ".join(
+            f"{name.replace('_', ' ')} {float(v[0]):.1%}" for name, v in found.extras.items()
+        )
         table.append([label, cost.forward, cost.backward, round(cost.seconds * 1000), remark])
     return Compared(panels, table)
 

@@ -21,7 +21,7 @@ def build(service: Service | None = None) -> gr.Blocks:
     service = service or Service()
     demo: gr.Blocks
     with gr.Blocks(title="Timmscope", fill_width=True, delete_cache=(3600, 86400)) as demo:
-        gr.HTML(HEADER, elem_id="header")
+        gr.HTML(HEADER, elem_id="header", padding=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=290, elem_id="sidebar"):
                 side = sidebar.build(service, demo)

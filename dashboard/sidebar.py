@@ -51,7 +51,7 @@ class Sidebar:
         store: parameters a person set, by method or metric.
         inputs: triggers of a changed target.
         opened: a model has been loaded.
-        ready: there is a new prediction to explain, of a new picture or by a new model.
+        ready: there is something new to explain: a new picture, model, or class picked by its bar.
     """
 
     service: Service
@@ -99,13 +99,16 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
         )
     about = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
     bars = Panels(elem_id="prediction", card_width=240, min_height=240)
-    with gr.Group():
-        target = gr.Dropdown([], label="Explain", info="The class in question", elem_id="target")
+    target = gr.Dropdown([], label="Explain", info="The class in question", elem_id="target")
+    with gr.Accordion("More about the question", open=False):
         versus = gr.Dropdown(
-            [], label="Rather than", info="Explain the difference to", elem_id="versus"
+            [], label="Rather than", info="Explain the difference to this class", elem_id="versus"
         )
         unit = gr.Radio(
-            [("Logit", "logit"), ("Probability", "probability")], value="logit", label="By its"
+            [("Logit", "logit"), ("Probability", "probability")],
+            value="logit",
+            label="By its",
+            elem_id="unit",
         )
     store = gr.JSON({}, visible=False)
     question: list[Component] = [picture, model, weights, target, versus, unit]
@@ -126,6 +129,18 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
             gr.Markdown(seen.notes, visible=bool(seen.notes)),
         ]
 
+    def pick(
+        picture: Any,
+        model: str,
+        weights: str,
+        target: int | None,
+        versus: int | None,
+        unit: str,
+        event: gr.EventData,
+    ) -> Any:
+        question = Question(picture, model, weights, target, versus, unit)
+        return actions.predict(service, question).classes[event.index][1]
+
     opened = gr.on(
         [demo.load, model.change, weights.change],
         describe_model,
@@ -142,6 +157,7 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
         api_name="predict",
         trigger_mode="always_last",
     )
+    picked = bars.select(pick, question, target, queue=False, **QUIET)
     return Sidebar(
         service=service,
         question=question,
@@ -150,5 +166,5 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
         store=store,
         inputs=[target.input, versus.input, unit.input],
         opened=opened,
-        ready=[again, changed],
+        ready=[again, changed, picked],
     )

@@ -17,15 +17,13 @@ import gradio as gr
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
-HEAD = '<meta name="color-scheme" content="light dark">'
-
 CSS = """
 .gradio-container > .main {
   width: 100%;
   max-width: 1320px !important;
 }
 
-.dark { --color-accent: var(--primary-400); }
+.dark { --color-accent: var(--primary-400) !important; }
 
 footer, footer a, footer button { color: var(--body-text-color-subdued) !important; }
 footer a:hover, footer button:hover { color: var(--body-text-color) !important; }
@@ -44,6 +42,10 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
   *, *::before, *::after { animation-duration: 0.01ms !important; transition: none !important; }
 }
 """
+
+
+# Gradio confines what it takes as `css` to the page's middle, which leaves out the footer.
+HEAD = f'<meta name="color-scheme" content="light dark"><style>{CSS}</style>'
 
 
 def theme() -> gr.themes.Base:
@@ -95,7 +97,6 @@ def launch_options() -> dict[str, Any]:
     """
     return {
         "theme": theme(),
-        "css": CSS,
         "head": HEAD,
         "run_history": False,
         "ssr_mode": False,

@@ -34,7 +34,7 @@ def build() -> list[Component]:
             label="Fade weak evidence",
             info="Let the picture show where the map is near zero",
             elem_id="fade",
-            min_width=180,
+            min_width=240,
         )
     view: list[Component] = [colormap, alpha, fade]
     gr.on([colormap.change, alpha.change, fade.change], None, view, js=VIEW_JS)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Request, expect, sync_playwright
 
 FLAGS = (
     "--no-sandbox",
@@ -25,6 +25,9 @@ FLAGS = (
     # Nothing leaves the machine; routing requests in the test would switch the cache off.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
+# Generous: it bounds a failure, and a busy machine is no failure.
+expect.set_options(timeout=20_000)
+
 LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 

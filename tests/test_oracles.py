@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from core import Explainer, ModelHandle, capture
 from core.engine import Run
-from core.preprocessing import Preprocessing
 from core.methods.base import METHODS
+from core.preprocessing import Preprocessing
 from core.targets import ClassLogit
 from core.types import Layout, upsample
 from tests.conftest import SAMPLES, build, images, shared_handle

@@ -22,12 +22,7 @@ if TYPE_CHECKING:
     from tests.browser import Visit
 
 pytest_plugins = ["tests.browser"]
-pytestmark = [
-    pytest.mark.browser,
-    # Gradio's queue uses what pandas has since deprecated.
-    pytest.mark.filterwarnings("ignore:.*no_silent_downcasting"),
-    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
-]
+pytestmark = pytest.mark.browser
 
 H, W, GRID = 300, 400, 32
 RAW = np.random.default_rng(0).normal(size=(GRID, GRID)).astype(np.float32)
@@ -62,6 +57,7 @@ FILLS: dict[str, Callable[[], list[figures.Panel]]] = {
         figures.map_panel(abs(RAW), "small"),
     ],
     "hostile": hostile,
+    "failed": lambda: [figures.error_panel("Rollout", "no attention here")],
     "none": lambda: [],
 }
 
@@ -125,11 +121,18 @@ def trace(page: Page, where: str = "#shown", index: int = 0) -> dict[str, Any]:
 
 
 def spot(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Where on the screen a picture's pixel lies."""
+    """Where on the screen a picture's pixel lies, once nothing moves."""
     left, top = page.evaluate(
-        """([x, y]) => {
+        """async ([x, y]) => {
           const plot = document.querySelector('#shown .ts-plot');
-          plot.scrollIntoView({ block: 'center', behavior: 'instant' });
+          const place = () => {
+            plot.scrollIntoView({ block: 'center', behavior: 'instant' });
+            return JSON.stringify(plot.getBoundingClientRect());
+          };
+          for (let still = 0, last = place(); still < 8; last = place()) {
+            await new Promise(requestAnimationFrame);
+            still = place() === last ? still + 1 : 0;
+          }
           const box = plot.querySelector('.nsewdrag').getBoundingClientRect();
           const { xaxis, yaxis } = plot._fullLayout;
           return [box.left + xaxis.d2p(x), box.top + yaxis.d2p(y)];
@@ -295,13 +298,14 @@ def test_an_update_keeps_nodes_and_a_shrink_removes_them(visit: Open, url: str) 
 
 
 def test_figure_gives_way_to_words_and_back(visit: Open, url: str) -> None:
-    page = filled(visit(url).page, "hostile", 1)
-    error = page.locator("#shown figure").nth(3)
-    expect(error).to_have_attribute("data-tone", "error")
-    expect(error.locator("svg")).to_have_count(0)
-    filled(page, "many", 4)
-    expect(page.locator("#shown figure").nth(3).locator("svg")).to_have_count(0)
-    expect(page.locator("#shown figure").nth(5).locator(".main-svg").first).to_be_visible()
+    page = filled(visit(url).page)
+    fill(page, "failed")
+    card = page.get_by_role("figure", name="Rollout. no attention here")
+    expect(card).to_have_attribute("data-tone", "error")
+    expect(card.locator("svg")).to_have_count(0)
+    filled(page)
+    page.mouse.click(*spot(page, 200, 150))
+    expect(page.get_by_label("heard")).to_have_value(re.compile("x=200 y=150$"))
 
 
 def test_hidden_tab_draws_when_it_is_shown(visit: Open, url: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.engine import Run
-from core.errors import NotApplicableError
+from core.errors import NotApplicableError, TimmscopeError
 from core.methods.attention import look_from
 
 Order = Literal["activation", "variance"]
@@ -50,7 +50,12 @@ def feature_maps(run: Run, top: int = 16, by: Order = "activation") -> FeatureMa
         run: its layer must lie on a spatial grid.
         top: how many channels; all if there are fewer.
         by: "activation" ranks by mean size, "variance" by spatial variance.
+
+    Raises:
+        TimmscopeError: `top` is below 1.
     """
+    if top < 1:
+        raise TimmscopeError(f"top is {top}; ask for 1 channel or more")
     act = run.activation()[0].float()
     size = act.abs()
     strength = size.mean((1, 2)) if by == "activation" else act.var((1, 2), correction=0)

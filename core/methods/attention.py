@@ -111,8 +111,9 @@ def look_from(weights: Tensor, query: str, layout: Layout) -> Tensor:
         query = "class" if prefix else "mean"
     if query == "class" and not prefix:
         raise UnknownNameError("no class token in this model; look from 'mean' or a patch's number")
-    if query.isdigit() and int(query) >= cells:
-        raise UnknownNameError(f"no patch {query}; patches are numbered 0 to {cells - 1}")
+    numbered = query.isascii() and query.isdigit()
+    if query not in ("class", "mean") and not (numbered and int(query) < cells):
+        raise UnknownNameError(f"no patch {query[:20]!r}; patches are numbered 0 to {cells - 1}")
     seen = weights[:, :, prefix:]
     if query == "class":
         row = seen[:, 0]

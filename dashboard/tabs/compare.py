@@ -41,10 +41,19 @@ def build(side: Sidebar) -> None:
             min_width=160,
         )
     with gr.Row():
-        run = gr.Button("Compare", variant="primary", elem_id="compare-run")
-        stop = gr.Button("Cancel")
+        run = gr.Button(
+            "Compare", variant="primary", elem_id="compare-run", size="md", scale=0, min_width=160
+        )
+        stop = gr.Button("Cancel", size="md", scale=0, min_width=120)
     result = Panels(EMPTY, elem_id="compare-result", card_width=260, columns=4, min_height=260)
-    table = gr.Dataframe(headers=HEADERS, interactive=False, wrap=True, visible=False, label="Cost")
+    table = gr.Dataframe(
+        headers=HEADERS,
+        interactive=False,
+        wrap=True,
+        visible=False,
+        label="Cost",
+        column_widths=["26%", "13%", "13%", "13%", "35%"],
+    )
 
     def compare(
         picture: Any,

@@ -32,14 +32,18 @@ def build(side: Sidebar, view: list[Component]) -> None:
             layer = gr.Dropdown([], label="Layer", elem_id="layer")
             groups = settings(METHODS, side.store, DEFAULT_METHOD)
             with gr.Row():
-                run = gr.Button("Explain", variant="primary", elem_id="run")
-                stop = gr.Button("Cancel", elem_id="stop")
+                run = gr.Button(
+                    "Explain", variant="primary", elem_id="run", size="md", min_width=100
+                )
+                stop = gr.Button("Cancel", elem_id="stop", size="md", min_width=80)
         with gr.Column(scale=5, min_width=300):
             result = Panels(elem_id="result", card_width=280, columns=1, min_height=420)
             trust = gr.Markdown(elem_id="trust", elem_classes="ts-note")
             with gr.Row():
                 saves = {
-                    kind: gr.Button(kind.upper(), size="sm", elem_id=f"save-{kind}")
+                    kind: gr.Button(
+                        f"Save {kind.upper()}", size="sm", elem_id=f"save-{kind}", min_width=90
+                    )
                     for kind in KINDS
                 }
             file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")

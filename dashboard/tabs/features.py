@@ -28,7 +28,9 @@ def build(side: Sidebar) -> None:
             min_width=200,
         )
         top = gr.Slider(4, 64, 16, step=4, label="How many", min_width=160)
-        run = gr.Button("Show", variant="primary", elem_id="feature-run", min_width=100)
+        run = gr.Button(
+            "Show", variant="primary", elem_id="feature-run", size="md", scale=0, min_width=120
+        )
     statistics = gr.Markdown(elem_id="feature-statistics", elem_classes="ts-note")
     maps = Panels(EMPTY, elem_id="feature-maps", card_width=120, columns=8, gap=16, min_height=140)
     gr.Markdown("### Attention heads")
@@ -40,7 +42,9 @@ def build(side: Sidebar) -> None:
             info="auto, class, mean, or a patch's number",
             elem_id="attention-query",
         )
-        look = gr.Button("Show", variant="primary", elem_id="attention-run", min_width=100)
+        look = gr.Button(
+            "Show", variant="primary", elem_id="attention-run", size="md", scale=0, min_width=120
+        )
     said = gr.Markdown(elem_classes="ts-note")
     heads = Panels(
         EMPTY, elem_id="attention-maps", card_width=150, columns=6, gap=16, min_height=140

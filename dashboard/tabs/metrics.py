@@ -46,8 +46,10 @@ def build(side: Sidebar) -> None:
                 gr.Markdown(f"**{cls.label}**")
                 settings({key: cls}, side.store, key)
     with gr.Row():
-        run = gr.Button("Measure", variant="primary", elem_id="metric-run")
-        stop = gr.Button("Cancel")
+        run = gr.Button(
+            "Measure", variant="primary", elem_id="metric-run", size="md", scale=0, min_width=160
+        )
+        stop = gr.Button("Cancel", size="md", scale=0, min_width=120)
     result = Panels(EMPTY, elem_id="metric-result", card_width=320, columns=2, min_height=260)
     table = gr.Dataframe(
         interactive=False, visible=False, label="Area under the curve", elem_id="scores"

@@ -16,7 +16,7 @@ from dashboard.sidebar import QUIET, Sidebar
 Choices = list[tuple[str, str]]
 
 METHOD_CHOICES: Choices = [(cls.label, key) for key, cls in METHODS.items()]
-DEFAULT_LAYER = ("the model's own choice", "")
+DEFAULT_LAYER = ("default", "")
 
 
 def begin(side: Sidebar, tab: str, request: gr.Request, progress: gr.Progress) -> OnProgress:

@@ -1,0 +1,1 @@
+"""Time and memory against the reference libraries; see `bench`."""

@@ -1,0 +1,264 @@
+"""The page in a real browser, used as a person would use it. Leaves pictures in screenshots/."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from dashboard.build import build
+from dashboard.theme import launch_options
+from tests.conftest import SAMPLES
+
+if TYPE_CHECKING:
+    from tests.browser import Visit
+
+pytest_plugins = ["tests.browser"]
+pytestmark = pytest.mark.browser
+
+SHOTS = Path(__file__).parent.parent / "screenshots"
+PATIENCE = 60_000
+"""Milliseconds to wait for an answer on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    demo = build()
+    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    yield address
+    demo.close()
+
+
+@pytest.fixture
+def page(visit: Callable[..., Visit], url: str) -> Page:
+    return opened(visit(url)).page
+
+
+def opened(visit: Visit) -> Visit:
+    """The page once it shows the first explanation."""
+    visit.page.set_default_timeout(PATIENCE)
+    title(visit.page, "tiger cat")
+    return visit
+
+
+def title(page: Page, text: str | re.Pattern[str]) -> None:
+    """Wait until the explanation is titled so."""
+    expect(page.locator("#result .ts-title").first).to_contain_text(text, timeout=PATIENCE)
+
+
+def drawn(page: Page, area: str, count: int | None = None) -> None:
+    """Wait until an area shows drawn figures."""
+    figures = page.locator(f"{area} .js-plotly-plot")
+    page.locator(area).scroll_into_view_if_needed()
+    expect(figures.first).to_be_visible(timeout=PATIENCE)
+    if count is not None:
+        expect(figures).to_have_count(count, timeout=PATIENCE)
+
+
+def choose(page: Page, dropdown: str, text: str) -> None:
+    """Pick an entry of a dropdown by typing it."""
+    field = page.locator(f"{dropdown} input").first
+    field.click()
+    field.fill(text)
+    page.get_by_role("option", name=text).first.click()
+
+
+def drop(page: Page, path: Path) -> None:
+    """Drop a file from the desktop onto the picture that is there."""
+    payload = base64.b64encode(path.read_bytes()).decode()
+    transfer = page.evaluate_handle(
+        """([name, payload]) => {
+             const bytes = Uint8Array.from(atob(payload), c => c.charCodeAt(0));
+             const transfer = new DataTransfer();
+             transfer.items.add(new File([bytes], name, {type: 'image/jpeg'}));
+             return transfer; }""",
+        [path.name, payload],
+    )
+    image = page.locator("#picture img").first
+    for event in ("dragenter", "dragover", "drop"):
+        image.dispatch_event(event, {"dataTransfer": transfer})
+
+
+def shot(page: Page, name: str) -> None:
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+
+def map_view(page: Page) -> dict[str, Any]:
+    """How the explanation's map is drawn."""
+    return page.evaluate(
+        """() => { const t = document.querySelector('#result .js-plotly-plot')._fullData
+                     .find(t => t.type === 'heatmap');
+                   return {opacity: t.opacity, first: t.colorscale[1][1]}; }"""
+    )
+
+
+def test_the_page_opens_on_an_explanation(page: Page) -> None:
+    drawn(page, "#result", 1)
+    drawn(page, "#prediction", 1)
+    expect(page.locator("#result .ts-caption")).to_contain_text("layer bn2")
+    expect(page.locator("#about-model")).to_contain_text("1000 classes")
+
+
+def test_a_person_explains_a_picture_of_their_own(page: Page) -> None:
+    drop(page, SAMPLES / "coffee.jpg")
+    title(page, "espresso")
+    choose(page, "#method", "Integrated Gradients")
+    title(page, "Integrated Gradients")
+    expect(page.locator("#trust")).to_contain_text("Completeness error")
+    choose(page, "#method", "LayerCAM")
+    title(page, "LayerCAM")
+    choose(page, "#layer", "blocks.4")
+    expect(page.locator("#result .ts-caption")).to_contain_text("layer blocks.4")
+    choose(page, "#target", "cup")
+    title(page, "why cup")
+    drawn(page, "#result", 1)
+    shot(page, "explain-1280-light")
+
+
+def test_the_view_changes_without_a_request(visit: Callable[..., Visit], url: str) -> None:
+    seen = opened(visit(url))
+    page = seen.page
+    drawn(page, "#result", 1)
+    page.wait_for_load_state("networkidle")
+    before, count = map_view(page), len(seen.requests)
+    choose(page, "#colormap", "viridis")
+    slider = page.locator("#alpha input[type=range]")
+    slider.fill("0.3")
+    page.wait_for_function(
+        """() => document.querySelector('#result .js-plotly-plot')._fullData
+                 .some(t => t.type === 'heatmap' && Math.abs(t.opacity - 0.3) < 1e-6)"""
+    )
+    after = map_view(page)
+    assert after["opacity"] == pytest.approx(0.3)
+    assert after["first"] != before["first"]
+    assert len(seen.requests) == count
+
+
+def test_a_colormap_change_is_drawn_at_once(page: Page) -> None:
+    """Bounded by a fixed number of animation frames, not by a clock."""
+    drawn(page, "#result", 1)
+    frames = page.evaluate(
+        """async () => {
+             const plot = document.querySelector('#result .js-plotly-plot');
+             const done = new Promise(r => plot.once('plotly_restyle', () => r(true)));
+             window.timmscope.state = {...window.timmscope.state, colormap: 'cividis'};
+             window.timmscope.redraw();
+             return await Promise.race([done, new Promise(r => setTimeout(() => r(false), 5000))]);
+           }"""
+    )
+    assert frames
+
+
+def test_saved_files_hold_the_map(page: Page, tmp_path: Path) -> None:
+    drawn(page, "#result", 1)
+    for kind in ("png", "npz", "json"):
+        with page.expect_download() as waiting:
+            page.click(f"#save-{kind}")
+        path = tmp_path / waiting.value.suggested_filename
+        waiting.value.save_as(path)
+        assert path.suffix == f".{kind}"
+        assert path.stat().st_size > 100
+    with np.load(next(tmp_path.glob("*.npz"))) as saved:
+        assert saved["values"].shape == (224, 224)
+
+
+def test_a_bad_picture_is_refused_in_a_sentence_and_the_page_goes_on(
+    page: Page, tmp_path: Path
+) -> None:
+    bad = tmp_path / "broken.jpg"
+    bad.write_bytes((SAMPLES / "coffee.jpg").read_bytes()[:2000])
+    page.get_by_label("Remove Image").click()
+    expect(page.locator("#result .ts-caption")).to_contain_text("no picture yet")
+    page.locator("#picture input[type=file]").set_input_files(bad)
+    expect(page.locator("#result .ts-caption")).to_contain_text("broken.jpg", timeout=PATIENCE)
+    shot(page, "refused-1280-light")
+    page.get_by_role("button", name="rocket").click()
+    title(page, "missile")
+
+
+def test_a_method_the_model_cannot_run_says_why(page: Page) -> None:
+    choose(page, "#method", "Attention rollout")
+    expect(page.locator("#result .ts-caption")).to_contain_text("no softmax attention")
+    expect(page.get_by_text("Not for this model:")).to_be_visible()
+
+
+def test_a_long_run_can_be_cancelled(page: Page) -> None:
+    choose(page, "#method", "SmoothGrad")
+    page.locator("input[type=number]").locator("visible=true").first.wait_for()
+    samples = page.get_by_label(re.compile("Samples")).locator("visible=true").last
+    samples.fill("500")
+    samples.press("Tab")
+    title(page, "SmoothGrad")
+    page.click("#run")
+    page.wait_for_timeout(500)
+    page.click("#stop")
+    choose(page, "#method", "LayerCAM")
+    title(page, "LayerCAM")
+
+
+def test_compare(page: Page) -> None:
+    page.get_by_role("tab", name="Compare").click()
+    choose(page, "#compare-methods", "Attention")
+    page.locator("h1").click()
+    page.click("#compare-run")
+    drawn(page, "#compare-result", 4)
+    expect(page.locator("#compare-result .ts-card")).to_have_count(5)
+    expect(page.locator("#compare-result [data-tone=error]")).to_contain_text("softmax attention")
+    expect(page.get_by_text("completeness error").first).to_be_visible()
+    shot(page, "compare-1280-light")
+
+
+def test_features_and_attention(page: Page) -> None:
+    page.locator("#model input").fill("test_vit")
+    page.locator("#model input").press("Enter")
+    page.get_by_label("Random").click()
+    expect(page.locator("#about-model")).to_contain_text("Weights: random", timeout=PATIENCE)
+    page.get_by_role("tab", name="Features").click()
+    page.click("#feature-run")
+    drawn(page, "#feature-maps", 16)
+    expect(page.locator("#feature-statistics")).to_contain_text("channels")
+    page.click("#attention-run")
+    drawn(page, "#attention-maps", 2)
+    shot(page, "features-1280-light")
+
+
+def test_metrics(page: Page) -> None:
+    page.get_by_role("tab", name="Metrics").click()
+    page.click("#metric-run")
+    drawn(page, "#metric-result", 2)
+    expect(page.locator("#scores")).to_contain_text("Random (control)")
+    shot(page, "metrics-1280-light")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_tab_fits_light_and_dark(
+    visit: Callable[..., Visit], url: str, width: int, dark: bool
+) -> None:
+    page = opened(visit(url, width=width, height=844, dark=dark)).page
+    name = f"{width}-{'dark' if dark else 'light'}"
+    for tab in ("Explain", "Compare", "Features", "Metrics"):
+        button = page.get_by_role("tab", name=tab)
+        if not button.is_visible():
+            page.locator(".overflow-menu button").first.click()
+            button = page.locator(".overflow-dropdown button", has_text=tab)
+        button.click()
+        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, tab
+        shot(page, f"{tab.lower()}-{name}-empty")
+
+
+def test_a_click_on_a_bar_explains_that_class(page: Page) -> None:
+    drawn(page, "#prediction", 1)
+    bars = page.locator("#prediction .bars .point").nth(6)
+    box = bars.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 5, box["y"] + box["height"] / 2)
+    title(page, "Egyptian cat")
