@@ -47,7 +47,7 @@ docs: $(VENV)/run ## Write docs/methods.md from the registries
 	$(BIN)/python -m docs.generate
 
 screenshots: $(VENV)/dev ## Take the pictures of the documentation from the running page
-	$(BIN)/python -m tests.screenshots
+	$(BIN)/python -m docs.screenshots
 
 clean: ## Remove the environment and what tools left behind
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -26,8 +26,9 @@ from core.export import (
     save_png,
 )
 from core.methods.base import Method
-from core.targets import Target
+from core.targets import Combination, Target
 from core.types import Cost, Need, Prediction, Score
+from core.views.colour import is_signed, limits
 from core.views.figures import (
     Panel,
     bars_panel,
@@ -69,10 +70,8 @@ def ask(service: Service, question: Question) -> Asked:
     explainer = service.explainer(question.model, question.weights)
     look = service.look(explainer, question.picture)
     prediction = explainer.predict(look)
-    target = question.to_target(prediction.top(1)[0][0])
-    checked = explainer.target(target)
-    assert checked is not None
-    return Asked(explainer, look, prediction, checked)
+    target = question.to_target(explainer, prediction.top(1)[0][0])
+    return Asked(explainer, look, prediction, target)
 
 
 # -- model and prediction -----------------------------------------------------------------------
@@ -190,7 +189,11 @@ def predict(service: Service, question: Question) -> Seen:
     notes = list(look.pictures[0].notes)
     if question.weights == "random":
         notes.append("random weights: the prediction means nothing")
-    panel = bars_panel([(label, p) for _, label, p in top], title="Prediction", caption="Click a bar to explain that class.")
+    panel = bars_panel(
+        [(label, p) for _, label, p in top],
+        title="Prediction",
+        caption="Click a bar to explain that class.",
+    )
     return Seen([panel], likely + others, top[0][0], "; ".join(notes))
 
 
@@ -299,24 +302,23 @@ def recipe(question: Question, asked: Asked, found: Attribution) -> str:
     weights = ', weights="random"' if question.weights == "random" else ""
     extra = "".join(f", {name}={value!r}" for name, value in found.params.items())
     layer = f", layer={found.layer!r}" if found.layer else ""
-    target = _target_code(question, asked)
     return (
         "from core import Explainer, load_model\n"
-        "from core.targets import ClassLogit\n\n"
+        "from core.targets import ClassLogit, ClassProbability\n\n"
         f'explainer = Explainer(load_model("{asked.explainer.model.name}"{weights}))\n'
         "answer = explainer.explain(\n"
         f'    "picture.jpg", "{found.method}",\n'
-        f"    target={target}{layer}{extra},\n"
+        f"    target={code_of(asked.target)}{layer}{extra},\n"
         ")\n"
     )
 
 
-def _target_code(question: Question, asked: Asked) -> str:
-    predicted = asked.prediction.top(1)[0][0]
-    code = f"ClassLogit({predicted if question.target is None else int(question.target)})"
-    if question.rival is not None:
-        code = f"({code} - ClassLogit({question.rival}))"
-    return f"{code}.probability()" if question.unit == "probability" else code
+def code_of(target: Target) -> str:
+    """A target as Python."""
+    if isinstance(target, Combination):
+        (_, one), (_, other) = target.terms
+        return f"{code_of(one)} - {code_of(other)}"
+    return repr(target)
 
 
 def download(
@@ -480,8 +482,9 @@ def features(
         f"Mean {found.mean:.3g}, standard deviation {found.std:.3g}, sparsity {found.sparsity:.1%} "
         "(values under 1% of the largest)."
     )
+    signed = is_signed(found.maps)
     panels = [
-        map_panel(values.numpy(), title=f"channel {int(channel)}")
+        map_panel(values.numpy(), f"channel {int(channel)}", limits=limits(values, signed=signed))
         for values, channel in zip(found.maps, found.channels, strict=True)
     ]
     return Featured(panels, text)

@@ -15,6 +15,25 @@ LARGEST_SLIDER = 600
 """A range wider than this is typed, not dragged."""
 
 
+class Choice(gr.Dropdown):
+    """A dropdown whose choices follow the model or the picture.
+
+    What is chosen is checked where it is used: a caller of the API never saw the choices.
+    """
+
+    def preprocess(self, payload: Any) -> Any:
+        """Whatever was chosen or sent."""
+        return payload
+
+    def api_info(self) -> dict[str, Any]:
+        """Anything, for callers of the API."""
+        return {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "as on the page"}
+
+    def get_block_name(self) -> str:
+        """The page's own component that this one builds on."""
+        return "dropdown"
+
+
 def control(schema: dict[str, Any]) -> Component:
     """The widget for one parameter's JSON schema."""
     label, info = schema["title"], schema.get("description")

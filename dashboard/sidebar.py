@@ -13,6 +13,7 @@ from gradio.events import Dependency
 
 from dashboard import actions
 from dashboard.components.panels import Panels
+from dashboard.controls import Choice
 from dashboard.state import MODELS, NOTHING, Question, Service
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
@@ -23,7 +24,11 @@ EXAMPLES = {
     "rocket": "rocket.jpg",
     "astronaut": "astronaut.jpg",
 }
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+QUIET: dict[str, Any] = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "trigger_mode": "always_last",
+}
 """For events that only keep the page consistent."""
 
 
@@ -99,9 +104,9 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
         )
     about = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
     bars = Panels(elem_id="prediction", card_width=240, min_height=240)
-    target = gr.Dropdown([], label="Explain", info="The class in question", elem_id="target")
+    target = Choice([], label="Explain", info="The class in question", elem_id="target")
     with gr.Accordion("More about the question", open=False):
-        versus = gr.Dropdown(
+        versus = Choice(
             [], label="Rather than", info="Explain the difference to this class", elem_id="versus"
         )
         unit = gr.Radio(
@@ -119,7 +124,12 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
         return facts.error or facts.summary
 
     def predict(
-        picture: Any, model: str, weights: str, target: int | None, versus: int | None, unit: str
+        picture: Any,
+        model: str,
+        weights: str,
+        target: int | str | None,
+        versus: int | str | None,
+        unit: str,
     ) -> list[Any]:
         seen = actions.predict(service, Question(picture, model, weights, target, versus, unit))
         return [
@@ -133,8 +143,8 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
         picture: Any,
         model: str,
         weights: str,
-        target: int | None,
-        versus: int | None,
+        target: int | str | None,
+        versus: int | str | None,
         unit: str,
         event: gr.EventData,
     ) -> Any:
@@ -147,8 +157,9 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
         [model, weights],
         about,
         api_name="describe_model",
+        trigger_mode="always_last",
     )
-    again = opened.then(predict, question, shown, **QUIET)
+    again = opened.then(predict, question, shown, api_name="predict_again", **QUIET)
     changed = picture.change(
         predict,
         question,

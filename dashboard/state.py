@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from core import Explainer, load_model
 from core.cache import Cache
-from core.errors import CancelledError, PictureError, unknown
+from core.errors import CancelledError, PictureError, TimmscopeError, unknown
 from core.explainer import Look, OnProgress
 from core.models.catalogue import list_models
-from core.targets import ClassLogit, Target
+from core.targets import Target
 
 HUB = re.compile(r"hf[-_]hub:[\w.-]+/[\w.-]+")
 
@@ -32,6 +32,8 @@ MODELS = (
 """Suggestions; any timm name or ``hf-hub:owner/name`` can be typed."""
 
 
+FAILURE_SECONDS = 20
+"""How long a model that could not be loaded is not tried again: the whole page asks at once."""
 NOTHING = -1
 """Stands for "no class" where a choice needs a value."""
 
@@ -44,28 +46,35 @@ class Question:
         picture: path of the uploaded picture.
         model: a timm name or ``hf-hub:owner/name``.
         weights: "pretrained" or "random".
-        target: class index; None for the predicted class.
-        versus: class index of "rather than"; None or `NOTHING` for a single class.
+        target: class index or label; None for the predicted class.
+        versus: class index or label of "rather than"; None or `NOTHING` for a single class.
         unit: "logit" or "probability".
     """
 
     picture: str | None
     model: str
     weights: str
-    target: int | None
-    versus: int | None
+    target: int | str | None
+    versus: int | str | None
     unit: str
 
     @property
-    def rival(self) -> int | None:
-        """The class of "rather than", if there is one."""
-        return None if self.versus in (None, NOTHING) else int(self.versus)
+    def contrasts(self) -> bool:
+        """Whether it is "rather than" another class."""
+        return self.versus not in (None, NOTHING, "")
 
-    def to_target(self, predicted: int) -> Target:
-        """The target asked for, given the predicted class."""
-        target: Target = ClassLogit(predicted if self.target is None else int(self.target))
-        if self.rival is not None:
-            target = target - ClassLogit(self.rival)
+    def to_target(self, explainer: Explainer, predicted: int) -> Target:
+        """The target asked for, given the predicted class.
+
+        Raises:
+            UnknownNameError: the model has no such class.
+        """
+        target = explainer.target(predicted if self.target in (None, "") else self.target)
+        assert target is not None
+        if self.contrasts:
+            rival = explainer.target(self.versus)
+            assert rival is not None
+            target = target - rival
         return target.probability() if self.unit == "probability" else target
 
 
@@ -81,6 +90,7 @@ class Service:
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._explainers: LRUCache[tuple[str, str], Explainer] = LRUCache(models)
+        self._failures: TTLCache[tuple[str, str], TimmscopeError] = TTLCache(64, FAILURE_SECONDS)
         self._looks: LRUCache[object, Look] = LRUCache(32)
         self._stops: LRUCache[str, threading.Event] = LRUCache(1000)
         self.cache = Cache(cache_bytes)
@@ -96,13 +106,35 @@ class Service:
         """
         name = model.strip()
         key = name, weights
+        known = self._known(key)
+        if known is not None:
+            return known
         with self._loading:
-            if key not in self._explainers:
-                if not HUB.fullmatch(name) and not list_models(name.removeprefix("timm/")):
-                    raise unknown("timm model", name, list_models())
-                handle = load_model(name, weights="random" if weights == "random" else None)
-                self._explainers[key] = Explainer(handle, cache=self.cache)
-            return self._explainers[key]
+            known = self._known(key)
+            if known is not None:
+                return known
+            try:
+                explainer = self._load(name, weights)
+            except TimmscopeError as failure:
+                with self._lock:
+                    self._failures[key] = failure
+                raise
+            with self._lock:
+                self._explainers[key] = explainer
+            return explainer
+
+    def _known(self, key: tuple[str, str]) -> Explainer | None:
+        """The explainer if it is loaded; nobody waits for it while another model loads."""
+        with self._lock:
+            if failure := self._failures.get(key):
+                raise failure
+            return self._explainers.get(key)
+
+    def _load(self, name: str, weights: str) -> Explainer:
+        if not HUB.fullmatch(name) and not list_models(name.removeprefix("timm/")):
+            raise unknown("timm model", name, list_models())
+        handle = load_model(name, weights="random" if weights == "random" else None)
+        return Explainer(handle, cache=self.cache)
 
     def look(self, explainer: Explainer, picture: str | None) -> Look:
         """A picture as the model sees it, decoded once.

@@ -34,6 +34,7 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
 }
 
 @media (max-width: 640px) {
+  #view .form { flex-direction: column; }
   .gradio-container > .main { padding: 12px !important; }
   footer .divider { display: none !important; }
 }

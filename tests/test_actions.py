@@ -66,7 +66,15 @@ def test_the_recipe_gives_the_same_map(service: Service, tmp_path: Path) -> None
     scope: dict[str, Any] = {}
     exec(code, scope)
     path = actions.download(
-        service, asked, "layercam", {"layercam": {"relu": False}}, "blocks.4", "npz", "auto", 1, False
+        service,
+        asked,
+        "layercam",
+        {"layercam": {"relu": False}},
+        "blocks.4",
+        "npz",
+        "auto",
+        1,
+        False,
     )
     with np.load(path) as saved:
         np.testing.assert_allclose(saved["native"], scope["answer"].values[0], atol=1e-6)
@@ -156,7 +164,9 @@ def test_the_model_says_which_methods_it_cannot_run_and_why(service: Service) ->
     assert facts.default_layer == "bn2"
     sentence = actions.describe_method(service, LITE0, "pretrained", "attention").about
     assert "no softmax attention" in sentence
-    assert actions.describe_method(service, "test_vit", "random", "attention").layer == "blocks.5.attn"
+    assert (
+        actions.describe_method(service, "test_vit", "random", "attention").layer == "blocks.5.attn"
+    )
 
 
 def test_what_goes_wrong_is_a_card_and_nothing_is_lost(service: Service, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from gradio_client import Client, handle_file
 from playwright.sync_api import Page, expect
 
 from dashboard.build import build
@@ -262,3 +264,29 @@ def test_a_click_on_a_bar_explains_that_class(page: Page) -> None:
     assert box is not None
     page.mouse.click(box["x"] + 5, box["y"] + box["height"] / 2)
     title(page, "Egyptian cat")
+
+
+def test_what_the_page_does_is_an_api(url: str) -> None:
+    client = Client(url, verbose=False)
+    names = set(client.view_api(return_format="dict")["named_endpoints"])
+    assert {"/explain", "/compare", "/features", "/attention", "/measure", "/predict"} <= names
+    picture = handle_file(str(SAMPLES / "coffee.jpg"))
+    common = {"model": "tf_efficientnet_lite0", "weights": "pretrained", "unit": "logit"}
+    panels, trust, recipe = client.predict(
+        picture,
+        target=967,
+        versus=-1,
+        method="integrated_gradients",
+        layer="",
+        settings={"integrated_gradients": {"steps": 3}},
+        api_name="/explain",
+        **common,
+    )
+    assert "espresso" in json.loads(panels)["panels"][0]["title"]
+    assert "Completeness error" in trust
+    assert "steps=3" in recipe
+    panels, *_ = client.predict(
+        picture, target=10**6, versus=-1, method="gradcam", layer="", settings={},
+        api_name="/explain", **common,
+    )  # fmt: skip
+    assert "does not exist" in json.loads(panels)["panels"][0]["caption"]

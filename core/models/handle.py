@@ -162,11 +162,10 @@ class ModelHandle:
             within = [c for c in choices if c.startswith(f"{name}.")]
             if within:
                 return within[0]
-        kind = (
-            "attend over the whole picture" if Need.ATTENTION in needs else "lie on a spatial grid"
-        )
+        attends = Need.ATTENTION in needs
+        kind = "attend over the whole picture" if attends else "lie on a spatial grid"
         raise NotApplicableError(
-            f"layer {name!r} of {self.name} does not {kind}; choose one such as {choices[-1]!r}"
+            f"layer {name!r} of {self.name} does not {kind}; choose one such as {choices[-1] if attends else choices[0]!r}"
         )
 
     # -- what it can do -------------------------------------------------------------------------

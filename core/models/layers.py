@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,10 +86,14 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
 
 def stage_names(model: nn.Module) -> list[str]:
     """The modules that close the model's stages, from timm's `feature_info`; else its children."""
+    return _said_stages(model) or [n for n, _ in model.named_children()]
+
+
+def _said_stages(model: nn.Module) -> list[str]:
     known = dict(model.named_modules())
     prefix, info = _feature_info(model)
     names = [f"{prefix}{entry.get('module')}" for entry in info]
-    return [n for n in names if n in known] or [n for n, _ in model.named_children()]
+    return [n for n in names if n in known]
 
 
 class _Guess:
@@ -144,9 +148,9 @@ class _Guess:
     def _is_grid(self, height: int, width: int) -> bool:
         """Whether a grid is the picture seen at one stride, give or take rounding at the rim."""
         H, W = self.size
-        if height > H or width > W or (height == 1) != (width == 1):
+        if height > H or width > W or min(height, width) < 2:
             return False
-        return abs(height * W - width * H) < max(H, W) and height * width >= 1
+        return abs(height * W - width * H) < max(H, W)
 
     def attention(self, name: str, weights: Tensor, layers: Iterable[Layer]) -> AttentionLayer:
         """What a recorded map (..., queries, keys) is a map of.
@@ -205,7 +209,7 @@ def _default_layer(model: nn.Module, layers: Mapping[str, Layer], x: Tensor) -> 
     the search ends at the normalisation before the last attention, the customary place.
     """
     modules = dict(model.named_modules())
-    for batch in _candidates(modules, layers):
+    for batch in _candidates(modules, layers, _said_stages(model)):
         with capture.quiet(model), capture.tap(model, batch) as taps:
             response = _response(model, x)
             if not response.requires_grad:
@@ -237,16 +241,23 @@ def _response(model: Any, x: Tensor) -> Tensor:
 
 
 def _candidates(
-    modules: Mapping[str, nn.Module], layers: Mapping[str, Layer], size: int = 8
+    modules: Mapping[str, nn.Module],
+    layers: Mapping[str, Layer],
+    said: Collection[str],
+    size: int = 8,
 ) -> Iterator[list[str]]:
-    """Names worth trying as default layer, deepest first, a few at a time."""
+    """Names worth trying as default layer, deepest first, a few at a time.
+
+    A module without parameters (dropout, pooling) is none, unless timm names it in `said`: the last
+    stage may end in an activation or an identity.
+    """
     stages = [layer.name for layer in layers.values() if layer.stage]
     names = [
         n
         for n, layer in reversed(list(layers.items()))
         if layer.layout is not None
         and min(layer.layout.grid) >= SMALLEST_GRID
-        and next(modules[n].parameters(), None) is not None
+        and (n in said or next(modules[n].parameters(), None) is not None)
         and not any(stage.startswith(f"{n}.") for stage in stages)
         and (layer.stage or "." not in n or "norm" in layer.kind.lower())
     ]

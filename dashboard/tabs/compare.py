@@ -10,6 +10,7 @@ from core.errors import CancelledError
 from core.views.figures import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
+from dashboard.controls import Choice
 from dashboard.sidebar import Sidebar
 from dashboard.state import Question
 from dashboard.tabs.work import METHOD_CHOICES, begin, cancelling, clear, follow_model
@@ -31,7 +32,7 @@ def build(side: Sidebar) -> None:
             scale=4,
             min_width=280,
         )
-        layer = gr.Dropdown([], label="Layer", info="For CAM methods", scale=1, min_width=160)
+        layer = Choice([], label="Layer", info="For CAM methods", scale=1, min_width=160)
         ranges = gr.Radio(
             [("Own", "own"), ("Shared", "shared")],
             value="own",
@@ -59,8 +60,8 @@ def build(side: Sidebar) -> None:
         picture: Any,
         model: str,
         weights: str,
-        target: int | None,
-        versus: int | None,
+        target: int | str | None,
+        versus: int | str | None,
         unit: str,
         methods: list[str],
         settings: dict[str, Any],

@@ -11,7 +11,7 @@ from core import METHODS
 from core.errors import CancelledError
 from dashboard import actions
 from dashboard.components.panels import Panels
-from dashboard.controls import settings
+from dashboard.controls import Choice, settings
 from dashboard.sidebar import QUIET, Sidebar
 from dashboard.state import Question
 from dashboard.tabs.work import METHOD_CHOICES, begin, cancelling
@@ -29,7 +29,7 @@ def build(side: Sidebar, view: list[Component]) -> None:
                 METHOD_CHOICES, value=DEFAULT_METHOD, label="Method", elem_id="method"
             )
             about = gr.Markdown(METHODS[DEFAULT_METHOD].about, elem_classes="ts-note")
-            layer = gr.Dropdown([], label="Layer", elem_id="layer")
+            layer = Choice([], label="Layer", elem_id="layer")
             groups = settings(METHODS, side.store, DEFAULT_METHOD)
             with gr.Row():
                 run = gr.Button(
@@ -58,8 +58,8 @@ def build(side: Sidebar, view: list[Component]) -> None:
         picture: Any,
         model: str,
         weights: str,
-        target: int | None,
-        versus: int | None,
+        target: int | str | None,
+        versus: int | str | None,
         unit: str,
         method: str,
         layer: str | None,
@@ -105,10 +105,17 @@ def build(side: Sidebar, view: list[Component]) -> None:
         show_progress_on=result,
     )
     rest = [
-        event.then(explain, asked, shown, api_visibility="private", show_progress_on=result)
+        event.then(
+            explain,
+            asked,
+            shown,
+            api_visibility="private",
+            trigger_mode="always_last",
+            show_progress_on=result,
+        )
         for event in (picked, *side.ready)
     ]
-    cancelling(side, stop, "explain", [first, *rest])
+    cancelling(side, stop, "explain", [side.opened, first, *rest])
     for kind, button in saves.items():
         _saving(side, button, kind, [*asked, *view], file)
 

@@ -9,6 +9,7 @@ import gradio as gr
 from core.views.figures import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
+from dashboard.controls import Choice
 from dashboard.sidebar import Sidebar
 from dashboard.state import Question
 from dashboard.tabs.work import clear, follow_model
@@ -20,7 +21,7 @@ def build(side: Sidebar) -> None:
     """The tab, wired."""
     gr.Markdown("### Feature maps")
     with gr.Row(equal_height=False):
-        layer = gr.Dropdown([], label="Layer", elem_id="feature-layer", min_width=200)
+        layer = Choice([], label="Layer", elem_id="feature-layer", min_width=200)
         by = gr.Radio(
             [("Activation", "activation"), ("Variance", "variance")],
             value="activation",
@@ -35,7 +36,7 @@ def build(side: Sidebar) -> None:
     maps = Panels(EMPTY, elem_id="feature-maps", card_width=120, columns=8, gap=16, min_height=140)
     gr.Markdown("### Attention heads")
     with gr.Row(equal_height=False):
-        attention_layer = gr.Dropdown([], label="Attention layer", elem_id="attention-layer")
+        attention_layer = Choice([], label="Attention layer", elem_id="attention-layer")
         query = gr.Textbox(
             "auto",
             label="Query token",
@@ -54,8 +55,8 @@ def build(side: Sidebar) -> None:
         picture: Any,
         model: str,
         weights: str,
-        target: int | None,
-        versus: int | None,
+        target: int | str | None,
+        versus: int | str | None,
         unit: str,
         layer: str,
         top: int,
@@ -69,8 +70,8 @@ def build(side: Sidebar) -> None:
         picture: Any,
         model: str,
         weights: str,
-        target: int | None,
-        versus: int | None,
+        target: int | str | None,
+        versus: int | str | None,
         unit: str,
         layer: str,
         query: str,

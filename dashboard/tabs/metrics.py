@@ -11,7 +11,7 @@ from core.errors import CancelledError
 from core.views.figures import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
-from dashboard.controls import settings
+from dashboard.controls import Choice, settings
 from dashboard.sidebar import Sidebar
 from dashboard.state import Question
 from dashboard.tabs.work import METHOD_CHOICES, begin, cancelling, clear, follow_model
@@ -39,7 +39,7 @@ def build(side: Sidebar) -> None:
             scale=2,
             min_width=220,
         )
-        layer = gr.Dropdown([], label="Layer", info="For CAM methods", scale=1, min_width=160)
+        layer = Choice([], label="Layer", info="For CAM methods", scale=1, min_width=160)
     with gr.Accordion("Settings", open=False), gr.Row():
         for key, cls in METRICS.items():
             with gr.Column(min_width=240):
@@ -59,8 +59,8 @@ def build(side: Sidebar) -> None:
         picture: Any,
         model: str,
         weights: str,
-        target: int | None,
-        versus: int | None,
+        target: int | str | None,
+        versus: int | str | None,
         unit: str,
         methods: list[str],
         metrics: list[str],

@@ -1,0 +1,514 @@
+"""The command line: one JSON object on stdout, one line on stderr when the input is unusable."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core import METHODS, cli, load_model
+from core.models.catalogue import list_models
+from tests.conftest import SAMPLES
+
+COFFEE = SAMPLES / "coffee.jpg"
+VIT = ["--model", "test_vit", "--weights", "random"]
+QUICK = [
+    *("--set", "integrated_gradients.steps=3"),
+    *("--set", "occlusion.window=112"),
+    *("--set", "occlusion.stride=112"),
+]
+ASKED = "gradcam,integrated_gradients,occlusion,attention_rollout"
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON object on stdout; NaN and the like are no JSON."""
+        return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+    @property
+    def image(self) -> Any:
+        """The report of the only image."""
+        (report,) = self.json["images"]
+        return report
+
+
+def command(*words: object) -> Outcome:
+    """``python -m core`` with these words, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main([str(word) for word in words])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _models_stay_loaded() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "load_model", functools.cache(load_model))
+        yield
+
+
+# -- the command of the README ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory: pytest.TempPathFactory, _models_stay_loaded: None) -> Outcome:
+    folder = tmp_path_factory.mktemp("answer") / "deep" / "out"
+    images = sorted(SAMPLES.glob("*.jpg"))
+    save = ["--output-dir", folder, "--save", "png,npz,json"]
+    return command("explain", *images, "--methods", ASKED, *QUICK, *save)
+
+
+def test_every_sample_is_answered_and_nothing_else_is_printed(answer: Outcome) -> None:
+    assert (answer.code, answer.err) == (0, "")
+    reports = answer.json["images"]
+    assert [r["image"] for r in reports] == [str(p) for p in sorted(SAMPLES.glob("*.jpg"))]
+    assert list(answer.json) == ["images"]
+    for report in reports:
+        assert list(report["results"]) == ["gradcam", "integrated_gradients", "occlusion"]
+
+
+def test_a_report_says_what_the_model_saw_and_said(answer: Outcome) -> None:
+    report = next(r for r in answer.json["images"] if r["image"] == str(COFFEE))
+    assert report["model"] == "tf_efficientnet_lite0"
+    assert (report["predicted_class"], report["predicted_label"]) == (967, "espresso")
+    assert report["target"] == "espresso"
+    assert 0.9 < report["confidence"] < 1
+    assert len(report["top5"]) == 5
+    assert report["top5"][0] == {
+        "class": 967,
+        "label": "espresso",
+        "probability": report["confidence"],
+    }
+    assert report["crop"]["box"] == [125.0, 25.0, 475.0, 375.0]
+
+
+def test_a_result_says_how_it_came_about(answer: Outcome) -> None:
+    report = next(r for r in answer.json["images"] if r["image"] == str(COFFEE))
+    for result in report["results"].values():
+        assert set(result) >= {"files", "score", "layer", "params", "cost"}
+        assert result["score"] == pytest.approx(11.57, abs=0.05)
+        assert set(result["cost"]) == {"forward", "backward", "seconds", "peak_bytes"}
+    gradcam, integrated, occlusion = report["results"].values()
+    assert (gradcam["layer"], integrated["layer"]) == ("bn2", None)
+    assert gradcam["params"] == {"relu": True}
+    assert integrated["params"] == {"steps": 3, "baselines": ["black"]}
+    assert integrated["completeness_error"] > 0
+    assert "completeness_error" not in gradcam
+    assert integrated["cost"]["backward"] == 3
+    assert occlusion["params"]["window"] == 112
+
+
+def test_attention_on_a_cnn_is_an_error_in_a_sentence_beside_the_results(answer: Outcome) -> None:
+    for report in answer.json["images"]:
+        assert list(report["errors"]) == ["attention_rollout"]
+        reason = report["errors"]["attention_rollout"]
+        assert reason.startswith("tf_efficientnet_lite0 computes no softmax attention")
+
+
+def test_npz_holds_the_raw_map_its_grid_and_where_it_lies(answer: Outcome) -> None:
+    report = next(r for r in answer.json["images"] if r["image"] == str(COFFEE))
+    natives = {"gradcam": (7, 7), "integrated_gradients": (224, 224), "occlusion": (224, 224)}
+    for key, native in natives.items():
+        result = report["results"][key]
+        with np.load(result["files"]["npz"], allow_pickle=False) as file:
+            assert (file["values"].dtype, file["values"].shape) == (np.float32, (224, 224))
+            assert file["native"].shape == native
+            assert file["crop"].tolist() == report["crop"]["box"]
+            assert file["picture"].tolist() == [400, 600]
+            assert file["input"].tolist() == [224, 224]
+            assert float(file["score"]) == pytest.approx(result["score"])
+            if key == "integrated_gradients":
+                assert file["values"].min() < 0 < file["values"].max()
+                assert np.array_equal(file["values"], file["native"])
+            if key == "gradcam":
+                grown = torch.nn.functional.interpolate(
+                    torch.from_numpy(file["native"])[None, None], (224, 224), mode="bilinear"
+                )
+                np.testing.assert_allclose(file["values"], grown[0, 0], atol=1e-6)
+
+
+def test_png_is_the_whole_picture(answer: Outcome) -> None:
+    for report in answer.json["images"]:
+        with Image.open(report["image"]) as picture:
+            size = picture.size
+        for result in report["results"].values():
+            with Image.open(result["files"]["png"]) as overlay:
+                assert (overlay.format, overlay.size) == ("PNG", size)
+
+
+def test_the_json_file_is_the_report(answer: Outcome) -> None:
+    for report in answer.json["images"]:
+        (path,) = {r["files"]["json"] for r in report["results"].values()}
+        assert json.loads(Path(path).read_text(encoding="utf-8")) == report
+
+
+# -- in a process of its own --------------------------------------------------------------------
+
+
+def test_end_to_end_in_a_process_of_its_own(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9 \xe2\x98\x95 v1.2.jpg")  # one byte of it is no UTF-8
+    shutil.copy(COFFEE, odd)
+    words = ["explain", str(odd), "--methods", "gradcam,attention", "--output-dir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "core", *words],
+        cwd=SAMPLES.parent.parent,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    (report,) = json.loads(done.stdout)["images"]
+    assert report["image"] == str(odd)
+    assert list(report["errors"]) == ["attention"]
+    files = report["results"]["gradcam"]["files"]
+    assert all(Path(path).is_file() for path in files.values())
+    assert json.loads(Path(files["json"]).read_text()) == report
+
+
+# -- file names ---------------------------------------------------------------------------------
+
+
+def test_equal_stems_do_not_overwrite_one_another(tmp_path: Path) -> None:
+    sources = []
+    for index, name in enumerate(["a/x.png", "b/x.png", "c/x.jpg", "x-2.png", "c/x.v1.png", "c/x.v2.png"]):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (60, 60 + index), (40 * index, 90, 10)).save(path)
+        sources.append(path)
+    out = tmp_path / "out"
+    done = command("explain", *sources, *VIT, "--methods", "random", "--output-dir", out)
+    assert done.code == 0
+    files = [r["results"]["random"]["files"] for r in done.json["images"]]
+    paths = [path for kinds in files for path in kinds.values()]
+    assert len(set(paths)) == len(paths) == len(list(out.iterdir())) == 6 * 3
+    for index, kinds in enumerate(files):
+        with Image.open(kinds["png"]) as overlay:
+            assert overlay.size == (60, 60 + index)
+
+
+@pytest.mark.parametrize("stem", ["two words", "a.b.c", "-dash", "日本", "100%", "[x]{y}", ".dot", "q'\"$"])
+def test_odd_stems_make_good_files(tmp_path: Path, stem: str) -> None:
+    path = tmp_path / f"{stem}.png"
+    Image.new("RGB", (50, 40), "teal").save(path)
+    out = tmp_path / "out"
+    done = command("explain", *VIT, "--methods", "random", "--output-dir", out, "--", path)
+    files = done.image["results"]["random"]["files"]
+    assert {Path(p).name for p in files.values()} == {p.name for p in out.iterdir()}
+    assert all(Path(p).name.startswith(stem) for p in files.values())
+
+
+def test_a_leading_dash_is_no_option_after_two(tmp_path: Path, monkeypatch: Any) -> None:
+    shutil.copy(COFFEE, tmp_path / "-x.jpg")
+    monkeypatch.chdir(tmp_path)
+    done = command("explain", *VIT, "--methods", "random", "--output-dir", "out", "--", "-x.jpg")
+    assert (done.code, done.image["image"]) == (0, "-x.jpg")
+    assert (tmp_path / "out" / "-x.random.png").is_file()
+
+
+def test_only_the_kinds_asked_for_are_written(tmp_path: Path) -> None:
+    done = command(
+        *("explain", COFFEE, *VIT, "--methods", "random"),
+        *("--output-dir", tmp_path, "--save", "npz"),
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["coffee.random.npz"]
+    assert list(done.image["results"]["random"]["files"]) == ["npz"]
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command("explain", COFFEE, *VIT, "--methods", "random")
+    assert done.image["results"]["random"]["files"] == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- what can be asked --------------------------------------------------------------------------
+
+
+def test_attention_methods_run_on_a_transformer() -> None:
+    done = command("explain", COFFEE, *VIT, "--methods", "attention,attention_rollout,gradcam")
+    assert done.code == 0
+    assert list(done.image["results"]) == ["attention", "attention_rollout", "gradcam"]
+    assert done.image["errors"] == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "described", "index"),
+    [
+        ("cup", "cup", 968),
+        ("ESPRESSO", "espresso", 967),
+        ("207", "golden retriever", 207),
+        ("espresso-cup", "espresso rather than cup", None),
+        ("967-968", "espresso rather than cup", None),
+        ("black-and-tan coonhound", "black-and-tan coonhound", 165),
+        ("cup-black-and-tan coonhound", "cup rather than black-and-tan coonhound", None),
+    ],
+)
+def test_targets(text: str, described: str, index: int | None, lite0: Any) -> None:
+    report = command("explain", COFFEE, "--target", text).image
+    assert report["target"] == described
+    logits = lite0.predict(COFFEE).logits[0]
+    if index is not None:
+        assert report["results"]["gradcam"]["score"] == pytest.approx(float(logits[index]), abs=1e-3)
+    elif "espresso" in described:
+        margin = float(logits[967] - logits[968])
+        assert report["results"]["gradcam"]["score"] == pytest.approx(margin, abs=1e-3)
+
+
+@pytest.mark.parametrize("alias", ["gradcam++", "gradcampp", "gradcam_plus_plus"])
+def test_aliases_name_one_method_everywhere(alias: str) -> None:
+    done = command(
+        *("explain", COFFEE, "--methods", f"{alias},gradcam_plus_plus"), *("--set", f"{alias}.relu=no")
+    )
+    (key, result), *more = done.image["results"].items()
+    assert (key, more) == ("gradcam_plus_plus", [])
+    assert result["params"] == {"relu": False}
+
+
+def test_a_layer_is_looked_at_by_those_it_concerns() -> None:
+    report = command(
+        "explain", COFFEE, "--methods", "gradcam,saliency", "--layer", "blocks.4"
+    ).image
+    assert report["results"]["gradcam"]["layer"] == "blocks.4"
+    assert report["results"]["saliency"]["layer"] is None
+
+
+def test_a_layer_that_does_not_suit_is_each_methods_own_failure() -> None:
+    done = command("explain", COFFEE, "--methods", "gradcam,random", "--layer", "classifier")
+    assert (done.code, list(done.image["results"])) == (0, ["random"])
+    assert "'classifier'" in done.image["errors"]["gradcam"]
+    assert "blocks.0" in done.image["errors"]["gradcam"]
+
+
+def test_metrics_stand_beside_the_controls() -> None:
+    report = command(
+        *("explain", COFFEE, *VIT, "--methods", "gradcam,random"), *("--metrics", "deletion")
+    ).image
+    for key in ("gradcam", "random"):
+        deletion = report["results"][key]["scores"]["deletion"]
+        assert 0 <= deletion["value"] <= 1
+        assert deletion["higher_is_better"] is False
+        assert set(deletion["controls"]) == {"random", "sobel"}
+    control = report["results"]["random"]["scores"]["deletion"]
+    assert control["value"] == control["controls"]["random"]
+
+
+def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
+    maps = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2), ("d", -1), ("e", 10**30)):
+        words = [*VIT, "--methods", "random", "--seed", seed, "--output-dir", tmp_path / folder]
+        report = command("explain", COFFEE, *words).image
+        assert report["seed"] == seed
+        maps.append(np.load(report["results"]["random"]["files"]["npz"])["values"])
+    assert np.array_equal(maps[0], maps[1])
+    assert len({m.tobytes() for m in maps}) == 4
+
+
+def test_if_no_method_can_answer_the_code_is_1() -> None:
+    done = command("explain", COFFEE, "--methods", "attention,attention_rollout")
+    assert done.code == 1
+    assert done.image["results"] == {}
+    assert set(done.image["errors"]) == {"attention", "attention_rollout"}
+    assert done.err == ""
+
+
+def test_what_is_not_a_number_is_null_in_json(tmp_path: Path) -> None:
+    state = {k: v.clone() for k, v in load_model("test_vit", weights="random").model.state_dict().items()}
+    state["head.weight"].fill_(3e38)
+    torch.save(state, tmp_path / "huge.pth")
+    weights = ["--model", "test_vit", "--weights", tmp_path / "huge.pth"]
+    done = command(
+        "explain", COFFEE, *weights, "--methods", "gradcam,random", "--metrics", "deletion"
+    )
+    assert done.image["confidence"] is None
+    assert done.image["results"]["random"]["score"] is None
+    assert done.image["results"]["random"]["scores"]["deletion"]["value"] is None
+    assert "not finite" in done.image["errors"]["gradcam"]
+
+
+# -- what cannot be asked -----------------------------------------------------------------------
+
+
+def assert_refused(done: Outcome, *words: str) -> None:
+    """One line on stderr that says why, nothing on stdout, exit code 2."""
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert done.err.endswith("\n")
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "gradcan"], ["gradcan", "did you mean 'gradcam'?"]),
+        (["--methods", ","], ["--methods", "names none"]),
+        (["--set", "gradcam.rel=1"], ["gradcam has no parameter 'rel'", "relu"]),
+        (["--set", "gradcam.relu=maybe"], ["gradcam.relu = maybe"]),
+        (["--set", "gradcam.relu=may\nbe"], ["gradcam.relu"]),
+        (["--set", "gradcam.relu"], ["'gradcam.relu'", "method.param=value"]),
+        (["--set", "gradcan.relu=1"], ["gradcan", "did you mean"]),
+        (["--set", "occlusion.window=9"], ["occlusion", "--methods"]),
+        (["--methods", "occlusion", "--set", "occlusion.window=0"], ["occlusion.window = 0", "1"]),
+        (["--save", "png,gif"], ["'gif'", "png, npz, json"]),
+        (["--layer", "block.4"], ["'block.4'", "did you mean"]),
+        (["--methods", "saliency", "--layer", "nope"], ["'nope'"]),
+        (["--target", "99999"], ["99999", "0 to 999"]),
+        (["--target", "-1"], ["'-1'"]),
+        (["--target", "espreso"], ["did you mean 'espresso'"]),
+        (["--target", ""], ["no class ''"]),
+        (["--model", "resnet5"], ["resnet5", "did you mean"]),
+        (["--device", "toaster"], ["toaster", "cpu"]),
+        (["--weights", "nowhere.pth"], ["nowhere.pth"]),
+        (["--labels", "nowhere.txt"], ["nowhere.txt"]),
+        (["--metrics", "deletions"], ["did you mean 'deletion'?"]),
+        (["--seed", "three"], ["--seed", "three"]),
+        (["--colour", "red"], ["--colour"]),
+    ],
+)
+def test_refusals(words: list[str], said: list[str]) -> None:
+    target = [f"{words[0]}={words[1]}"] if words[1].startswith("-") else words
+    assert_refused(command("explain", COFFEE, *target), *said)
+
+
+@pytest.mark.parametrize("words", [[], ["explain"], ["explode"], ["explain", "--target"]])
+def test_an_incomplete_command_is_refused_in_one_line(words: list[str]) -> None:
+    assert_refused(command(*words), "--help")
+
+
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_unusable_picture_stops_all_before_any_work(
+    tmp_path: Path, place: int, monkeypatch: Any
+) -> None:
+    def untouched(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(cli, "load_model", untouched)
+    corrupt = tmp_path / "corrupt.jpg"
+    corrupt.write_bytes(COFFEE.read_bytes()[:2000])
+    for bad in (corrupt, tmp_path / "missing.jpg", tmp_path):
+        pictures: list[Path] = [COFFEE, COFFEE]
+        pictures.insert(place, bad)
+        done = command("explain", *pictures, "--output-dir", tmp_path / "out")
+        assert_refused(done, bad.name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        done = command("explain", COFFEE, *VIT, "--methods", "random", "--output-dir", folder)
+        assert_refused(done, "cannot write to", str(folder))
+
+
+# -- the other commands -------------------------------------------------------------------------
+
+
+def test_methods_lists_the_registry() -> None:
+    found = command("methods").json
+    assert list(found) == list(METHODS)
+    assert all(
+        set(facts) >= {"label", "family", "needs", "laws", "params", "paper"}
+        for facts in found.values()
+    )
+    steps = found["integrated_gradients"]["params"]["steps"]
+    assert (steps["default"], steps["minimum"], steps["maximum"]) == (50, 1, 1000)
+    assert found["gradcam"]["needs"] == ["gradient", "layer"]
+
+
+def test_models_takes_a_part_of_the_name_or_a_pattern() -> None:
+    assert "resnet50.a1_in1k" in command("models", "resnet50").json
+    assert set(command("models", "vit_tiny*").json) == set(list_models("vit_tiny*"))
+    assert "tf_efficientnet_lite0.in1k" in command("models").json
+    assert command("models", "no_such_model").json == {}
+
+
+def test_layers_says_where_one_can_look() -> None:
+    found = command("layers").json
+    assert (found["model"], found["default"]) == ("tf_efficientnet_lite0", "bn2")
+    assert "bn2" in found["stages"]
+    assert found["layers"]["bn2"] == {
+        "kind": "BatchNormAct2d",
+        "stage": False,
+        "layout": "NCHW",
+        "grid": [7, 7],
+        "channels": 1280,
+        "prefix_tokens": 0,
+    }
+    assert found["layers"]["classifier"]["layout"] is None
+    assert found["attention"] == {}
+    tokens = command("layers", *VIT).json
+    assert tokens["layers"]["blocks.0"]["prefix_tokens"] == 1
+    assert tokens["attention"]["blocks.0.attn"] == {
+        "heads": 2,
+        "tokens": 101,
+        "usable": True,
+        "reason": "",
+    }
+
+
+def test_features_of_a_layer(tmp_path: Path) -> None:
+    done = command(
+        *("features", COFFEE, "--layer", "blocks.2", "--top", 3, "--by", "variance"),
+        *("--output-dir", tmp_path),
+    )
+    report = done.json
+    assert (report["layer"], report["grid"], len(report["channels"])) == ("blocks.2", [28, 28], 3)
+    assert report["statistics"]["channels"] == 40
+    assert 0 <= report["statistics"]["sparsity"] <= 1
+    with np.load(report["files"]["npz"]) as maps:
+        assert list(maps) == [f"channel{c}" for c in report["channels"]]
+        assert maps[maps.files[0]].shape == (28, 28)
+
+
+def test_features_of_attention_heads(tmp_path: Path) -> None:
+    done = command("features", COFFEE, *VIT, "--attention", "--query", "3", "--output-dir", tmp_path)
+    assert (done.json["heads"], done.json["grid"]) == (2, [10, 10])
+    with np.load(done.json["files"]["npz"]) as maps:
+        assert list(maps) == ["head0", "head1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--top", "0"], "top is 0"),
+        (["--layer", "nope"], "'nope'"),
+        (["--attention"], "no softmax attention"),
+        ([*VIT, "--attention", "--query", "somebody"], "'somebody'"),
+        ([*VIT, "--attention", "--query", "²"], "'²'"),
+        ([*VIT, "--attention", "--query", "100"], "0 to 99"),
+        ([*VIT, "--attention", "--layer", "patch_embed"], "'patch_embed'"),
+    ],
+)
+def test_refused_features(words: list[str], said: str) -> None:
+    assert_refused(command("features", COFFEE, *words), said)
+
+
+def test_layers_of_an_unknown_model_are_refused() -> None:
+    assert_refused(command("layers", "--model", "resnet5"), "resnet5")
