@@ -169,7 +169,11 @@ class _AttentionMode(TorchFunctionMode):
         return result
 
     def _multi_head(
-        self, *args: Any, need_weights: bool = True, average_attn_weights: bool = True, **kwargs: Any
+        self,
+        *args: Any,
+        need_weights: bool = True,
+        average_attn_weights: bool = True,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """`F.multi_head_attention_forward`, made to give the weights of every head."""
         output, weights = F.multi_head_attention_forward(
@@ -202,5 +206,7 @@ def _attention_weights(
     if attn_mask is not None:
         masked = attn_mask.dtype == torch.bool
         logits = logits.masked_fill(~attn_mask, -torch.inf) if masked else logits + attn_mask
-    blind = logits.amax(-1, keepdim=True) == -torch.inf  # who may look nowhere sees nothing, not NaN
+    blind = (
+        logits.amax(-1, keepdim=True) == -torch.inf
+    )  # who may look nowhere sees nothing, not NaN
     return logits.softmax(-1).masked_fill(blind, 0.0), value

@@ -127,10 +127,10 @@ class Explainer:
 
     def _look_at_tensor(self, x: Tensor) -> Look:
         size = self.model.preprocessing.input_size
-        x = x[None] if x.ndim == 3 else x
+        given, x = tuple(x.shape), x[None] if x.ndim == 3 else x
         if x.shape[1:] != size or not len(x):
             raise TimmscopeError(
-                f"a tensor of shape {tuple(x.shape)} is not a batch of images for {self.model.name}; "
+                f"a tensor of shape {given} is not a batch of images for {self.model.name}; "
                 f"give (B, {', '.join(map(str, size))})"
             )
         x = x.detach().clone().to(self.model.device, self.model.dtype)
@@ -347,7 +347,7 @@ class Explainer:
         reason = self.model.why_not(method.requires()) or method.refusal(self.model)
         if reason:
             raise NotApplicableError(reason)
-        return self.model.resolve_layer(method.requires(), layer)
+        return self.model.resolve_layer(method.layer_needs(), layer)
 
     def _run_at(self, picture: PictureLike | Tensor | Look, need: Need, layer: str | None) -> Run:
         if reason := self.model.why_not([need]):
@@ -358,7 +358,7 @@ class Explainer:
         """`layer` for the methods it concerns, None (their default) for the others."""
         attends = layer in self.model.attention_layers
         concerned = Need.ATTENTION if attends else Need.LAYER
-        return layer if concerned in method.requires() else None
+        return layer if concerned in method.layer_needs() else None
 
     def _run(
         self,

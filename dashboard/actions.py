@@ -151,7 +151,7 @@ def describe_method(service: Service, model: str, weights: str, key: str) -> Met
         return MethodFacts(cls.about)
     if reason := why_not(handle, key):
         return MethodFacts(f"{cls.about}\n\n**Not for this model:** {reason}.")
-    needs = METHODS.make(key).requires()
+    needs = METHODS.make(key).layer_needs()
     return MethodFacts(cls.about, handle.choices(needs), handle.resolve_layer(needs, None))
 
 
@@ -258,7 +258,7 @@ def explain(
 
 def suitable_layer(explainer: Explainer, method: str, layer: str | None) -> str | None:
     """The layer for this method; None where the one chosen before belongs to another kind."""
-    needs = METHODS.make(method).requires()
+    needs = METHODS.make(method).layer_needs()
     return layer if layer in explainer.model.choices(needs) else None
 
 
@@ -555,7 +555,7 @@ def measure(
         raise
     except TimmscopeError as error:
         return Measured([trouble("Not measured", question, error)], [], ["Method"])
-    panels = [_curves(key, found) for key, found in scores.items()]
+    panels = [_curves(key, found) for key, found in scores.items() if _has_curve(found)]
     panels += [error_panel(METHODS[key].label, why) for key, why in answer.errors.items()]
     rows = next(iter(scores.values()))
     table = [
@@ -585,6 +585,10 @@ def _scores(
         asked.look, instance, target=asked.target, on_progress=on_progress
     )
     return own | controls
+
+
+def _has_curve(scores: dict[str, Score]) -> bool:
+    return all(score.curve_x is not None for score in scores.values())
 
 
 def _curves(metric: str, scores: dict[str, Score]) -> Panel:

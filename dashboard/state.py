@@ -12,9 +12,9 @@ from cachetools import LRUCache, TTLCache
 
 from core import Explainer, load_model
 from core.cache import Cache
-from core.errors import CancelledError, PictureError, TimmscopeError, unknown
+from core.errors import CancelledError, PictureError, TimmscopeError
 from core.explainer import Look, OnProgress
-from core.models.catalogue import list_models
+from core.models.catalogue import find
 from core.targets import Target
 
 HUB = re.compile(r"hf[-_]hub:[\w.-]+/[\w.-]+")
@@ -24,7 +24,6 @@ MODELS = (
     "resnet50.a1_in1k",
     "convnext_tiny.fb_in1k",
     "vit_small_patch16_224.augreg_in21k_ft_in1k",
-    "vit_small_patch14_reg4_dinov2.lvd142m",
     "deit3_small_patch16_224.fb_in1k",
     "swin_tiny_patch4_window7_224.ms_in1k",
     "mobilenetv3_large_100.ra_in1k",
@@ -131,8 +130,8 @@ class Service:
             return self._explainers.get(key)
 
     def _load(self, name: str, weights: str) -> Explainer:
-        if not HUB.fullmatch(name) and not list_models(name.removeprefix("timm/")):
-            raise unknown("timm model", name, list_models())
+        if not HUB.fullmatch(name):
+            find(name)
         handle = load_model(name, weights="random" if weights == "random" else None)
         return Explainer(handle, cache=self.cache)
 

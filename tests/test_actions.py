@@ -148,10 +148,11 @@ def test_attention_heads_or_the_reason_why_there_are_none(service: Service) -> N
 
 
 def test_scores_stand_beside_the_controls(service: Service) -> None:
-    settings = {key: {"steps": 3} for key in METRICS}
+    settings = {key: {"steps": 3} for key in ("deletion", "insertion")}
     found = actions.measure(service, about(), ["gradcam"], list(METRICS), settings, None)
     assert [row[0] for row in found.table] == ["Grad-CAM", "Random (control)", "Edges (control)"]
-    assert found.headers == ["Method", "Deletion ↓", "Insertion ↑"]
+    assert found.headers[1:3] == ["Deletion ↓", "Insertion ↑"]
+    assert len(found.headers) == 1 + len(METRICS)
     dashes = [trace.get("line", {}).get("dash") for trace in found.panels[0]["figure"]["data"]]
     assert len(dashes) == 3
 
@@ -193,9 +194,21 @@ def test_what_goes_wrong_is_a_card_and_nothing_is_lost(service: Service, tmp_pat
     assert actions.explain(service, about(), "gradcam", {}, None).panels[0]["map"]
 
 
-def test_only_names_of_models_are_taken_never_paths(service: Service, tmp_path: Path) -> None:
+def test_only_names_of_models_are_taken_never_paths(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "config.json").write_text("{}")
-    for name in (str(tmp_path), f"local-dir:{tmp_path}", "../secrets", "hf-hub:a/b/../../c", ""):
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "vit" / "config.json").write_text('{"architecture": "test_vit"}')
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "vit",
+        str(tmp_path),
+        f"local-dir:{tmp_path}",
+        "../secrets",
+        "hf-hub:a/b/../../c",
+        "",
+    ):
         with pytest.raises(UnknownNameError):
             service.explainer(name)
 

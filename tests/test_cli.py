@@ -193,7 +193,9 @@ def test_end_to_end_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 def test_equal_stems_do_not_overwrite_one_another(tmp_path: Path) -> None:
     sources = []
-    for index, name in enumerate(["a/x.png", "b/x.png", "c/x.jpg", "x-2.png", "c/x.v1.png", "c/x.v2.png"]):
+    for index, name in enumerate(
+        ["a/x.png", "b/x.png", "c/x.jpg", "x-2.png", "c/x.v1.png", "c/x.v2.png"]
+    ):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (60, 60 + index), (40 * index, 90, 10)).save(path)
@@ -209,7 +211,9 @@ def test_equal_stems_do_not_overwrite_one_another(tmp_path: Path) -> None:
             assert overlay.size == (60, 60 + index)
 
 
-@pytest.mark.parametrize("stem", ["two words", "a.b.c", "-dash", "日本", "100%", "[x]{y}", ".dot", "q'\"$"])
+@pytest.mark.parametrize(
+    "stem", ["two words", "a.b.c", "-dash", "日本", "100%", "[x]{y}", ".dot", "q'\"$"]
+)
 def test_odd_stems_make_good_files(tmp_path: Path, stem: str) -> None:
     path = tmp_path / f"{stem}.png"
     Image.new("RGB", (50, 40), "teal").save(path)
@@ -271,7 +275,9 @@ def test_targets(text: str, described: str, index: int | None, lite0: Any) -> No
     assert report["target"] == described
     logits = lite0.predict(COFFEE).logits[0]
     if index is not None:
-        assert report["results"]["gradcam"]["score"] == pytest.approx(float(logits[index]), abs=1e-3)
+        assert report["results"]["gradcam"]["score"] == pytest.approx(
+            float(logits[index]), abs=1e-3
+        )
     elif "espresso" in described:
         margin = float(logits[967] - logits[968])
         assert report["results"]["gradcam"]["score"] == pytest.approx(margin, abs=1e-3)
@@ -280,7 +286,8 @@ def test_targets(text: str, described: str, index: int | None, lite0: Any) -> No
 @pytest.mark.parametrize("alias", ["gradcam++", "gradcampp", "gradcam_plus_plus"])
 def test_aliases_name_one_method_everywhere(alias: str) -> None:
     done = command(
-        *("explain", COFFEE, "--methods", f"{alias},gradcam_plus_plus"), *("--set", f"{alias}.relu=no")
+        *("explain", COFFEE, "--methods", f"{alias},gradcam_plus_plus"),
+        *("--set", f"{alias}.relu=no"),
     )
     (key, result), *more = done.image["results"].items()
     assert (key, more) == ("gradcam_plus_plus", [])
@@ -335,7 +342,9 @@ def test_if_no_method_can_answer_the_code_is_1() -> None:
 
 
 def test_what_is_not_a_number_is_null_in_json(tmp_path: Path) -> None:
-    state = {k: v.clone() for k, v in load_model("test_vit", weights="random").model.state_dict().items()}
+    state = {
+        k: v.clone() for k, v in load_model("test_vit", weights="random").model.state_dict().items()
+    }
     state["head.weight"].fill_(3e38)
     torch.save(state, tmp_path / "huge.pth")
     weights = ["--model", "test_vit", "--weights", tmp_path / "huge.pth"]
@@ -398,8 +407,6 @@ def test_refusals(words: list[str], said: list[str]) -> None:
 @pytest.mark.parametrize("words", [[], ["explain"], ["explode"], ["explain", "--target"]])
 def test_an_incomplete_command_is_refused_in_one_line(words: list[str]) -> None:
     assert_refused(command(*words), "--help")
-
-
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -488,7 +495,9 @@ def test_features_of_a_layer(tmp_path: Path) -> None:
 
 
 def test_features_of_attention_heads(tmp_path: Path) -> None:
-    done = command("features", COFFEE, *VIT, "--attention", "--query", "3", "--output-dir", tmp_path)
+    done = command(
+        "features", COFFEE, *VIT, "--attention", "--query", "3", "--output-dir", tmp_path
+    )
     assert (done.json["heads"], done.json["grid"]) == (2, [10, 10])
     with np.load(done.json["files"]["npz"]) as maps:
         assert list(maps) == ["head0", "head1"]

@@ -67,6 +67,9 @@ class AttentionRollout(Method):
     )
     query: str = Query
 
+    def layer_needs(self) -> frozenset[Need]:
+        return frozenset()  # it reads every layer
+
     def refusal(self, subject: Subject) -> str:
         layers = list(subject.attention_layers.values())
         odd = next((layer for layer in layers if layer.layout is None), None)

@@ -43,6 +43,10 @@ class Method(Parameters, ABC):
         """What this instance asks of a model; more than `needs` where a parameter decides."""
         return self.needs
 
+    def layer_needs(self) -> frozenset[Need]:
+        """The needs that decide which layers can be chosen; none if no layer is."""
+        return self.requires()
+
     def refusal(self, subject: Subject) -> str:
         """Why this model cannot be explained although it meets the needs; empty if it can."""
         return ""

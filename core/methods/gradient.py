@@ -102,6 +102,9 @@ class SmoothGrad(Method):
     def requires(self) -> frozenset[Need]:
         return METHODS[self.base].needs
 
+    def layer_needs(self) -> frozenset[Need]:
+        return METHODS.make(self.base).layer_needs()
+
     def refusal(self, subject: Subject) -> str:
         return METHODS.make(self.base).refusal(subject)
 

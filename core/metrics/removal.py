@@ -20,8 +20,8 @@ from core.types import Score
 class Removal(Metric):
     """What deletion and insertion share.
 
-    The curve follows the probability of the target over the fraction of pixels changed; the score is
-    the area under it by the trapezoid rule. Ties are broken at random by the run's seed. A map of
+    The curve follows the probability of the target (of "A rather than B", the difference of two, from
+    -1 to 1) over the fraction of pixels changed; the score is the area under it by the trapezoid rule. Ties are broken at random by the run's seed. A map of
     one single value is thereby a random ranking.
     """
 

@@ -164,8 +164,9 @@ class ModelHandle:
                 return within[0]
         attends = Need.ATTENTION in needs
         kind = "attend over the whole picture" if attends else "lie on a spatial grid"
+        way_out = choices[-1] if attends else choices[0]
         raise NotApplicableError(
-            f"layer {name!r} of {self.name} does not {kind}; choose one such as {choices[-1] if attends else choices[0]!r}"
+            f"layer {name!r} of {self.name} does not {kind}; choose one such as {way_out!r}"
         )
 
     # -- what it can do -------------------------------------------------------------------------

@@ -1,0 +1,290 @@
+"""What a pass of noise tells of a model's layers, on the zoo and on further families."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from core import Explainer, ModelHandle
+from core.errors import ModelError, NotApplicableError, UnknownNameError
+from core.models.layers import probe
+from core.preprocessing import Preprocessing
+from core.types import Layout, Need
+from tests.conftest import ZOO, images, shared_handle
+
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "byobnet": ("test_byobnet", {}),
+    "coatnet": ("test_coatnet", {}),
+    "maxvit": ("test_maxvit", {}),
+    "nfnet": ("test_nfnet", {}),
+    "relpos": ("test_vit_relpos", {}),
+    "xcit": ("xcit_nano_12_p16_224", {"depth": 2}),
+    "mixer": ("mixer_s32_224", {}),
+    "levit": ("levit_128s", {}),
+    "pvt": ("pvt_v2_b0", {}),
+    "cait": ("cait_xxs24_224", {"depth": 2}),
+    "wide_vit": ("test_vit", {"img_size": (96, 160)}),
+    "tall_deit": ("deit_tiny_distilled_patch16_224", {"img_size": (160, 96), "depth": 2}),
+    "wide_swin": (
+        "swin_tiny_patch4_window7_224",
+        {"img_size": (96, 192), "window_size": 3, "depths": (1, 1, 1), "num_heads": (2, 2, 4)},
+    ),
+}
+
+
+@cache
+def further(name: str) -> ModelHandle:
+    architecture, arguments = FURTHER[name]
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model = timm.create_model(architecture, num_classes=7, **arguments)
+    return ModelHandle(model, name=name, preprocessing=Preprocessing.from_model(model))
+
+
+def any_handle(name: str) -> ModelHandle:
+    return shared_handle(name) if name in ZOO else further(name)
+
+
+DEFAULTS = {
+    "resnet": ("layer4", Layout("NCHW", (5, 5), 96)),
+    "efficientnet": ("bn2", Layout("NCHW", (5, 5), 256)),
+    "convnext": ("stages.3", Layout("NCHW", (5, 5), 64)),
+    "mambaout": ("stages.3", Layout("NHWC", (5, 5), 64)),
+    "swin": ("norm", Layout("NHWC", (7, 7), 96)),
+    "vit": ("blocks.5.norm1", Layout("NLC", (10, 10), 64, 1)),
+    "vit_registers": ("blocks.2.norm1", Layout("NLC", (4, 4), 48, 5)),
+    "vit_pooled": ("blocks.2", Layout("NLC", (4, 4), 48, 0)),
+    "deit_distilled": ("blocks.2.norm1", Layout("NLC", (4, 4), 48, 2)),
+    "byobnet": ("final_conv", Layout("NCHW", (5, 5), 256)),
+    "coatnet": ("norm", Layout("NCHW", (5, 5), 128)),
+    "maxvit": ("norm", Layout("NCHW", (5, 5), 128)),
+    "nfnet": ("final_conv", Layout("NCHW", (5, 5), 192)),
+    "relpos": ("blocks.8", Layout("NLC", (10, 10), 96)),
+    "xcit": ("cls_attn_blocks.1.norm1", Layout("NLC", (14, 14), 128, 1)),
+    "mixer": ("norm", Layout("NLC", (7, 7), 512)),
+    "levit": ("stages.2", Layout("NLC", (4, 4), 384)),
+    "pvt": ("stages.3", Layout("NCHW", (7, 7), 256)),
+    "cait": ("blocks_token_only.1.norm1", Layout("NLC", (14, 14), 192, 1)),
+    "wide_vit": ("blocks.5.norm1", Layout("NLC", (6, 10), 64, 1)),
+    "tall_deit": ("blocks.1.norm1", Layout("NLC", (10, 6), 192, 2)),
+    "wide_swin": ("norm", Layout("NHWC", (6, 12), 384)),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_where_cams_look(name: str) -> None:
+    owner = any_handle(name)
+    assert owner.default_layer is not None
+    assert (owner.default_layer, owner.layers[owner.default_layer].layout) == DEFAULTS[name]
+    assert owner.default_layer in [layer.name for layer in owner.stages()]
+    assert owner.outputs == 7
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_what_is_seen_there_depends_on_the_class(name: str) -> None:
+    owner = any_handle(name)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        for parameter in owner.model.parameters():  # some families begin with a head of zeros
+            if parameter.ndim >= 2 and not parameter.any():
+                nn.init.normal_(parameter, std=0.05)
+    x = images(owner, 1)
+    maps = [Explainer(owner).explain(x, "hirescam", target=c, relu=False).values for c in (0, 1)]
+    layout = DEFAULTS[name][1]
+    assert maps[0].shape == (1, *layout.grid)
+    assert (maps[0] != 0).float().mean() > 0.5
+    assert not torch.allclose(maps[0], maps[1])
+
+
+# -- layouts ------------------------------------------------------------------------------------
+
+LAYOUTS = [
+    Layout("NCHW", (2, 3), 4),
+    Layout("NHWC", (2, 3), 4),
+    *(Layout("NLC", (2, 3), 4, prefix) for prefix in (0, 1, 2, 5)),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_cell_i_j_lies_at_i_j(layout: Layout) -> None:
+    grid = torch.arange(2 * 4 * 6.0).view(2, 4, 2, 3)
+    output = {
+        "NCHW": lambda: grid,
+        "NHWC": lambda: grid.permute(0, 2, 3, 1),
+        "NLC": lambda: torch.cat(
+            [
+                torch.full((2, layout.prefix, 4), -1.0),
+                *(grid[:, :, i, j][:, None] for i in range(2) for j in range(3)),
+            ],
+            1,
+        ),
+    }[layout.format]()
+    assert torch.equal(layout.to_nchw(output), grid)
+
+
+@pytest.mark.parametrize("name", ["wide_vit", "tall_deit", "wide_swin", "resnet", "mambaout"])
+def test_a_bright_corner_shows_in_its_own_corner(name: str) -> None:
+    """The first stage on the picture must respond where the picture was changed."""
+    owner = any_handle(name)
+    asker, x = Explainer(owner), images(owner, 1)
+    height, width = x.shape[2:]
+    first = next(n for n, layer in owner.layers.items() if layer.layout is not None)
+    layout = owner.layers[first].layout
+    assert layout is not None
+    changed = x.clone()
+    changed[:, :, : height // 4, -width // 4 :] += 3
+    before, after = (asker.features(p, layer=first, top=layout.channels).maps for p in (x, changed))
+    order = [
+        asker.features(p, layer=first, top=layout.channels).channels.argsort() for p in (x, changed)
+    ]
+    difference = (before[order[0]] - after[order[1]]).abs().sum(0)
+    h, w = layout.grid
+    inside = torch.zeros(h, w, dtype=torch.bool)
+    inside[: -(-h // 4) + 1, w - -(-w // 4) - 1 :] = True
+    assert difference[inside].sum() > 0
+    assert difference[~inside].sum() < 1e-3 * difference.sum()
+
+
+def test_a_single_cell_is_no_grid() -> None:
+    owner = shared_handle("efficientnet")
+    pooled = [n for n in owner.layers if n.endswith(("global_pool.pool", "se.conv_reduce"))]
+    assert pooled
+    assert all(owner.layers[name].layout is None for name in pooled)
+
+
+class Said(nn.Module):
+    """What timm tells of a model whose last stage has no parameters, as in VGG."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU())
+        self.drop = nn.Dropout()
+        self.fc = nn.Linear(4, 7)
+        self.feature_info = [
+            {"num_chs": 4, "reduction": 2, "module": "features.0"},
+            {"num_chs": 4, "reduction": 4, "module": "features.2"},
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.drop(self.features(x)).mean((2, 3)))
+        return out
+
+
+def test_the_last_stage_may_be_an_activation() -> None:
+    assert probe(Said(), (3, 32, 32), "said").default_layer == "features.2"
+
+
+def test_without_a_word_from_timm_the_children_are_the_stages() -> None:
+    model = Said()
+    del model.feature_info
+    found = probe(model, (3, 32, 32), "silent")
+    assert found.default_layer == "features"
+    assert [n for n, layer in found.layers.items() if layer.stage] == ["features", "drop", "fc"]
+
+
+def test_a_model_within_a_model_is_known_by_its_full_names() -> None:
+    found = probe(
+        nn.Sequential(timm.create_model("test_resnet", num_classes=7)), (3, 160, 160), "x"
+    )
+    assert found.default_layer == "0.layer4"
+
+
+def test_no_scores_no_model() -> None:
+    with pytest.raises(ModelError, match="flat returns .* where"):
+        probe(nn.Conv2d(3, 4, 1), (3, 8, 8), "flat")
+
+
+# -- attention ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vit", "vit_registers", "vit_pooled", "deit_distilled"),
+        *("wide_vit", "tall_deit", "relpos"),
+    ],
+)
+def test_attention_over_the_whole_picture(name: str) -> None:
+    owner = any_handle(name)
+    prefix = DEFAULTS[name][1].prefix
+    grid = DEFAULTS[name][1].grid
+    for layer in owner.attention_layers.values():
+        assert layer.layout is not None
+        assert (layer.layout.grid, layer.layout.prefix, layer.reason) == (grid, prefix, "")
+        assert layer.tokens == prefix + grid[0] * grid[1]
+    assert Need.ATTENTION in owner.supports
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "reason"),
+    [
+        ("swin", "layers.0.blocks.0.attn", "within windows"),
+        ("maxvit", "stages.0.blocks.0.attn_block.attn", "within windows"),
+        ("xcit", "blocks.0.attn", "do not lie on the picture's grid"),
+        ("pvt", "stages.0.blocks.0.attn", "pooled keys"),
+    ],
+)
+def test_other_attention_says_why_not(name: str, layer: str, reason: str) -> None:
+    owner = any_handle(name)
+    assert owner.attention_layers[layer].layout is None
+    assert reason in owner.attention_layers[layer].reason
+    with pytest.raises(NotApplicableError) as refusal:
+        Explainer(owner).explain(images(owner, 1), "attention_rollout")
+    assert len(str(refusal.value)) > 40
+
+
+@pytest.mark.parametrize("name", ["resnet", "mixer", "mambaout"])
+def test_no_attention_at_all(name: str) -> None:
+    owner = any_handle(name)
+    assert not owner.attention_layers
+    assert "computes no softmax attention" in owner.why_not([Need.ATTENTION])
+
+
+def test_tokens_that_change_on_the_way_can_be_looked_at_but_not_rolled_out() -> None:
+    owner = any_handle("levit")
+    x = images(owner, 1)
+    maps = Explainer(owner).explain(x, "attention", layer="stages.0.blocks.0.attn").values
+    assert maps.shape == (1, 14, 14)
+    with pytest.raises(NotApplicableError, match="rollout follows tokens through all layers"):
+        Explainer(owner).explain(x, "attention_rollout")
+
+
+# -- naming a layer -----------------------------------------------------------------------------
+
+
+def test_the_layer_meant() -> None:
+    vit, resnet = shared_handle("vit"), shared_handle("resnet")
+    assert resnet.resolve_layer([Need.LAYER], None) == "layer4"
+    assert resnet.resolve_layer([Need.LAYER], "layer2") == "layer2"
+    assert resnet.resolve_layer([], None) is None
+    assert resnet.resolve_layer([], "layer2") is None
+    assert vit.resolve_layer([Need.ATTENTION], None) == "blocks.5.attn"
+    assert vit.resolve_layer([Need.ATTENTION], "blocks.1") == "blocks.1.attn"
+    assert vit.resolve_layer([Need.LAYER], "blocks.1") == "blocks.1"
+
+
+@pytest.mark.parametrize("needs", [[], [Need.LAYER]])
+def test_a_layer_that_does_not_exist_is_refused_whoever_asks(needs: list[Need]) -> None:
+    with pytest.raises(UnknownNameError, match="no layer 'layr4' in resnet; did you mean 'layer4'"):
+        shared_handle("resnet").resolve_layer(needs, "layr4")
+
+
+def test_a_layer_that_does_not_suit_is_refused_with_one_that_does() -> None:
+    resnet, vit = shared_handle("resnet"), shared_handle("vit")
+    with pytest.raises(NotApplicableError, match="'fc' of resnet .* spatial grid; .* 'act1'"):
+        resnet.resolve_layer([Need.LAYER], "fc")
+    with pytest.raises(NotApplicableError, match=r"'norm' of vit .* picture; .* 'blocks\.5\.attn'"):
+        vit.resolve_layer([Need.ATTENTION], "norm")
+
+
+def test_meaningful_layers_come_first_and_every_module_once() -> None:
+    owner = shared_handle("resnet")
+    names = owner.choices([Need.LAYER])
+    assert names[:5] == ["act1", "layer1", "layer2", "layer3", "layer4"]
+    assert len(names) == len(set(names))
+    assert {"conv1", "layer1.0.conv1"} <= set(names)
