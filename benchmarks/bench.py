@@ -1,7 +1,9 @@
-"""Our time and memory against captum, pytorch-grad-cam and bare passes: ``python -m benchmarks.bench``.
+"""Our time and memory against captum, pytorch-grad-cam and bare passes.
 
-All contenders take turns in one process, so that ratios hold even where milliseconds do not. Ours is
-timed through the facade, on a picture already looked at, with a cache that cannot help.
+Run as ``python -m benchmarks.bench``. All contenders take turns in one process, so that ratios hold
+where milliseconds do not. Ours is timed through the facade, on a picture already looked at, with a
+cache that cannot help. Captum's Grad-CAM pools the wrong axis of tokens; its time on a
+transformer is shown all the same.
 """
 
 from __future__ import annotations
@@ -187,15 +189,17 @@ def weigh_question(
         found[who] = int(done.stdout)
     question = subject.sizes.label(method)
     results.memory.append({"model": subject.handle.name, "question": question, **found})
-    share = found["ours"] / max(1, found["captum"])
-    results.expect(subject.handle.name, f"{question}: memory over captum's default", share, 1 / 3)
+    if method == "integrated_gradients":  # captum's default occlusion takes one row at a time
+        share = found["ours"] / max(1, found["captum"])
+        claim = f"{question}: memory over captum's default"
+        results.expect(subject.handle.name, claim, share, 1 / 3)
 
 
 def peak_of(name: str, method: str, who: str, sizes: Sizes, device: str | None) -> int:
     """Peak memory of one contender, after one pass that warms up the libraries underneath."""
     subject = Subject(name, sizes, device)
     work = subject.ours(method) if who == "ours" else subject.captum(method)
-    Subject.bare(subject, "gradcam")()
+    subject.bare("gradcam")()
     return measure.peak_bytes(work, subject.handle.device)
 
 

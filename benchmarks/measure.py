@@ -48,7 +48,7 @@ def flops(work: Work) -> int:
 
 
 def peak_bytes(work: Work, device: torch.device) -> int:
-    """Most memory that `work` takes beyond what is in use before; in a process of its own, on a CPU."""
+    """Most memory that `work` takes beyond what was in use; on a CPU, only in a fresh process."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -170,8 +170,8 @@ class Subject:
     def bare(self, method: str, batch: int = 1) -> Work:
         """The passes that the question takes, and nothing else.
 
-        Grad-CAM: one forward, and a backward that ends at the layer. Integrated gradients: a forward
-        and an input gradient per step. Occlusion: a forward per square and one for the picture.
+        Grad-CAM: one forward, and a backward that ends at the layer. Integrated gradients: a
+        forward and an input gradient per step. Occlusion: a forward per square and one more.
         """
         if method == "gradcam":
             return self._bare_gradcam

@@ -37,22 +37,24 @@ def quiet(model: nn.Module) -> Iterator[None]:
     Restored afterwards: the mode of every module, each parameter's `requires_grad`, and the random
     state. Autocast and inference mode of the caller do not reach inside.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    modes = [(module, module.training) for module in model.modules()]
-    thawed = [p for p in model.parameters() if p.requires_grad]
+    modules = list(model.modules())
+    own = [p for module in modules for p in module._parameters.values() if p is not None]
+    device = own[0].device if own else torch.device("cpu")
+    training = [module for module in modules if module.training]
+    thawed = [p for p in own if p.requires_grad]
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(plain(device))
         stack.enter_context(torch.enable_grad())
         try:
-            for module, _ in modes:
+            for module in training:
                 module.training = False
             for parameter in thawed:
                 parameter.requires_grad_(False)
             yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for module in training:
+                module.training = True
             for parameter in thawed:
                 parameter.requires_grad_(True)
 
@@ -168,21 +170,16 @@ class _AttentionMode(TorchFunctionMode):
                 self.record(result)
         return result
 
-    def _multi_head(
-        self,
-        *args: Any,
-        need_weights: bool = True,
-        average_attn_weights: bool = True,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
+    def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """`F.multi_head_attention_forward`, made to give the weights of every head."""
-        output, weights = F.multi_head_attention_forward(
-            *args, need_weights=True, average_attn_weights=False, **kwargs
-        )
+        asked = {"need_weights": True, "average_attn_weights": True, **kwargs}
+        kwargs = {**asked, "need_weights": True, "average_attn_weights": False}
+        output, weights = F.multi_head_attention_forward(*args, **kwargs)
         assert weights is not None
         self.record(weights)
-        asked = weights.mean(-3) if average_attn_weights else weights
-        return output, asked if need_weights else None
+        if not asked["need_weights"]:
+            return output, None
+        return output, weights.mean(-3) if asked["average_attn_weights"] else weights
 
 
 def _attention_weights(

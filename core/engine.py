@@ -7,6 +7,7 @@ methods asked already.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -239,7 +240,7 @@ class Run:
             with torch.no_grad():
                 return target(self._logits(rows), owner)
 
-        return torch.cat([score for _, score in self._stream(pieces, step)])
+        return torch.cat([score for _, score in self._stream(pieces, step, expected=expected)])
 
     def gradients(
         self, pieces: Iterable[Piece], expected: int = 0
@@ -262,7 +263,8 @@ class Run:
             (gradient,) = torch.autograd.grad(score.sum(), rows)
             return score.detach(), gradient
 
-        for owner, (score, gradient) in self._stream(pieces, step, backward=True):
+        stream = self._stream(pieces, step, backward=True, expected=expected)
+        for owner, (score, gradient) in stream:
             yield owner, score, gradient
 
     def layer_gradients(self) -> LayerGradients:
@@ -376,12 +378,17 @@ class Run:
         return logits_of(self.subject.model(rows), self.subject.name)
 
     def _stream(
-        self, pieces: Iterable[Piece], step: Callable[[Tensor, Tensor], T], backward: bool = False
+        self,
+        pieces: Iterable[Piece],
+        step: Callable[[Tensor, Tensor], T],
+        *,
+        backward: bool = False,
+        expected: int = 0,
     ) -> Iterator[tuple[Tensor, T]]:
         """``(owner, step(rows, owner))`` over passes of as many rows as the budget allows."""
         key = (backward, tuple(self.x.shape[1:]), self.x.dtype, str(self.x.device))
         budget = self.subject.budget
-        for rows, owner in _merged(pieces, lambda: budget.rows(key)):
+        for rows, owner in _merged(pieces, lambda: budget.rows(key), expected):
             pending = [(rows, owner)]
             while pending:
                 rows, owner = pending.pop()
@@ -438,18 +445,29 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-def _merged(pieces: Iterable[Piece], limit: Callable[[], int]) -> Iterator[Piece]:
-    """The same rows in the same order, in passes of ``limit()`` rows, the last one perhaps fewer."""
+def _merged(pieces: Iterable[Piece], limit: Callable[[], int], expected: int) -> Iterator[Piece]:
+    """The same rows in the same order, in even passes of at most ``limit()`` rows.
+
+    Even, because a last pass of one or two rows takes nearly as long as a full one.
+    """
     waiting: list[Piece] = []
-    count = 0
+    count = done = 0
     for piece in pieces:
         waiting.append(piece)
         count += len(piece[0])
-        while count >= limit():
-            size = limit()
+        while count >= (size := _even(expected - done, limit())):
             rows, owner = (torch.cat(parts) for parts in zip(*waiting, strict=True))
             yield rows[:size], owner[:size]
-            waiting, count = [(rows[size:], owner[size:])], count - size
+            waiting, count, done = [(rows[size:], owner[size:])], count - size, done + size
     if count:
         rows, owner = (torch.cat(parts) for parts in zip(*waiting, strict=True))
         yield rows, owner
+
+
+def _even(left: int, limit: int) -> int:
+    """The size of the next pass so that the fewest passes share `left` rows evenly.
+
+    >>> [_even(left, 8) for left in (50, 42, 35, 0)]
+    [8, 7, 7, 8]
+    """
+    return math.ceil(left / math.ceil(left / limit)) if left > 0 else limit

@@ -24,11 +24,11 @@ from core.cache import Cache, Shelf
 from core.engine import Progress, Run
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.image import Picture, open_picture
-from core.preprocessing import Geometry
 from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS, Metric
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
+from core.preprocessing import Geometry
 from core.targets import Target, parse_target
 from core.types import Attribution, Need, Prediction, Score, upsample
 

@@ -165,8 +165,8 @@ def predicted(outputs: Tensor) -> ClassLogit:
 def parse_target(text: str | int, labels: Sequence[str] | None, model: str = "the model") -> Target:
     """A target from what a person types: a class index, a label, or "A-B" for A rather than B.
 
-    An integer is always an index; text is a label before it is an index. Labels are compared without regard to case; a label that itself contains a hyphen is preferred
-    to a contrast.
+    An integer is always an index; text is a label before it is an index. Labels are compared
+    without regard to case; a label that itself contains a hyphen is preferred to a contrast.
 
     >>> names = ["tabby", "black-and-tan coonhound"]
     >>> parse_target("Black-and-tan coonhound", names)

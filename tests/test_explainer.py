@@ -114,7 +114,7 @@ def test_what_is_no_picture_is_refused(asker: Explainer, nothing: Any) -> None:
 
 
 def test_a_missing_file_is_named(asker: Explainer) -> None:
-    with pytest.raises(PictureError, match="nowhere.jpg"):
+    with pytest.raises(PictureError, match=r"nowhere\.jpg"):
         asker.explain([COFFEE, Path("nowhere.jpg")])
 
 

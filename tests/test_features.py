@@ -118,7 +118,7 @@ def test_heads_of_an_attention_layer(name: str) -> None:
 @pytest.mark.parametrize("query", ["somebody", "-1", "²", "", "100000", "1.0"])
 def test_who_is_not_there_cannot_look(query: str) -> None:
     owner = shared_handle("vit_pooled")
-    with pytest.raises(UnknownNameError, match="no patch .* numbered 0 to 15"):
+    with pytest.raises(UnknownNameError, match=r"no patch .* numbered 0 to 15"):
         Explainer(owner).attention(images(owner, 1), query=query)
     with pytest.raises(UnknownNameError, match="no class token"):
         Explainer(owner).attention(images(owner, 1), query="class")
@@ -128,12 +128,12 @@ def test_refusals() -> None:
     asker = explainer()
     with pytest.raises(TimmscopeError, match="top is 0"):
         asker.features(X, layer="layer", top=0)
-    with pytest.raises(UnknownNameError, match="no layer 'layr'.* 'layer'"):
+    with pytest.raises(UnknownNameError, match=r"no layer 'layr'.* 'layer'"):
         asker.features(X, layer="layr")
-    with pytest.raises(NotApplicableError, match="'head'.*spatial grid"):
+    with pytest.raises(NotApplicableError, match=r"'head'.*spatial grid"):
         asker.features(X, layer="head")
     with pytest.raises(NotApplicableError, match="no softmax attention"):
         asker.attention(X)
     windows = shared_handle("swin")
-    with pytest.raises(NotApplicableError, match="'layers.0.blocks.0.attn' .* whole picture"):
+    with pytest.raises(NotApplicableError, match=r"'layers\.0\.blocks\.0\.attn' .* whole picture"):
         Explainer(windows).attention(images(windows, 1), layer="layers.0.blocks.0.attn")

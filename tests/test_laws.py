@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
 from core.preprocessing import Preprocessing
+from core.errors import NotApplicableError
 from core.methods.base import METHODS
 from core.targets import ClassLogit
 from core.types import Law
@@ -153,6 +154,31 @@ def test_several_baselines_are_averaged() -> None:
 
     mean = (ask("black") + ask("blur") + ask("random")) / 3
     torch.testing.assert_close(ask("black", "blur", "random"), mean, rtol=1e-3, atol=1e-5)
+
+
+def test_random_baselines_are_drawn_anew_each_time() -> None:
+    owner = shared_handle("resnet")
+    x = images(owner, 1)
+    one, two = (
+        Explainer(owner)
+        .explain(x, "integrated_gradients", target=1, baselines=["random"] * n, steps=3)
+        .values
+        for n in (1, 2)
+    )
+    assert (one - two).abs().max() > 1e-3 * one.abs().max()
+
+
+def test_hirescam_is_refused_where_a_normalisation_undoes_the_layers_scale() -> None:
+    owner = shared_handle("convnext")
+    with pytest.raises(NotApplicableError, match="normalisation"):
+        Explainer(owner).explain(images(owner, 1), "hirescam", target=1, layer="stages.1")
+
+
+def test_a_cam_is_refused_where_the_score_does_not_depend_on_the_patches() -> None:
+    owner = shared_handle("vit")
+    for key in ("gradcam", "layercam", "hirescam", "gradcam_plus_plus"):
+        with pytest.raises(NotApplicableError, match="blocks.5"):
+            Explainer(owner).explain(images(owner, 1), key, target=1, layer="blocks.5")
 
 
 def test_controls_do_not_depend_on_the_model() -> None:

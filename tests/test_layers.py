@@ -195,7 +195,7 @@ def test_a_model_within_a_model_is_known_by_its_full_names() -> None:
 
 
 def test_no_scores_no_model() -> None:
-    with pytest.raises(ModelError, match="flat returns .* where"):
+    with pytest.raises(ModelError, match=r"flat returns .* where"):
         probe(nn.Conv2d(3, 4, 1), (3, 8, 8), "flat")
 
 
@@ -276,7 +276,7 @@ def test_a_layer_that_does_not_exist_is_refused_whoever_asks(needs: list[Need]) 
 
 def test_a_layer_that_does_not_suit_is_refused_with_one_that_does() -> None:
     resnet, vit = shared_handle("resnet"), shared_handle("vit")
-    with pytest.raises(NotApplicableError, match="'fc' of resnet .* spatial grid; .* 'act1'"):
+    with pytest.raises(NotApplicableError, match=r"'fc' of resnet .* spatial grid; .* 'act1'"):
         resnet.resolve_layer([Need.LAYER], "fc")
     with pytest.raises(NotApplicableError, match=r"'norm' of vit .* picture; .* 'blocks\.5\.attn'"):
         vit.resolve_layer([Need.ATTENTION], "norm")

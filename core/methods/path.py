@@ -40,7 +40,8 @@ class IntegratedGradients(Method):
     )
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        starts = torch.stack([baseline(name, run) for name in self.baselines])
+        generator = run.generator()
+        starts = torch.stack([baseline(name, run, generator) for name in self.baselines])
         nodes, weights = _gauss_legendre(self.steps)
 
         def path() -> Iterator[Piece]:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from core.engine import Budget
 from core.errors import NotApplicableError, unknown
-from core.preprocessing import Preprocessing
 from core.models.layers import Probe, probe
+from core.preprocessing import Preprocessing
 from core.types import AttentionLayer, Layer, Need
 
 
@@ -56,6 +56,7 @@ class ModelHandle:
         self.dtype = first.dtype if first.is_floating_point() else torch.float32
         self.lock = threading.RLock()
         self._hashed: tuple[object, str] | None = None
+        self._kept: dict[str, Tensor] | None = None
 
     def __repr__(self) -> str:
         return f"ModelHandle({self.name!r}, {self.outputs} outputs, {self.device})"
@@ -82,7 +83,9 @@ class ModelHandle:
 
     def fingerprint(self) -> str:
         """A digest of the architecture and weights; another one as soon as a weight changes."""
-        tensors = self._tensors()
+        if self._kept is None or not self.owned:
+            self._kept = self._tensors()
+        tensors = self._kept
         quick: object
         if self.owned:
             quick = [(t.data_ptr(), t._version) for t in tensors.values()]
@@ -102,7 +105,7 @@ class ModelHandle:
         digest.update(f"{type(self.model).__qualname__} {self.preprocessing}".encode())
         for name, tensor in tensors.items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(_octets(tensor.cpu()).numpy())
+            digest.update(_octets(tensor.cpu()).numpy().tobytes())
         return digest.hexdigest()
 
     # -- its layers -----------------------------------------------------------------------------
