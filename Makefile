@@ -27,7 +27,7 @@ run: $(VENV)/run ## Open the dashboard (ARGS="--port 8000" and the like)
 	$(BIN)/python app.py --browser $(ARGS)
 
 test: $(VENV)/dev ## Run the tests (ARGS="-k gradcam" and the like)
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/dev ## Check style, types and the direction of imports
 	@find core dashboard -name '*.pyi' -delete

@@ -1,7 +1,7 @@
 """Look inside a model and leave no trace.
 
-This is the only place that touches a model. Everything is a context manager: what it changes is back
-as it was when the block ends, whether it ends well or not.
+This is the only place that touches a model. Everything is a context manager: what it changes is
+back as it was when the block ends, whether it ends well or not.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def tap(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     def record(name: str, _module: nn.Module, _args: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             raise NotApplicableError(
-                f"layer {name!r} gives a {type(output).__name__}, not one tensor; choose another layer"
+                f"layer {name!r} gives a {type(output).__name__}, not one tensor; "
+                "choose another layer"
             )
         kept = output.clone() if output.requires_grad else output.detach().clone().requires_grad_()
         taps[name] = kept
@@ -192,7 +193,7 @@ def _attention_weights(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The weights (..., T, S) that `scaled_dot_product_attention` hides, and the values to weight."""
+    """The weights (..., T, S) that fused attention hides, and the values they weight."""
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (t.repeat_interleave(groups, -3) for t in (key, value))

@@ -89,6 +89,8 @@ def explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
             "image": str(path),
             "notes": list(picture.notes),
             "model": handle.name,
+            "weights": handle.source,
+            "device": str(handle.device),
             **prediction_facts(prediction),
             "target": chosen.describe(prediction),
             "crop": look.geometries[0].to_dict(),

@@ -84,7 +84,7 @@ class Progress:
     """Rows done of rows expected, told to whoever wants to know.
 
     Attributes:
-        callback: called as ``callback(done, expected)``; may raise `CancelledError` to stop the run.
+        callback: called as ``callback(done, expected)``; may raise `CancelledError` to stop.
     """
 
     callback: Callable[[int, int], None] | None = None
@@ -179,7 +179,7 @@ class Run:
         self._target = target
 
     def nested(self, x: Tensor, owner: Tensor, target: Target | None = None) -> Run:
-        """A run on other rows of the same images: same layer, seed, counters and, by default, target."""
+        """A run on other rows of the same images, with the same layer, seed and counters."""
         return Run(
             self.subject,
             x,
@@ -210,7 +210,7 @@ class Run:
         return "predicted" if self._target is None else self._target.key
 
     def outputs(self) -> Tensor:
-        """(B, N) the model's outputs for `x`, detached; at most one forward pass per image, ever."""
+        """(B, N) the model's outputs for `x`, detached; one forward pass an image at most, ever."""
 
         def step(rows: Tensor, _owner: Tensor) -> Tensor:
             with torch.no_grad():
@@ -402,7 +402,7 @@ class Run:
                     if len(rows) == 1:
                         raise MemoryExhaustedError(
                             f"{self.subject.name} at {rows.shape[-2]}x{rows.shape[-1]} pixels does "
-                            f"not fit into the memory of {rows.device}, not even one row at a time; "
+                            f"not fit into the memory of {rows.device}, even one row at a time; "
                             "free memory, choose a smaller model or another device"
                         ) from None
                 else:

@@ -211,7 +211,7 @@ class Explainer:
         on_progress: OnProgress | None = None,
         **question: Any,
     ) -> Comparison:
-        """Several methods on the same question; one that fails never keeps the others from answering.
+        """Several methods on one question; one that fails never keeps the others from answering.
 
         Args:
             pictures: see `explain`.
@@ -248,7 +248,7 @@ class Explainer:
                 )
             except CancelledError:
                 raise
-            except (TimmscopeError, RuntimeError) as error:
+            except (TimmscopeError, RuntimeError, ValueError, AssertionError) as error:
                 logger.info("%s failed on %s", instance.key, self.model.name, exc_info=True)
                 errors[instance.key] = str(error).partition("\n")[0]
         return Comparison(results, errors)

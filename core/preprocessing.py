@@ -92,6 +92,7 @@ class Preprocessing:
         UnknownNameError: no such interpolation or crop mode.
 
     >>> prepare = Preprocessing((3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.875)
+    >>> from PIL import Image
     >>> x, geometry = prepare(Image.new("RGB", (512, 256), "white"))
     >>> tuple(x.shape), x.max().item(), geometry.box
     ((3, 224, 224), 1.0, (144.0, 16.0, 368.0, 240.0))

@@ -1,7 +1,7 @@
-"""Registries of things with parameters: what can be named in Python, on the command line, on the page.
+"""Registries of things with parameters: what can be named in Python, as a command, on the page.
 
-A registered thing is a frozen pydantic model. Its fields are its parameters, and give validation, the
-page's controls, the command line's flags, the documentation and the cache key.
+A registered thing is a frozen pydantic model. Its fields are its parameters, and give validation,
+the page's controls, the command line's flags, the documentation and the cache key.
 """
 
 from __future__ import annotations

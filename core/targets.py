@@ -1,8 +1,8 @@
 """What "the prediction" is: a class, a probability, one class rather than another.
 
-A target is a frozen object ``target(output, owner) -> (n,)``. `owner` says which explained image each
-row belongs to, so that per-image targets stay right through any repetition or chunking. Targets have
-an algebra: ``a - b`` is "a rather than b", ``2 * a`` and ``a + b`` mean what they say.
+A target is a frozen object ``target(output, owner) -> (n,)``. `owner` says which explained image
+each row belongs to, so that per-image targets stay right through any repetition or chunking.
+Targets have an algebra: ``a - b`` is "a rather than b", ``2 * a`` and ``a + b`` mean what they say.
 
 >>> output = torch.tensor([[1.0, 4.0, 2.0]])
 >>> owner = torch.tensor([0])
@@ -76,7 +76,8 @@ class ClassLogit(Target):
 
     @property
     def key(self) -> str:
-        return f"{self.unit}:{self.index if isinstance(self.index, int) else ','.join(map(str, self.index))}"
+        indices = (self.index,) if isinstance(self.index, int) else self.index
+        return f"{self.unit}:{','.join(map(str, indices))}"
 
     def __call__(self, output: Tensor, owner: Tensor) -> Tensor:
         if isinstance(self.index, int):
@@ -155,6 +156,9 @@ class Combination(Target):
     def check(self, outputs: int, images: int, model: str) -> None:
         for _, target in self.terms:
             target.check(outputs, images, model)
+        (first, *others) = self.terms
+        if others == [(-first[0], first[1])]:
+            raise UnknownNameError(f"{self.key} is always zero; choose two different classes")
 
 
 def predicted(outputs: Tensor) -> ClassLogit:

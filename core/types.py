@@ -29,7 +29,7 @@ class Law(StrEnum):
     COMPLETE = "complete"
     """The map sums to f(x) - f(baseline), up to the reported completeness error."""
     LINEAR_EXACT = "linear_exact"
-    """On a linear model the map is the exact contribution of each pixel (times a known constant)."""
+    """On a linear model the map is the exact contribution of each pixel."""
     CLASS_SENSITIVE = "class_sensitive"
     """Another target gives another map."""
     NONNEGATIVE = "nonnegative"
@@ -155,7 +155,8 @@ class Prediction:
 def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, h, w) on a grid of `size`, bilinear; as they are if they lie on it already.
 
-    >>> upsample(torch.tensor([[[0.0, 1.0]]]), (1, 4))
+    >>> from torch import tensor
+    >>> upsample(tensor([[[0.0, 1.0]]]), (1, 4))
     tensor([[[0.0000, 0.2500, 0.7500, 1.0000]]])
     """
     if tuple(values.shape[-2:]) == tuple(size):

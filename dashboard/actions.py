@@ -116,8 +116,8 @@ def describe_model(service: Service, model: str, weights: str) -> ModelFacts:
         layers=handle.choices([Need.LAYER]),
         default_layer=handle.default_layer,
         attention=handle.choices([Need.ATTENTION]),
-        summary=f"{count:.1f} M parameters, {handle.outputs} classes, sees {width} x {height} pixels, "
-        f"on {handle.device}. Weights: {handle.source}.",
+        summary=f"{count:.1f} M parameters, {handle.outputs} classes, sees {width} x {height} "
+        f"pixels, on {handle.device}. Weights: {handle.source}.",
     )
 
 
@@ -332,7 +332,7 @@ def download(
     alpha: float,
     fade: bool,
 ) -> str:
-    """A file with the explanation on the page: PNG as shown, NPZ with raw values, JSON with the recipe.
+    """A file with the explanation: PNG as shown, NPZ with raw values, JSON with the recipe.
 
     Raises:
         TimmscopeError: there is no explanation to save.

@@ -1,4 +1,4 @@
-"""How maps look: colormap, opacity, fading. Changes stay in the page and ask nothing of the server."""
+"""How maps look: colormap, opacity, fading. Changes ask nothing of the server."""
 
 from __future__ import annotations
 

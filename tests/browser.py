@@ -1,6 +1,6 @@
 """Fixtures for tests that drive a page in a real browser.
 
-A test module takes them with ``pytest_plugins = ["tests.browser"]``.
+`tests/conftest.py` gives them to every test module.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
-from core.preprocessing import Preprocessing
 from core.methods.base import METHODS, Method
+from core.preprocessing import Preprocessing
 from core.types import Law
+from tests.browser import chromium, visit  # noqa: F401  fixtures
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
@@ -52,7 +53,7 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
         "deit_tiny_distilled_patch16_224", num_classes=CLASSES, **SMALL
     ),
 }
-"""The families whose inner workings differ: NCHW, NHWC, windows, tokens with 0, 1, 2 and 5 prefixes."""
+"""Families whose inner workings differ: NCHW, NHWC, windows, tokens with 0, 1, 2, 5 prefixes."""
 
 
 def build(name: str, seed: int = 0) -> nn.Module:

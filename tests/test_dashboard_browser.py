@@ -21,7 +21,6 @@ from tests.conftest import SAMPLES
 if TYPE_CHECKING:
     from tests.browser import Visit
 
-pytest_plugins = ["tests.browser"]
 pytestmark = pytest.mark.browser
 
 SHOTS = Path(__file__).parent.parent / "screenshots"

@@ -1,4 +1,4 @@
-"""The promises methods make, checked on every model that can run them, and on models known by heart."""
+"""The promises methods make, on every model that can run them and on models known by heart."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
-from core.preprocessing import Preprocessing
 from core.errors import NotApplicableError
 from core.methods.base import METHODS
+from core.preprocessing import Preprocessing
 from core.targets import ClassLogit
 from core.types import Law
 from tests.conftest import build, handle, images, pairs, quick, runnable, shared_handle
@@ -177,7 +177,7 @@ def test_hirescam_is_refused_where_a_normalisation_undoes_the_layers_scale() -> 
 def test_a_cam_is_refused_where_the_score_does_not_depend_on_the_patches() -> None:
     owner = shared_handle("vit")
     for key in ("gradcam", "layercam", "hirescam", "gradcam_plus_plus"):
-        with pytest.raises(NotApplicableError, match="blocks.5"):
+        with pytest.raises(NotApplicableError, match=r"blocks\.5"):
             Explainer(owner).explain(images(owner, 1), key, target=1, layer="blocks.5")
 
 

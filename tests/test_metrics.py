@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from core import METRICS, Explainer, ModelHandle
 from core.errors import TimmscopeError, UnknownNameError
-from core.preprocessing import Preprocessing
 from core.metrics.removal import ranking
+from core.preprocessing import Preprocessing
 from tests.conftest import images, shared_handle
 
 SIDE = 16

@@ -168,7 +168,7 @@ def test_signed_gradcam_is_captums(case: Case, layer: str | None) -> None:
     assert furthest(answer.values, theirs.detach()[:, 0]) <= 2e-7
 
 
-@at(*PLACES, *BEFORE_NORMS)
+@at(*PLACES)
 def test_signed_hirescam_is_captums_gradient_times_activation(
     case: Case, layer: str | None
 ) -> None:

@@ -21,7 +21,6 @@ from dashboard.theme import launch_options
 if TYPE_CHECKING:
     from tests.browser import Visit
 
-pytest_plugins = ["tests.browser"]
 pytestmark = pytest.mark.browser
 
 H, W, GRID = 300, 400, 32

@@ -14,8 +14,8 @@ from core.engine import Run
 
 Baseline = Literal["black", "white", "mean", "zero", "blur", "random"]
 """Black and white are pixels of that colour, in model units; mean is the picture's own mean colour;
-zero is zero in model units, the mean colour of the training set; blur is the picture, blurred; random
-is uniform noise."""
+zero is zero in model units, the mean colour of the training set; blur is the picture, blurred;
+random is uniform noise."""
 
 
 def _split(value: object) -> object:

@@ -34,8 +34,8 @@ class CAM(Method):
         found = run.layer_gradients()
         if not found.grad.any():
             raise NotApplicableError(
-                f"the score does not depend on the cells of layer {run.layer!r} (a class token may be "
-                "all that is read there); choose an earlier layer"
+                f"the score does not depend on the cells of layer {run.layer!r} (a class token may "
+                "be all that is read there); choose an earlier layer"
             )
         values = self.combine(found.act, found.grad)
         return values.relu() if self.relu else values, found.score
@@ -71,7 +71,7 @@ class GradCAM(CAM):
     laws=CAM_LAWS,
 )
 class GradCAMPlusPlus(CAM):
-    """Channels weighted by positive gradients, each place counting once (Chattopadhyay et al., 2018).
+    """Channels weighted by positive gradients, each place once (Chattopadhyay et al., 2018).
 
     The weights are the closed form that holds for an exponential of the score, as is customary.
     """

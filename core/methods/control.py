@@ -30,7 +30,7 @@ class Random(Method):
     "sobel",
     label="Edges (control)",
     family="control",
-    about="A control: the picture's own edges. A map that looks like it may have ignored the model.",
+    about="A control: the picture's own edges. A map that looks like them may ignore the model.",
     laws=[Law.MODEL_FREE, Law.NONNEGATIVE],
 )
 class Sobel(Method):

@@ -25,7 +25,7 @@ from core.types import Law, Need
     laws=[Law.CLASS_SENSITIVE, Law.COMPLETE, Law.LINEAR_EXACT],
 )
 class IntegratedGradients(Method):
-    """Mean gradient on the straight path from a baseline, times the way (Sundararajan et al., 2017).
+    """Mean gradient on the way from a baseline, times the way (Sundararajan et al., 2017).
 
     Integrated by Gauss-Legendre quadrature. Fixed steps do not always converge, so the completeness
     error comes with every map: ``abs(sum(map) - (f(x) - f(baseline))) / abs(f(x) - f(baseline))``.

@@ -19,7 +19,7 @@ from core.types import Law
     "occlusion",
     label="Occlusion",
     family="perturbation",
-    about="Best for any model at all, with no gradient needed; not for detail finer than its window.",
+    about="Best for any model at all, gradient or not; not for detail finer than its window.",
     paper="arXiv:1311.2901",
     laws=[Law.CLASS_SENSITIVE, Law.LINEAR_EXACT],
 )

@@ -20,9 +20,10 @@ from core.types import Score
 class Removal(Metric):
     """What deletion and insertion share.
 
-    The curve follows the probability of the target (of "A rather than B", the difference of two, from
-    -1 to 1) over the fraction of pixels changed; the score is the area under it by the trapezoid rule. Ties are broken at random by the run's seed. A map of
-    one single value is thereby a random ranking.
+    The curve follows the probability of the target (of "A rather than B", the difference of two,
+    from -1 to 1) over the fraction of pixels changed; the score is the area under it by the
+    trapezoid rule. Ties are broken at random by the run's seed. A map of one single value is
+    thereby a random ranking.
     """
 
     starts_whole: ClassVar[bool]
@@ -65,7 +66,7 @@ class Removal(Metric):
 
     @abstractmethod
     def mix(self, x: Tensor, empty: Tensor, chosen: Tensor) -> Tensor:
-        """The rows scored when the most relevant pixels, `chosen` (B, 1, H, W), have had their turn."""
+        """The rows scored once the most relevant pixels, `chosen` (B, 1, H, W), had their turn."""
 
 
 @register(
@@ -77,7 +78,7 @@ class Removal(Metric):
     paper="arXiv:1806.07421",
 )
 class Deletion(Removal):
-    """Area under the probability while the most relevant pixels are removed (Petsiuk et al., 2018)."""
+    """Area under the probability while pixels go, the best first (Petsiuk et al., 2018)."""
 
     starts_whole = True
 
@@ -99,7 +100,7 @@ class Deletion(Removal):
     paper="arXiv:1806.07421",
 )
 class Insertion(Removal):
-    """Area under the probability while the most relevant pixels are restored (Petsiuk et al., 2018)."""
+    """Area under the probability while pixels come, the best first (Petsiuk et al., 2018)."""
 
     starts_whole = False
 

@@ -1,4 +1,4 @@
-"""Find out what a model's layers are: how each output lies on the picture, where attention happens."""
+"""What a model's layers are: how each output lies on the picture, where attention happens."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from core.errors import ModelError
-from core.preprocessing import Preprocessing
 from core.models import checkpoint, embedded
 from core.models.device import choose_device, place, require_room, size_of
 from core.models.handle import ModelHandle
 from core.models.labels import given_labels, inferred_labels
 from core.models.plan import Plan, State, plan_for
+from core.preprocessing import Preprocessing
 
 DEFAULT_MODEL = embedded.NAME
 """The model that is used where none is named; it needs no download."""
