@@ -71,6 +71,15 @@ class Cache:
                 self.hits += 1
                 return cast(T, flight.result())
 
+    def put(self, key: Hashable, value: object) -> None:
+        """Keep an answer that fell off another computation, unless it is there or under way.
+
+        Never waits: two computations that put each other's answers would wait for ever.
+        """
+        with self._lock:
+            if key not in self._kept and key not in self._flying:
+                self._keep(key, value)
+
     def _fly(self, key: Hashable, flight: Future[Any], compute: Callable[[], T]) -> T:
         try:
             value = compute()
@@ -85,8 +94,12 @@ class Cache:
     def _land(self, key: Hashable, *value: Any) -> None:
         with self._lock:
             del self._flying[key]
-            if value and nbytes(value[0]) <= self._kept.maxsize:
-                self._kept[key] = value[0]
+            if value:
+                self._keep(key, value[0])
+
+    def _keep(self, key: Hashable, value: Any) -> None:
+        if nbytes(value) <= self._kept.maxsize:
+            self._kept[key] = value
 
     def __contains__(self, key: Hashable) -> bool:
         with self._lock:
@@ -115,8 +128,8 @@ class Shelf:
         return self._cache.get_or_compute((self._prefix, key), compute)
 
     def put(self, key: Hashable, value: object) -> None:
-        """Keep what fell off another computation, unless it is there already."""
-        self._cache.get_or_compute((self._prefix, key), lambda: value)
+        """Keep what fell off another computation; see `Cache.put`."""
+        self._cache.put((self._prefix, key), value)
 
     def __contains__(self, key: Hashable) -> bool:
         return (self._prefix, key) in self._cache

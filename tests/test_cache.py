@@ -228,3 +228,24 @@ def test_what_is_on_the_shelf_already_stays() -> None:
 def test_a_shelf_without_a_cache_has_its_own() -> None:
     Shelf().put("k", 1)
     assert "k" not in Shelf()
+
+
+def test_two_computations_that_put_each_others_answers_do_not_wait_for_ever() -> None:
+    cache = Cache()
+    both = threading.Barrier(2)
+
+    def answer(own: str, other: str) -> str:
+        def compute() -> str:
+            both.wait(10)
+            cache.put(other, f"put by {own}")
+            return own
+
+        return cache.get_or_compute(own, compute)
+
+    threads = [threading.Thread(target=answer, args=pair, daemon=True) for pair in ("ab", "ba")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    assert [cache.get_or_compute(key, lambda: "new") for key in "ab"] == ["a", "b"]

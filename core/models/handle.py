@@ -20,6 +20,12 @@ from core.preprocessing import Preprocessing
 from core.types import AttentionLayer, Layer, Need
 
 
+REUSED_BYTES = 32 * 2**20
+"""The largest block that glibc's allocator keeps for reuse (M_MMAP_THRESHOLD at its most)."""
+ACCELERATOR_BYTES = 2 * 2**30
+"""What the layer outputs of one pass may take on an accelerator."""
+
+
 class ModelHandle:
     """A model with all that is needed to ask it about a picture.
 
@@ -76,10 +82,14 @@ class ModelHandle:
 
     @cached_property
     def budget(self) -> Budget:
-        """Rows per pass: as many as keep the machine busy without waste."""
+        """Rows per pass: as many as keep the machine busy without waste.
+
+        On a CPU the largest tensor stays within what the C library reuses; beyond `REUSED_BYTES` it
+        is mapped, filled and given back anew at each layer, which costs more than more rows save.
+        """
         if self.device.type == "cpu":
-            return Budget(rows=8)
-        return Budget(rows=max(8, min(256, int(2e9 // max(1, self.probe.row_bytes)))))
+            return Budget(max(4, min(16, REUSED_BYTES // max(1, self.probe.largest_bytes))))
+        return Budget(max(8, min(256, ACCELERATOR_BYTES // max(1, self.probe.row_bytes))))
 
     def fingerprint(self) -> str:
         """A digest of the architecture and weights; another one as soon as a weight changes."""

@@ -29,6 +29,7 @@ class Probe:
         outputs: number of outputs (classes).
         differentiable: whether the output has a gradient with respect to the input.
         row_bytes: bytes of all layer outputs for one row.
+        largest_bytes: bytes of the largest layer output for one row.
     """
 
     layers: Mapping[str, Layer]
@@ -37,6 +38,7 @@ class Probe:
     outputs: int
     differentiable: bool
     row_bytes: int
+    largest_bytes: int
 
 
 def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Probe:
@@ -71,16 +73,15 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
         n: Layer(n, type(modules[n]).__name__, guess.layout(n, seen.get(n)), n in stages)
         for n in order
     }
-    row_bytes = sum(
-        t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n])
-    )
+    sizes = [t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n])]
     return Probe(
         layers=layers,
         attention={n: guess.attention(n, weights, layers.values()) for n, weights in maps.items()},
         default_layer=_default_layer(model, layers, x.detach()),
         outputs=logits.shape[1],
         differentiable=logits.requires_grad,
-        row_bytes=row_bytes,
+        row_bytes=sum(sizes),
+        largest_bytes=max(sizes, default=0),
     )
 
 
