@@ -19,7 +19,6 @@ from core.models.layers import Probe, probe
 from core.preprocessing import Preprocessing
 from core.types import AttentionLayer, Layer, Need
 
-
 REUSED_BYTES = 32 * 2**20
 """The largest block that glibc's allocator keeps for reuse (M_MMAP_THRESHOLD at its most)."""
 ACCELERATOR_BYTES = 2 * 2**30
