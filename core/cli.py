@@ -17,7 +17,7 @@ import numpy as np
 
 from core.errors import TimmscopeError
 from core.explainer import Comparison, Explainer, Look
-from core.export import cost_facts, finite, prediction_facts, result_facts, save_npz, save_png
+from core.export import context_facts, cost_facts, finite, result_facts, save_npz, save_png
 from core.image import open_picture
 from core.methods.base import METHODS
 from core.metrics.base import METRICS, Metric
@@ -88,13 +88,7 @@ def explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         report = {
             "image": str(path),
             "notes": list(picture.notes),
-            "model": handle.name,
-            "weights": handle.source,
-            "device": str(handle.device),
-            **prediction_facts(prediction),
-            "target": chosen.describe(prediction),
-            "crop": look.geometries[0].to_dict(),
-            "seed": arguments.seed,
+            **context_facts(explainer, look, prediction, chosen, arguments.seed),
             "results": {key: result_facts(a) for key, a in comparison.results.items()},
             "errors": dict(comparison.errors),
         }

@@ -143,8 +143,8 @@ class Run:
         target: what is explained; None for each image's predicted class.
         layer: the layer looked at; for attention methods, the attention layer. None if the method
             looks at none.
-        along: further layers to capture whenever a pass looks at a layer: they cost next to nothing
-            then, and a whole pass each later.
+        along: further layers to capture whenever a pass looks at a layer: that costs the longer way
+            back to the earliest of them, and a pass each later.
         seed: where every random draw starts.
         owner: (B,) the explained image each row of `x` belongs to; by default row b is image b.
         shelf: where earlier runs on these images left what they found.

@@ -6,8 +6,9 @@ import copy
 import functools
 import hashlib
 import logging
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,20 +23,31 @@ from core import capture
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
 from core.cache import Cache, Shelf
 from core.engine import Progress, Run
-from core.errors import CancelledError, NotApplicableError, TimmscopeError
+from core.errors import CancelledError, NotApplicableError, TimmscopeError, UnknownNameError
 from core.image import Picture, open_picture
 from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS, Metric
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
-from core.preprocessing import Geometry
-from core.targets import Target, parse_target
+from core.preprocessing import Geometry, Preprocessing
+from core.targets import ClassLogit, Target, parse_target
 from core.types import Attribution, Need, Prediction, Score, upsample
 
 logger = logging.getLogger(__name__)
 
+FAULTS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What a method, or the code of somebody's model, may raise; `TimmscopeError` is a `ValueError`."""
+
 PictureLike = str | Path | bytes | PIL.Image.Image | np.ndarray | Picture
-TargetLike = Target | str | int | None
+TargetLike = Target | str | int | Sequence[str | int] | None
 OnProgress = Callable[[int, int], None]
 """``callback(done, expected)`` in rows; raise `CancelledError` in it to stop."""
 
@@ -47,12 +59,14 @@ class Look:
     Attributes:
         x: (B, C, H, W) in model units, on the model's device.
         digest: identifies the pixels.
+        preprocessing: how they came to be; another model's look is taken anew.
         pictures: the pictures; empty when tensors were given.
         geometries: where each lies on the model's input; empty when tensors were given.
     """
 
     x: Tensor
     digest: str
+    preprocessing: Preprocessing
     pictures: tuple[Picture, ...] = ()
     geometries: tuple[Geometry, ...] = ()
 
@@ -104,11 +118,20 @@ class Explainer:
             PictureError: a picture cannot be read.
         """
         if isinstance(pictures, Look):
-            return pictures
+            if pictures.preprocessing == self.model.preprocessing:
+                return pictures if pictures.x.device == self.model.device else self._moved(pictures)
+            if not pictures.pictures:
+                raise TimmscopeError(
+                    f"this look was prepared for another model than {self.model.name}; look again"
+                )
+            pictures = pictures.pictures
         with capture.plain(self.model.device):
             if isinstance(pictures, Tensor):
                 return self._look_at_tensor(pictures)
             return self._look_at_pictures(pictures)
+
+    def _moved(self, look: Look) -> Look:
+        return replace(look, x=look.x.to(self.model.device, self.model.dtype))
 
     def _look_at_pictures(self, pictures: PictureLike | Sequence[PictureLike]) -> Look:
         handle = self.model
@@ -123,7 +146,8 @@ class Explainer:
         pairs = [handle.preprocessing(picture.image) for picture in opened]
         x = torch.stack([pixels for pixels, _ in pairs]).to(handle.device, handle.dtype)
         digest = " ".join(picture.digest for picture in opened)
-        return Look(x, digest, opened, tuple(geometry for _, geometry in pairs))
+        geometries = tuple(geometry for _, geometry in pairs)
+        return Look(x, digest, handle.preprocessing, opened, geometries)
 
     def _look_at_tensor(self, x: Tensor) -> Look:
         size = self.model.preprocessing.input_size
@@ -134,7 +158,7 @@ class Explainer:
                 f"give (B, {', '.join(map(str, size))})"
             )
         x = x.detach().clone().to(self.model.device, self.model.dtype)
-        return Look(x, _hash(x))
+        return Look(x, _hash(x), self.model.preprocessing)
 
     def predict(self, pictures: PictureLike | Tensor | Look | Sequence[PictureLike]) -> Prediction:
         """What the model says of each picture; one forward pass, the first time."""
@@ -151,9 +175,25 @@ class Explainer:
         if target is None:
             return None
         if not isinstance(target, Target):
-            target = parse_target(target, self.model.labels, self.model.name)
+            target = self._parsed(target)
         target.check(self.model.outputs, images, self.model.name)
         return target
+
+    def _parsed(self, target: object) -> Target:
+        """A target from a label, a whole number of any kind, or one of these for each image."""
+        if isinstance(target, (list, tuple)) and target:
+            each = [self._parsed(one) for one in target]
+            if all(isinstance(one, ClassLogit) for one in each):
+                return ClassLogit(tuple(one.of(0) for one in each if isinstance(one, ClassLogit)))
+        elif isinstance(target, str):
+            return parse_target(target, self.model.labels, self.model.name)
+        elif not isinstance(target, bool):
+            with suppress(TypeError):
+                return ClassLogit(operator.index(target))  # type: ignore[arg-type]
+        raise UnknownNameError(
+            f"{str(target)[:80]!r} is no target; give a class's number or label, one for each "
+            "image, or 'A-B'"
+        )
 
     def explain(
         self,
@@ -222,24 +262,22 @@ class Explainer:
                 that can look there, the others look where they would.
 
         Raises:
-            UnknownNameError: no such method, parameter, layer or class.
+            UnknownNameError: no such method, layer or class.
             PictureError: a picture cannot be read.
         """
         look = self.look(pictures)
         layer = question.pop("layer", None)
         given = {METHODS[key].key: values for key, values in params.items()}
-        instances = [
-            METHODS.make(m, given.get(METHODS[m].key) if isinstance(m, str) else None)
-            for m in methods
-        ]
+        asked = {(METHODS[m] if isinstance(m, str) else m).key: m for m in methods}
         if layer is not None and layer not in {*self.model.layers, *self.model.attention_layers}:
             self.model.resolve_layer([Need.LAYER], layer)
         self.target(question.get("target"), len(look.x))
         results: dict[str, Attribution] = {}
         errors: dict[str, str] = {}
-        for instance in instances:
+        for key, method in asked.items():
             try:
-                results[instance.key] = self.explain(
+                instance = METHODS.make(method, given.get(key))
+                results[key] = self.explain(
                     look,
                     instance,
                     layer=self._suitable(instance, layer),
@@ -248,9 +286,9 @@ class Explainer:
                 )
             except CancelledError:
                 raise
-            except (TimmscopeError, RuntimeError, ValueError, AssertionError) as error:
-                logger.info("%s failed on %s", instance.key, self.model.name, exc_info=True)
-                errors[instance.key] = str(error).partition("\n")[0]
+            except FAULTS as error:
+                logger.info("%s failed on %s", key, self.model.name, exc_info=True)
+                errors[key] = str(error).partition("\n")[0]
         return Comparison(results, errors)
 
     def measure(
@@ -278,6 +316,11 @@ class Explainer:
         instance = METRICS.make(metric, params)
         look = self.look(pictures)
         run = self._run(look, self.target(target, len(look.x)), None, seed, on_progress)
+        if isinstance(values, Attribution) and values.target not in ("", run.target.key):
+            raise TimmscopeError(
+                f"the map explains {values.target}, not {run.target.key}; "
+                "pass the target that it explains"
+            )
         raw = values.values if isinstance(values, Attribution) else values
         maps = upsample(raw.detach().float().cpu(), (look.x.shape[2], look.x.shape[3]))
         question = "measure", instance.key, instance.model_dump_json(), run.asked, seed, _hash(maps)

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import math
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.explainer import Look
+from core.explainer import Explainer, Look
+from core.targets import Target
 from core.types import Attribution, Cost, Prediction
 from core.views.colour import limits, overlay
 
 FINE = 64 * 64
 """A map of more cells than this is taken to have a value for each pixel."""
+
+
+def context_facts(
+    explainer: Explainer, look: Look, prediction: Prediction, target: Target, seed: int
+) -> dict[str, Any]:
+    """What was asked of what, as JSON: enough to ask again."""
+    handle = explainer.model
+    return {
+        "model": handle.name,
+        "weights": handle.source,
+        "fingerprint": handle.fingerprint(),
+        "device": str(handle.device),
+        "preprocessing": handle.preprocessing.to_dict(),
+        **prediction_facts(prediction),
+        "target": target.describe(prediction),
+        "target_key": target.key,
+        "picture_digest": look.digest,
+        "crop": look.geometries[0].to_dict(),
+        "seed": seed,
+        "versions": {name: version(name) for name in ("torch", "timm", "numpy", "pillow")},
+    }
 
 
 def prediction_facts(prediction: Prediction) -> dict[str, Any]:

@@ -68,12 +68,14 @@ class Layout:
         grid: height and width of the spatial grid.
         channels: number of channels.
         prefix: tokens before the grid's (class, distillation, registers); 0 unless `NLC`.
+        class_token: whether the first of them is a class token.
     """
 
     format: Format
     grid: tuple[int, int]
     channels: int
     prefix: int = 0
+    class_token: bool = False
 
     def to_nchw(self, output: Tensor) -> Tensor:
         """A layer's output as (B, K, h, w), prefix tokens left out; a view where possible."""

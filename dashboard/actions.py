@@ -8,7 +8,7 @@ went wrong comes back as a card that says so; nothing a person can cause raises,
 from __future__ import annotations
 
 import json
-import tempfile
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +19,8 @@ from core.errors import CancelledError, TimmscopeError
 from core.explainer import Look, OnProgress
 from core.export import (
     colour_range,
+    context_facts,
     map_on_input,
-    prediction_facts,
     result_facts,
     save_npz,
     save_png,
@@ -41,6 +41,8 @@ from core.views.figures import (
 )
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
+
+logger = logging.getLogger(__name__)
 
 Choices = list[tuple[str, Any]]
 Settings = dict[str, dict[str, Any]]
@@ -243,7 +245,10 @@ def explain(
     except CancelledError:
         raise
     except TimmscopeError as error:
-        return Explained([trouble(METHODS[method].label, question, error)])
+        return Explained([trouble("Not explained", question, error)])
+    except RuntimeError as error:  # the model's own code
+        logger.exception("%s failed", method)
+        return Explained([error_panel("Not explained", str(error).partition("\n")[0])])
     panel = overlay_panel(
         asked.look.pictures[0].image,
         map_on_input(asked.look, found),
@@ -299,13 +304,15 @@ def summary(found: Attribution) -> str:
 
 def recipe(question: Question, asked: Asked, found: Attribution) -> str:
     """Python that gives the same map."""
+    handle = asked.explainer.model
+    spec = handle.source if handle.source.startswith("hf-hub:") else handle.name
     weights = ', weights="random"' if question.weights == "random" else ""
     extra = "".join(f", {name}={value!r}" for name, value in found.params.items())
     layer = f", layer={found.layer!r}" if found.layer else ""
     return (
         "from core import Explainer, load_model\n"
         "from core.targets import ClassLogit, ClassProbability\n\n"
-        f'explainer = Explainer(load_model("{asked.explainer.model.name}"{weights}))\n'
+        f'explainer = Explainer(load_model("{spec}"{weights}))\n'
         "answer = explainer.explain(\n"
         f'    "picture.jpg", "{found.method}",\n'
         f"    target={code_of(asked.target)}{layer}{extra},\n"
@@ -345,8 +352,7 @@ def download(
         layer=suitable_layer(asked.explainer, method, layer),
         **params_of(settings, method, METHODS[method]),
     )
-    folder = Path(tempfile.mkdtemp(prefix="timmscope-"))
-    path = folder / f"{Path(str(question.picture)).stem[:40]}.{method}.{kind}"
+    path = service.folder() / f"{Path(str(question.picture)).stem[:40]}.{method}.{kind}"
     if kind == "png":
         save_png(path, asked.look, found, colormap, alpha, fade)
     elif kind == "npz":
@@ -360,15 +366,7 @@ def report(question: Question, asked: Asked, found: Attribution) -> str:
     """Everything needed to reproduce an explanation, as JSON."""
     return json.dumps(
         {
-            "model": asked.explainer.model.name,
-            "weights": question.weights,
-            "fingerprint": asked.explainer.model.fingerprint(),
-            "preprocessing": asked.explainer.model.preprocessing.to_dict(),
-            "crop": asked.look.geometries[0].to_dict(),
-            "picture_digest": asked.look.digest,
-            **prediction_facts(asked.prediction),
-            "target": asked.about,
-            "target_key": asked.target.key,
+            **context_facts(asked.explainer, asked.look, asked.prediction, asked.target, seed=0),
             "method": found.method,
             **result_facts(found),
             "python": recipe(question, asked, found),
@@ -454,7 +452,7 @@ class Featured:
     """A layer's feature maps, or a layer's heads.
 
     Attributes:
-        panels: a small map each, the picture first.
+        panels: a small map each.
         summary: statistics of the whole layer, in Markdown.
     """
 

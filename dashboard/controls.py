@@ -89,5 +89,7 @@ def params_of(
     kept: dict[str, dict[str, Any]] | None, key: str, cls: type[Parameters]
 ) -> dict[str, Any]:
     """The parameters a person set for `key`, of those it has."""
-    given = (kept or {}).get(key) or {}
+    given = kept.get(key) if isinstance(kept, Mapping) else None
+    if not isinstance(given, Mapping):
+        return {}
     return {name: value for name, value in given.items() if name in cls.model_fields}

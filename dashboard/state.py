@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from pathlib import Path
 from cachetools import LRUCache, TTLCache
 
 from core import Explainer, load_model
-from core.cache import Cache
+from core.cache import Cache, nbytes
 from core.errors import CancelledError, PictureError, TimmscopeError
 from core.explainer import Look, OnProgress
 from core.models.catalogue import find
@@ -33,6 +35,10 @@ MODELS = (
 
 FAILURE_SECONDS = 20
 """How long a model that could not be loaded is not tried again: the whole page asks at once."""
+LOOK_BYTES = 256 * 2**20
+"""What all pictures kept decoded may take."""
+SAVED_FOLDERS = 50
+"""How many saved files are kept for the browser to fetch."""
 NOTHING = -1
 """Stands for "no class" where a choice needs a value."""
 
@@ -77,6 +83,12 @@ class Question:
         return target.probability() if self.unit == "probability" else target
 
 
+def weight_of(look: Look) -> int:
+    """Bytes a look keeps alive: its pictures, decoded, and the model's input."""
+    heights_and_widths = (picture.size for picture in look.pictures)
+    return nbytes(look.x) + sum(3 * height * width for height, width in heights_and_widths)
+
+
 class Service:
     """Models and answers shared by everybody who has the page open.
 
@@ -90,7 +102,9 @@ class Service:
         self._loading = threading.Lock()
         self._explainers: LRUCache[tuple[str, str], Explainer] = LRUCache(models)
         self._failures: TTLCache[tuple[str, str], TimmscopeError] = TTLCache(64, FAILURE_SECONDS)
-        self._looks: LRUCache[object, Look] = LRUCache(32)
+        self._looks: LRUCache[object, Look] = LRUCache(LOOK_BYTES, getsizeof=weight_of)
+        self._saved = tempfile.TemporaryDirectory(prefix="timmscope-", ignore_cleanup_errors=True)
+        self._folders: list[Path] = []
         self._stops: LRUCache[str, threading.Event] = LRUCache(1000)
         self.cache = Cache(cache_bytes)
 
@@ -143,14 +157,29 @@ class Service:
         """
         if not picture:
             raise PictureError("no picture yet; drop one on the left, or take an example")
-        key = picture, Path(picture).stat().st_mtime_ns, explainer.model.fingerprint()
+        try:
+            changed = Path(picture).stat().st_mtime_ns
+        except OSError:
+            raise PictureError("the picture is no longer there; drop it again") from None
+        key = picture, changed, explainer.model.fingerprint()
         with self._lock:
             found = self._looks.get(key)
         if found is None:
             found = explainer.look(picture)
-            with self._lock:
-                self._looks[key] = found
+            if weight_of(found) <= self._looks.maxsize:
+                with self._lock:
+                    self._looks[key] = found
         return found
+
+    def folder(self) -> Path:
+        """A new folder for a file to be saved; the oldest go."""
+        folder = Path(tempfile.mkdtemp(dir=self._saved.name))
+        with self._lock:
+            self._folders.append(folder)
+            old = self._folders.pop(0) if len(self._folders) > SAVED_FOLDERS else None
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+        return folder
 
     def begin(self, session: str, report: Callable[[float, str], object]) -> OnProgress:
         """Start a piece of work for a session; what it was still waiting for is cancelled.

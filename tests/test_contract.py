@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core import Explainer, ModelHandle
+from core import Explainer, ModelHandle, load_model
+from core.cache import Cache
 from core.engine import Budget
 from core.errors import CancelledError, NotApplicableError
 from core.preprocessing import Preprocessing
@@ -215,10 +216,44 @@ def test_needs_are_met_by_the_models_that_are_said_to() -> None:
     assert all(Need.LAYER in shared_handle(n).supports for n in ("resnet", "swin", "vit_pooled"))
 
 
-def test_a_deep_copy_is_another_model_with_the_same_fingerprint() -> None:
+def test_two_threads_with_handles_of_their_own_leave_a_shared_module_as_it_was() -> None:
+    model = in_the_middle_of_training("resnet")
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    x = images(shared_handle("resnet"), 1)
+
+    def ask(target: int) -> None:
+        owner = ModelHandle(model, name="lent", preprocessing=Preprocessing.from_model(model))
+        owner.budget = Budget(1)
+        for seed in range(2):
+            Explainer(owner).explain(x, quick("occlusion"), target=target, seed=seed)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(4)))
+    assert_same(before, dict(model.state_dict()))
+    assert_same(
+        {n: m.training for n, m in in_the_middle_of_training("resnet").named_modules()},
+        {n: m.training for n, m in model.named_modules()},
+    )
+
+
+def test_models_that_differ_in_structure_alone_do_not_share_answers() -> None:
+    cache = Cache()
+    plain, other = (
+        load_model(n, weights="random") for n in ("efficientnet_b0", "tf_efficientnet_b0")
+    )
+    x = images(plain, 1)
+    maps = [
+        Explainer(h, cache=cache).explain(x, "saliency", target=3).values for h in (plain, other)
+    ]
+    assert not torch.equal(*maps)
+
+
+def test_a_lent_model_whose_parts_are_replaced_is_asked_anew() -> None:
     owner = handle("resnet")
-    twin = ModelHandle(copy.deepcopy(owner.model), name="twin", preprocessing=owner.preprocessing)
-    assert owner.fingerprint() == twin.fingerprint()
-    with torch.no_grad():
-        next(twin.model.parameters()).data.mul_(1.5)
-    assert owner.fingerprint() != twin.fingerprint()
+    explainer, x = Explainer(owner), images(owner, 1)
+    first = explainer.explain(x, "saliency", target=1).values
+    for module in owner.model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.GELU())
+    assert not torch.equal(first, explainer.explain(x, "saliency", target=1).values)

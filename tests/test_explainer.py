@@ -371,7 +371,6 @@ def test_parameters_find_their_method_under_any_of_its_names(asker: Explainer) -
         {"methods": ["sobel"], "layer": "layr4"},
         {"methods": ["gradcam"], "target": 70},
         {"methods": ["gradcam"], "params": {"gradcan": {}}},
-        {"methods": ["gradcam"], "params": {"gradcam": {"colour": 1}}},
     ],
 )
 def test_unknown_names_are_refused_before_any_work(question: dict[str, Any]) -> None:
@@ -448,3 +447,43 @@ def test_eight_who_ask_at_once_get_what_one_gets_in_turn(name: str) -> None:
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6, msg=str(question))
     assert [m.training for m in owner.model.modules()] == before
     assert not any(m._forward_hooks for m in owner.model.modules())
+
+
+def test_targets_of_any_whole_number_or_one_per_image() -> None:
+    owner = shared_handle("resnet")
+    explainer, x = Explainer(owner), images(owner, 2)
+    plain = explainer.explain(x, "saliency", target=3).values
+    for target in (np.int64(3), torch.tensor(3), "3", [3, 3]):
+        assert torch.equal(explainer.explain(x, "saliency", target=target).values, plain)  # type: ignore[arg-type]
+    for target in (3.0, True, {"a": 1}, [], object()):
+        with pytest.raises(UnknownNameError, match="target"):
+            explainer.explain(x, "saliency", target=target)  # type: ignore[arg-type]
+
+
+def test_a_map_is_measured_by_the_target_it_explains() -> None:
+    owner = shared_handle("resnet")
+    explainer, x = Explainer(owner), images(owner, 1)
+    predicted = explainer.predict(x).top(1)[0][0]
+    other = (predicted + 1) % 7
+    answer = explainer.explain(x, "gradcam", target=other)
+    with pytest.raises(TimmscopeError, match=f"logit:{other}"):
+        explainer.measure(x, answer, "deletion", steps=2)
+    assert explainer.measure(x, answer, "deletion", steps=2, target=other).value.shape == (1,)
+
+
+def test_a_look_of_another_model_is_taken_anew() -> None:
+    one, other = Explainer(shared_handle("resnet")), Explainer(shared_handle("swin"))
+    look = one.look(SAMPLES / "coffee.jpg")
+    assert other.look(look).x.shape[-2:] == (112, 112)
+    with pytest.raises(TimmscopeError, match="another model"):
+        other.look(one.look(images(shared_handle("resnet"), 1)))
+
+
+def test_a_bad_parameter_of_one_method_leaves_the_others_their_answers() -> None:
+    owner = shared_handle("vit")
+    params = {"attention": {"query": "foo"}, "occlusion": {"window": -1}}
+    found = Explainer(owner).compare(
+        images(owner, 1), ["gradcam", "attention", "occlusion"], params=params
+    )
+    assert list(found.results) == ["gradcam"]
+    assert set(found.errors) == {"attention", "occlusion"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -137,3 +138,16 @@ def test_refusals() -> None:
     windows = shared_handle("swin")
     with pytest.raises(NotApplicableError, match=r"'layers\.0\.blocks\.0\.attn' .* whole picture"):
         Explainer(windows).attention(images(windows, 1), layer="layers.0.blocks.0.attn")
+
+
+def test_a_register_token_is_no_class_token() -> None:
+    model = timm.create_model(
+        "vit_medium_patch16_reg1_gap_256",
+        img_size=64, embed_dim=48, depth=2, num_heads=3, num_classes=5,
+    )  # fmt: skip
+    owner = ModelHandle(model, name="gap", preprocessing=Preprocessing.from_model(model))
+    explainer, x = Explainer(owner), images(owner, 1)
+    auto, mean = (explainer.attention(x, query=q) for q in ("auto", "mean"))
+    assert torch.equal(auto, mean)
+    with pytest.raises(UnknownNameError, match="no class token"):
+        explainer.attention(x, query="class")

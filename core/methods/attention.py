@@ -111,8 +111,8 @@ def look_from(weights: Tensor, query: str, layout: Layout) -> Tensor:
     """
     cells, prefix = layout.grid[0] * layout.grid[1], layout.prefix
     if query == "auto":
-        query = "class" if prefix else "mean"
-    if query == "class" and not prefix:
+        query = "class" if layout.class_token else "mean"
+    if query == "class" and not layout.class_token:
         raise UnknownNameError("no class token in this model; look from 'mean' or a patch's number")
     numbered = query.isascii() and query.isdigit()
     if query not in ("class", "mean") and not (numbered and int(query) < cells):

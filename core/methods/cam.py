@@ -32,7 +32,7 @@ class CAM(Method):
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         found = run.layer_gradients()
-        if not found.grad.any():
+        if not found.grad.flatten(1).any(1).all():
             raise NotApplicableError(
                 f"the score does not depend on the cells of layer {run.layer!r} (a class token may "
                 "be all that is read there); choose an earlier layer"
@@ -98,7 +98,8 @@ class HiResCAM(CAM):
     def combine(self, act: Tensor, grad: Tensor) -> Tensor:
         product = grad * act
         values = product.sum(1)
-        if values.abs().max() <= CANCELLED * product.abs().sum(1).max():
+        left, all_of_it = values.abs().amax((1, 2)), product.abs().sum(1).amax((1, 2))
+        if (left <= CANCELLED * all_of_it).any():
             raise NotApplicableError(
                 "HiResCAM is zero everywhere at this layer but for rounding: a normalisation right "
                 "after it undoes its scale; choose another layer"

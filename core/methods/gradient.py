@@ -115,7 +115,9 @@ class SmoothGrad(Method):
         total: Tensor | None = None
         for first in range(0, self.samples, at_once):
             copies = min(at_once, self.samples - first)
-            noise = torch.randn((copies, 1, *run.x.shape[1:]), generator=generator).to(run.x)
+            # Drawn one by one: what a generator gives depends on how much it is asked for at once.
+            drawn = [torch.randn(run.x.shape[1:], generator=generator) for _ in range(copies)]
+            noise = torch.stack(drawn)[:, None].to(run.x)
             rows = (run.x + noise * spread).flatten(0, 1)
             values, _ = base.attribute(run.nested(rows, run.owner.repeat(copies)))
             part = values.unflatten(0, (copies, count)).sum(0)

@@ -6,8 +6,11 @@ import functools
 import hashlib
 import itertools
 import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +32,7 @@ class ModelHandle:
     """A model with all that is needed to ask it about a picture.
 
     Args:
-        model: maps (B, C, H, W) to (B, N).
+        model: maps (B, C, H, W) to (B, N). An owned one is not to be changed from outside.
         name: what it is called, in messages and in results.
         preprocessing: from a picture to the model's input.
         labels: class names in output order; None if unknown.
@@ -59,7 +62,7 @@ class ModelHandle:
         first = next(model.parameters(), torch.empty(0))
         self.device = device or first.device
         self.dtype = first.dtype if first.is_floating_point() else torch.float32
-        self.lock = threading.RLock()
+        self.lock = _lock_of(model)
         self._hashed: tuple[object, str] | None = None
         self._kept: dict[str, Tensor] | None = None
 
@@ -99,7 +102,8 @@ class ModelHandle:
         if self.owned:
             quick = [(t.data_ptr(), t._version) for t in tensors.values()]
         else:
-            quick = [(n, t.shape, t.dtype, int(checksum(t))) for n, t in tensors.items()]
+            sums = [(n, t.shape, t.dtype, int(checksum(t))) for n, t in tensors.items()]
+            quick = structure(self.model), sums
         if self._hashed is None or self._hashed[0] != quick:
             self._hashed = quick, self._digest(tensors)
         return self._hashed[1]
@@ -111,7 +115,7 @@ class ModelHandle:
 
     def _digest(self, tensors: Mapping[str, Tensor]) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{type(self.model).__qualname__} {self.preprocessing}".encode())
+        digest.update(f"{self.name} {structure(self.model)} {self.preprocessing}".encode())
         for name, tensor in tensors.items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(_octets(tensor.cpu()).numpy().tobytes())
@@ -219,7 +223,29 @@ class ModelHandle:
         return self.preprocessing.pixel(value).to(self.device, self.dtype)
 
 
-# -- weights that others may change --------------------------------------------------------------
+# -- models that others may use or change -------------------------------------------------------
+
+
+def structure(model: nn.Module) -> str:
+    """What a model is made of, weights aside: its modules and their plain settings."""
+    settings = [
+        (name, key, value)
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key != "training" and isinstance(value, (str, int, float, tuple, type(None)))
+    ]
+    return f"{model!r} {settings}"
+
+
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def _lock_of(model: nn.Module) -> AbstractContextManager[object]:
+    """One lock per module, however many handles there are on it."""
+    with _LOCKS_LOCK:
+        lock: AbstractContextManager[object] = _LOCKS.setdefault(model, threading.RLock())
+        return lock
 
 
 def checksum(tensor: Tensor) -> Tensor:

@@ -105,8 +105,8 @@ class _Guess:
         self.prefer: Format = "NHWC" if _said(model, "output_fmt")[1] == "NHWC" else "NCHW"
         prefix = _said(model, "num_prefix_tokens")[1]
         self.prefixes = [prefix] if isinstance(prefix, int) and prefix else []
-        has_class_token = isinstance(_said(model, "cls_token")[1], Tensor)
-        self.prefixes += [0, 1] if has_class_token or not self.prefixes else [0]
+        self.class_token = isinstance(_said(model, "cls_token")[1], Tensor)
+        self.prefixes += [0, 1] if self.class_token or not self.prefixes else [0]
         self.strides = _strides(model)
 
     def layout(self, name: str, output: Tensor | None) -> Layout | None:
@@ -132,7 +132,7 @@ class _Guess:
         for prefix in self.prefixes:
             grid = self._grid_of(tokens - prefix)
             if grid is not None:
-                return Layout("NLC", grid, channels, prefix)
+                return Layout("NLC", grid, channels, prefix, bool(prefix) and self.class_token)
         return None
 
     def _grid_of(self, cells: int) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 
 from core import METHODS
-from core.errors import CancelledError
+from core.errors import CancelledError, TimmscopeError
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice, settings
@@ -52,7 +52,8 @@ def build(side: Sidebar, view: list[Component]) -> None:
 
     service = side.service
     asked: list[Component] = [*side.question, method, layer, side.store]
-    shown = [result, trust, recipe]
+    last = gr.State()
+    shown = [result, trust, recipe, last]
 
     def explain(
         picture: Any,
@@ -73,7 +74,7 @@ def build(side: Sidebar, view: list[Component]) -> None:
             found = actions.explain(service, question, method, settings, layer, tick)
         except CancelledError:
             return gr.skip()
-        return found.panels, found.summary, found.recipe
+        return found.panels, found.summary, found.recipe, (question, method, settings, layer)
 
     def describe_method(model: str, weights: str, method: str) -> list[Any]:
         facts = actions.describe_method(service, model, weights, method)
@@ -117,7 +118,7 @@ def build(side: Sidebar, view: list[Component]) -> None:
     ]
     cancelling(side, stop, "explain", [side.opened, first, *rest])
     for kind, button in saves.items():
-        _saving(side, button, kind, [*asked, *view], file)
+        _saving(side, button, kind, [last, *view], file)
 
 
 def _saving(
@@ -125,11 +126,16 @@ def _saving(
 ) -> None:
     """A button that writes the explanation as the page shows it now, and saves it."""
 
-    def write(*values: Any) -> str:
-        *question, method, layer, kept, colormap, alpha, fade = values
-        return actions.download(
-            side.service, Question(*question), method, kept, layer, kind, colormap, alpha, fade
-        )
+    def write(last: Any, colormap: str, alpha: float, fade: bool) -> str:
+        if last is None:
+            raise gr.Error("nothing to save yet; press Explain first")
+        question, method, settings, layer = last
+        try:
+            return actions.download(
+                side.service, question, method, settings, layer, kind, colormap, alpha, fade
+            )
+        except TimmscopeError as error:
+            raise gr.Error(str(error)) from None
 
     written = button.click(write, shown, file, **QUIET)
     written.success(None, None, None, js=SAVE_JS)
