@@ -86,6 +86,14 @@ def drop(page: Page, path: Path) -> None:
         image.dispatch_event(event, {"dataTransfer": transfer})
 
 
+def settled(visit: Visit) -> None:
+    """Wait until the page asks for nothing more."""
+    asked = -1
+    while asked != len(visit.requests):
+        asked = len(visit.requests)
+        visit.page.wait_for_timeout(1000)
+
+
 def shot(page: Page, name: str) -> None:
     SHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
@@ -127,7 +135,7 @@ def test_the_view_changes_without_a_request(visit: Callable[..., Visit], url: st
     seen = opened(visit(url))
     page = seen.page
     drawn(page, "#result", 1)
-    page.wait_for_load_state("networkidle")
+    settled(seen)
     before, count = map_view(page), len(seen.requests)
     choose(page, "#colormap", "viridis")
     slider = page.locator("#alpha input[type=range]")
@@ -216,12 +224,15 @@ def test_compare(page: Page) -> None:
     shot(page, "compare-1280-light")
 
 
-def test_features_and_attention(page: Page) -> None:
+def test_features_and_attention(visit: Callable[..., Visit], url: str) -> None:
+    seen = opened(visit(url))
+    page = seen.page
     page.locator("#model input").fill("test_vit")
     page.locator("#model input").press("Enter")
     page.get_by_label("Random").click()
     expect(page.locator("#about-model")).to_contain_text("Weights: random", timeout=PATIENCE)
     page.get_by_role("tab", name="Features").click()
+    settled(seen)
     page.click("#feature-run")
     drawn(page, "#feature-maps", 16)
     expect(page.locator("#feature-statistics")).to_contain_text("channels")
