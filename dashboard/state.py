@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,8 @@ class Service:
         self._explainers: LRUCache[tuple[str, str], Explainer] = LRUCache(models)
         self._failures: TTLCache[tuple[str, str], TimmscopeError] = TTLCache(64, FAILURE_SECONDS)
         self._looks: LRUCache[object, Look] = LRUCache(LOOK_BYTES, getsizeof=weight_of)
-        self._saved = tempfile.TemporaryDirectory(prefix="timmscope-", ignore_cleanup_errors=True)
+        self._saved = tempfile.mkdtemp(prefix="timmscope-")
+        weakref.finalize(self, shutil.rmtree, self._saved, ignore_errors=True)
         self._folders: list[Path] = []
         self._stops: LRUCache[str, threading.Event] = LRUCache(1000)
         self.cache = Cache(cache_bytes)
@@ -173,7 +175,7 @@ class Service:
 
     def folder(self) -> Path:
         """A new folder for a file to be saved; the oldest go."""
-        folder = Path(tempfile.mkdtemp(dir=self._saved.name))
+        folder = Path(tempfile.mkdtemp(dir=self._saved))
         with self._lock:
             self._folders.append(folder)
             old = self._folders.pop(0) if len(self._folders) > SAVED_FOLDERS else None

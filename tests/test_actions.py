@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,14 @@ def test_parameters_of_others_are_left_out() -> None:
     kept = {"occlusion": {"window": 8, "nonsense": 1}, "gradcam": {"relu": False}}
     assert params_of(kept, "occlusion", METHODS["occlusion"]) == {"window": 8}
     assert params_of(None, "occlusion", METHODS["occlusion"]) == {}
+
+
+def test_saved_files_go_with_the_service_and_the_oldest_before() -> None:
+    short = Service()
+    folders = [short.folder() for _ in range(60)]
+    assert sum(folder.exists() for folder in folders) == 50
+    assert not folders[0].exists()
+    home = folders[-1].parent
+    del short
+    gc.collect()
+    assert not home.exists()
