@@ -16,7 +16,7 @@ from typing import Any
 
 from core import METHODS, METRICS, Attribution, Explainer
 from core.errors import CancelledError, TimmscopeError
-from core.explainer import Look, OnProgress
+from core.explainer import Comparison, Look, OnProgress
 from core.export import (
     colour_range,
     context_facts,
@@ -406,14 +406,7 @@ def compare(
         return Compared([empty_panel("Choose at least one method to compare.")], [])
     try:
         asked = ask(service, question)
-        answer = asked.explainer.compare(
-            asked.look,
-            list(methods),
-            params={key: params_of(settings, key, METHODS[key]) for key in methods},
-            target=asked.target,
-            layer=layer,
-            on_progress=on_progress,
-        )
+        answer = answers(asked, methods, settings, layer, on_progress)
     except CancelledError:
         raise
     except TimmscopeError as error:
@@ -442,6 +435,24 @@ def compare(
         )
         table.append([label, cost.forward, cost.backward, round(cost.seconds * 1000), remark])
     return Compared(panels, table)
+
+
+def answers(
+    asked: Asked,
+    methods: Sequence[str],
+    settings: Settings,
+    layer: str | None,
+    on_progress: OnProgress | None,
+) -> Comparison:
+    """Several methods' answers with the parameters a person set."""
+    return asked.explainer.compare(
+        asked.look,
+        list(methods),
+        params={key: params_of(settings, key, METHODS[key]) for key in methods},
+        target=asked.target,
+        layer=layer,
+        on_progress=on_progress,
+    )
 
 
 # -- features -----------------------------------------------------------------------------------
@@ -538,14 +549,7 @@ def measure(
         return Measured([empty_panel("Choose at least one method and one metric.")], [], ["Method"])
     try:
         asked = ask(service, question)
-        answer = asked.explainer.compare(
-            asked.look,
-            list(methods),
-            params={key: params_of(settings, key, METHODS[key]) for key in methods},
-            target=asked.target,
-            layer=layer,
-            on_progress=on_progress,
-        )
+        answer = answers(asked, methods, settings, layer, on_progress)
         scores = {
             key: _scores(asked, answer.results, key, settings, on_progress) for key in metrics
         }
