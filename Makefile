@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --disable-pip-version-check")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench docs screenshots clean
+.PHONY: help run test lint format zoo bench truth worlds docs screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ run: $(VENV)/run ## Open the dashboard (ARGS="--port 8000" and the like)
 	$(BIN)/python app.py --browser $(ARGS)
 
 test: $(VENV)/dev ## Run the tests (ARGS="-k gradcam" and the like)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 lint: $(VENV)/dev ## Check style, types and the direction of imports
 	@find core dashboard -name '*.pyi' -delete
@@ -40,8 +40,17 @@ format: $(VENV)/dev ## Put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+zoo: $(VENV)/dev ## Try every method on every family of timm: docs/zoo.md
+	$(BIN)/python -m benchmarks.zoo $(ARGS)
+
 bench: $(VENV)/dev ## Measure against captum and pytorch-grad-cam
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+truth: $(VENV)/dev ## Score every method where the evidence is known, into docs/truth.md
+	$(BIN)/python -m benchmarks.truth $(ARGS)
+
+worlds: $(VENV)/run ## Train the small models of the generated world anew
+	$(BIN)/python -m core.worlds.train $(ARGS)
 
 docs: $(VENV)/run ## Write docs/methods.md from the registries
 	$(BIN)/python -m docs.generate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast
 
@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 OVERHEAD = 512
 """Bytes charged for an object besides its tensors."""
+POLL_SECONDS = 0.1
+"""How often one who waits for another's computation is asked whether to go on waiting."""
 
 
 def nbytes(value: object) -> int:
@@ -51,12 +53,23 @@ class Cache:
         self._flying: dict[Hashable, Future[Any]] = {}
         self.hits = 0
 
-    def get_or_compute(self, key: Hashable, compute: Callable[[], T]) -> T:
+    def get_or_compute(
+        self,
+        key: Hashable,
+        compute: Callable[[], T],
+        waiting: Callable[[], object] | None = None,
+    ) -> T:
         """The answer kept under `key`, or ``compute()``.
 
         A caller who meets the same computation under way waits for it. If that one fails, the
         waiting caller computes for itself: one person's cancelling must not cancel another's
         answer.
+
+        Args:
+            key: what identifies the answer.
+            compute: finds it.
+            waiting: called again and again while waiting; what it raises ends the wait, and leaves
+                the other's computation alone.
         """
         while True:
             with self._lock:
@@ -67,6 +80,8 @@ class Cache:
                 flight = self._flying.setdefault(key, Future())
             if ours:
                 return self._fly(key, flight, compute)
+            while waiting is not None and not wait([flight], POLL_SECONDS).done:
+                waiting()
             if flight.exception() is None:
                 self.hits += 1
                 return cast(T, flight.result())
@@ -117,15 +132,27 @@ class Cache:
 
 
 class Shelf:
-    """The part of a cache that belongs to one subject: the same images on the same model."""
+    """The part of a cache that belongs to one subject: the same images on the same model.
 
-    def __init__(self, cache: Cache | None = None, prefix: Hashable = ()) -> None:
+    Args:
+        cache: the cache; by default a new one.
+        prefix: identifies the subject.
+        waiting: see `Cache.get_or_compute`.
+    """
+
+    def __init__(
+        self,
+        cache: Cache | None = None,
+        prefix: Hashable = (),
+        waiting: Callable[[], object] | None = None,
+    ) -> None:
         self._cache = cache or Cache()
         self._prefix = prefix
+        self._waiting = waiting
 
     def get_or_compute(self, key: Hashable, compute: Callable[[], T]) -> T:
         """See `Cache.get_or_compute`."""
-        return self._cache.get_or_compute((self._prefix, key), compute)
+        return self._cache.get_or_compute((self._prefix, key), compute, self._waiting)
 
     def put(self, key: Hashable, value: object) -> None:
         """Keep what fell off another computation; see `Cache.put`."""

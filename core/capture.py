@@ -6,8 +6,10 @@ back as it was when the block ends, whether it ends well or not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -111,12 +113,79 @@ def watch(model: nn.Module, see: Callable[[str, Any], None]) -> Iterator[None]:
 
 
 @contextmanager
-def attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+def readers(model: nn.Module, x: Tensor) -> Iterator[list[str]]:
+    """Names of the modules that are called with `x` itself, in order of execution."""
+    names: list[str] = []
+
+    def enter(name: str, _module: nn.Module, args: Any) -> None:
+        if any(value is x for value in args):
+            names.append(name)
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            stack.callback(module.register_forward_pre_hook(partial(enter, name)).remove)
+        yield names
+
+
+@contextmanager
+def trail(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Record every tensor that enters or leaves a module, in order and as part of the graph."""
+    passed: list[Tensor] = []
+
+    def see(value: Any) -> None:
+        if isinstance(value, Tensor) and not any(value is last for last in passed[-1:]):
+            passed.append(value)
+
+    def enter(_module: nn.Module, args: Any) -> None:
+        for value in args:
+            see(value)
+
+    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+        see(output)
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        yield passed
+
+
+@contextmanager
+def sever(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Record the outputs of the named modules; what follows each starts a graph of its own.
+
+    Yields:
+        Output by module name, each part of the graph since the module named before it.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def cut(name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            return output
+        outputs[name] = output
+        return output.detach().clone()
+
+    modules = dict(model.named_modules())
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(modules[name].register_forward_hook(partial(cut, name)).remove)
+        yield outputs
+
+
+@contextmanager
+def attention(
+    model: nn.Module, use: Callable[[str, Tensor], Tensor] | None = None
+) -> Iterator[dict[str, Tensor]]:
     """Record every softmax attention map computed during a forward pass in the block.
 
     The calls themselves are intercepted, so it makes no difference how a model spells attention:
     fused attention is computed explicitly, a softmax over the last axis of a tensor of four or more
     axes is attention. No module is patched and nothing global changes.
+
+    Args:
+        model: where attention is computed.
+        use: gives the map that is recorded, and used, in place of the named one. Torch's own
+            multi-head attention goes on with its own.
 
     Yields:
         Maps (..., queries, keys) by the name of the module that computed them, in order of
@@ -125,10 +194,12 @@ def attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     stack: list[str] = []
     maps: dict[str, Tensor] = {}
 
-    def record(weights: Tensor) -> None:
+    def record(weights: Tensor) -> Tensor:
         name = stack[-1] if stack else ""
         count = sum(key == name or key.startswith(f"{name}:") for key in maps)
-        maps[f"{name}:{count + 1}" if count else name] = weights
+        name = f"{name}:{count + 1}" if count else name
+        maps[name] = weights if use is None else use(name, weights)
+        return maps[name] if use is None else maps[name].clone()
 
     def enter(name: str, module: nn.Module, _args: Any) -> None:
         stack.append(name.rpartition(".")[0] if isinstance(module, nn.Softmax) else name)
@@ -144,13 +215,31 @@ def attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         yield maps
 
 
+def in_graph(_name: str, weights: Tensor) -> Tensor:
+    """An attention map to differentiate by; the graph starts here unless it has before."""
+    return weights if weights.requires_grad else weights.detach().clone().requires_grad_()
+
+
+def gradients(score: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of a scalar with respect to each map; none at all if it depends on none."""
+    if not score.requires_grad:
+        return {}
+    found = torch.autograd.grad(score, list(maps.values()), allow_unused=True)
+    if all(grad is None for grad in found):
+        return {}
+    return {
+        name: torch.zeros_like(weights) if grad is None else grad
+        for (name, weights), grad in zip(maps.items(), found, strict=True)
+    }
+
+
 _SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})
 
 
 class _AttentionMode(TorchFunctionMode):
-    """Shows attention weights to `record` as they are computed."""
+    """Shows attention weights to `record` as they are computed, and uses what it gives back."""
 
-    def __init__(self, record: Callable[[Tensor], None]) -> None:
+    def __init__(self, record: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.record = record
 
@@ -159,16 +248,15 @@ class _AttentionMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            weights, value = _attention_weights(*args, **kwargs)
-            self.record(weights)
-            return weights @ value
+            weights, value = attention_weights(*args, **kwargs)
+            return self.record(weights) @ value
         if func is F.multi_head_attention_forward:  # what it calls inside passes no mode
             return self._multi_head(*args, **kwargs)
         result = func(*args, **kwargs)
         if func in _SOFTMAX and result.ndim >= 4:
             axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if axis in (-1, result.ndim - 1):
-                self.record(result)
+                return self.record(result)
         return result
 
     def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
@@ -183,7 +271,7 @@ class _AttentionMode(TorchFunctionMode):
         return output, weights.mean(-3) if asked["average_attn_weights"] else weights
 
 
-def _attention_weights(
+def attention_weights(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -208,3 +296,129 @@ def _attention_weights(
         logits.amax(-1, keepdim=True) == -torch.inf
     )  # who may look nowhere sees nothing, not NaN
     return logits.softmax(-1).masked_fill(blind, 0.0), value
+
+
+@dataclass
+class Past:
+    """What a model had done by the time a layer was reached, in a pass of one row.
+
+    Attributes:
+        layer: the layer.
+        calls: the modules that were done when the layer was last called, each with what it gave, in
+            order of execution; the parts of such a module are left out.
+        output: what the layer gave.
+        copies: whether what is handed out again is to be copied for each row; it must be where a
+            model changes it in place.
+    """
+
+    layer: nn.Module
+    calls: list[tuple[nn.Module, Any]]
+    output: Any = None
+    copies: bool = False
+
+
+@contextmanager
+def before(model: nn.Module, name: str) -> Iterator[Past]:
+    """Record what comes before a layer during the forward pass of one row in the block.
+
+    Everything is copied as soon as it is there: what is later changed in place is kept as it was.
+
+    Yields:
+        What `resume` needs, complete when the pass is over.
+    """
+    layer = dict(model.named_modules())[name]
+    found, calls, begun = Past(layer, []), list[tuple[nn.Module, Any]](), list[int]()
+
+    def enter(_module: nn.Module, _args: Any) -> None:
+        begun.append(len(calls))
+
+    def leave(module: nn.Module, _args: Any, output: Any) -> None:
+        del calls[begun.pop() :]
+        kept = _each_tensor(output, torch.clone)
+        if module is layer:
+            found.calls, found.output = list(calls), kept
+        calls.append((module, kept))
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        yield found
+
+
+@contextmanager
+def resume(past: Past, output: Tensor) -> Iterator[None]:
+    """The forward pass in the block costs only what comes after a layer, which gives `output`.
+
+    Whatever ran before hands out again what it gave in the recorded pass, spread over as many rows
+    as `output` has. A module that is called again after the layer runs as ever.
+    """
+    answers: dict[nn.Module, deque[Any]] = {}
+    for module, kept in [*past.calls, (past.layer, output)]:
+        spread = _each_tensor(kept, partial(_spread, rows=len(output), copy=past.copies))
+        answers.setdefault(module, deque()).append(spread)
+    with ExitStack() as stack:
+        for module, queue in answers.items():
+            stack.callback(_restore, module, vars(module).get("forward"))
+            vars(module)["forward"] = partial(_answer, queue, module.forward)
+        yield
+
+
+def _answer(queue: deque[Any], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return queue.popleft() if queue else forward(*args, **kwargs)
+
+
+def _restore(module: nn.Module, forward: Any) -> None:
+    if forward is None:
+        vars(module).pop("forward", None)
+    else:
+        vars(module)["forward"] = forward
+
+
+def _spread(tensor: Tensor, rows: int, copy: bool) -> Tensor:
+    """One row as many; anything else as it is."""
+    single = tensor.ndim > 0 and len(tensor) == 1
+    spread = tensor.expand(rows, *tensor.shape[1:]) if single else tensor
+    return spread.clone() if copy else spread
+
+
+def _each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nest of tuples, lists and mappings with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _each_tensor(part, change) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [_each_tensor(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+@contextmanager
+def parts(model: nn.Module, names: Collection[str]) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+    """Record every call of the named modules that maps one tensor to one tensor.
+
+    Yields:
+        Name, input and output of each call, in order of execution. The input is a detached copy;
+        the output is part of the graph of whatever is computed from it.
+    """
+    calls: list[tuple[str, Tensor, Tensor]] = []
+    given: list[Tensor | None] = []
+
+    def enter(_module: nn.Module, args: Any) -> None:
+        single = len(args) == 1 and isinstance(args[0], Tensor)
+        given.append(args[0].detach().clone() if single else None)
+
+    def leave(name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
+        before = given.pop()
+        if before is None or not isinstance(output, Tensor):
+            return output
+        calls.append((name, before, output))
+        return output.clone()
+
+    modules = dict(model.named_modules())
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(modules[name].register_forward_pre_hook(enter).remove)
+            stack.callback(modules[name].register_forward_hook(partial(leave, name)).remove)
+        yield calls

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from core.errors import TimmscopeError
-from core.explainer import Comparison, Explainer, Look
+from core.explainer import FAULTS, Comparison, Explainer, Look
 from core.export import context_facts, cost_facts, finite, result_facts, save_npz, save_png
 from core.image import open_picture
-from core.methods.base import METHODS
+from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS, Metric
 from core.models.catalogue import list_models
+from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
 from core.targets import Target
 from core.types import Layer
@@ -69,12 +71,13 @@ def explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     if odd := [kind for kind in saves if kind not in SAVES]:
         raise TimmscopeError(f"cannot save as {odd[0]!r}; choose from {', '.join(SAVES)}")
     pictures = [open_picture(path) for path in arguments.images]
+    metrics = [METRICS.make(key.strip()) for key in arguments.metrics.split(",") if key.strip()]
+    _prepare(arguments.output_dir)
     handle = load_model(
         arguments.model, weights=arguments.weights, labels=arguments.labels, device=arguments.device
     )
     explainer = Explainer(handle)
     target = explainer.target(arguments.target)
-    metrics = [METRICS.make(key.strip()) for key in arguments.metrics.split(",") if key.strip()]
     names = _unique_names(arguments.images)
     reports = []
     for path, name, picture in zip(arguments.images, names, pictures, strict=True):
@@ -110,18 +113,24 @@ def add_scores(
     target: Target,
     seed: int,
 ) -> None:
-    """Enter what `metric` says of each result, beside what it says of the controls."""
-    controls = explainer.controls(look, metric, target=target, seed=seed)
-    beside = {key: finite(float(score.value[0])) for key, score in controls.items()}
-    for key, attribution in comparison.results.items():
-        score = explainer.measure(look, attribution, metric, target=target, seed=seed)
-        report["results"][key].setdefault("scores", {})[metric.key] = {
-            "value": finite(float(score.value[0])),
-            "higher_is_better": metric.higher_is_better,
-            "controls": beside,
-            "params": dict(score.params),
-            "cost": cost_facts(score.cost),
-        }
+    """Enter what `metric` says of each result, beside what it says of the controls.
+
+    A metric that fails says so under `errors`, and the maps are kept.
+    """
+    try:
+        controls = explainer.controls(look, metric, target=target, seed=seed)
+        beside = {key: finite(float(score.value[0])) for key, score in controls.items()}
+        for key, attribution in comparison.results.items():
+            score = explainer.measure(look, attribution, metric, target=target, seed=seed)
+            report["results"][key].setdefault("scores", {})[metric.key] = {
+                "value": finite(float(score.value[0])),
+                "higher_is_better": metric.higher_is_better,
+                "controls": beside,
+                "params": dict(score.params),
+                "cost": cost_facts(score.cost),
+            }
+    except FAULTS as error:
+        report["errors"][metric.key] = str(error).partition("\n")[0]
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -176,6 +185,13 @@ def _to_json(answer: object) -> str:
     return json.dumps(answer, allow_nan=False, indent=2)
 
 
+def _prepare(folder: Path | None) -> None:
+    """Find out before the work whether its files can be written."""
+    if folder is not None:
+        with _writing(folder):
+            tempfile.TemporaryFile(dir=folder).close()
+
+
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """A block that writes into `folder`, which is made if need be."""
@@ -203,6 +219,7 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
 
 def features(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """``features``: what a layer's channels, or a transformer's heads, respond to."""
+    _prepare(arguments.output_dir)
     handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
     explainer, picture = Explainer(handle), open_picture(arguments.image)
     if arguments.attention:
@@ -245,7 +262,8 @@ def features(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
 
 
 def methods(_: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    """``methods``: the registry."""
+    """``methods``: the registry, with the rows each takes for a picture on the default model."""
+    handle = load_model()
     return {
         key: {
             "label": cls.label,
@@ -253,11 +271,17 @@ def methods(_: argparse.Namespace) -> tuple[dict[str, Any], int]:
             "about": cls.about,
             "needs": sorted(cls.needs),
             "laws": sorted(cls.laws),
+            "cost": _work(cls(), handle),
             "params": cls.schema_of_fields(),
             "paper": cls.paper,
         }
         for key, cls in METHODS.items()
     }, 0
+
+
+def _work(method: Method, handle: ModelHandle) -> dict[str, Any]:
+    cost = method.work(handle, handle.resolve_layer(method.layer_needs(), None))
+    return {"forward": cost.forward, "backward": cost.backward, "pace": cost.pace}
 
 
 def models(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], int]:

@@ -21,9 +21,12 @@ from core import capture
 from core.cache import Shelf
 from core.errors import MemoryExhaustedError, ModelError, NotApplicableError
 from core.targets import Target, predicted
-from core.types import AttentionLayer, Cost, Layer
+from core.types import AttentionLayer, Cost, Layer, grouped
 
 T = TypeVar("T")
+KEPT_BYTES = 64 * 2**20
+"""What the outputs kept for other targets may take."""
+
 Piece = tuple[Tensor, Tensor]
 """Rows (n, C, H, W) and their owners (n,): which explained image each row belongs to."""
 
@@ -55,6 +58,14 @@ class Subject(Protocol):
     def attention_layers(self) -> Mapping[str, AttentionLayer]:
         """Every module that computes attention, by name."""
 
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of what it sees."""
+
+    @property
+    def stem(self) -> str | None:
+        """The convolution that alone sees the picture; None if there is none."""
+
     def pixel(self, value: float) -> Tensor:
         """A grey level in [0, 1] as (C, 1, 1) model units."""
 
@@ -63,20 +74,22 @@ class Budget:
     """Rows per pass, learnt: halved when memory runs out, and remembered.
 
     Args:
-        rows: rows to begin with.
+        forward: rows to begin with in a forward pass.
+        backward: rows to begin with where a backward pass follows; by default as many.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.start = rows
+    def __init__(self, forward: int, backward: int | None = None) -> None:
+        self._start = (forward, backward or forward)
         self._known: dict[Hashable, int] = {}
 
-    def rows(self, key: Hashable) -> int:
+    def rows(self, key: Hashable = (), *, backward: bool = False) -> int:
         """Rows per pass for inputs of the kind `key`."""
-        return self._known.get(key, self.start)
+        return self._known.get((backward, key), self._start[backward])
 
-    def halve(self, key: Hashable, rows: int) -> None:
+    def halve(self, key: Hashable, rows: int, *, backward: bool = False) -> None:
         """Remember that `rows` rows of the kind `key` did not fit."""
-        self._known[key] = max(1, min(rows // 2, self.rows(key)))
+        fewer = min(rows // 2, self.rows(key, backward=backward))
+        self._known[backward, key] = max(1, fewer)
 
 
 @dataclass
@@ -119,6 +132,35 @@ class Meter:
         return Cost(self.forward, self.backward, time.perf_counter() - self.began)
 
 
+class Stem:
+    """A model's first layer, an affine map that alone sees the picture.
+
+    Along a straight path its outputs lie on a straight path, and to sum gradients of pixels it need
+    be differentiated only once.
+
+    Args:
+        subject: the model.
+        name: the layer's name.
+    """
+
+    def __init__(self, subject: Subject, name: str) -> None:
+        self.subject = subject
+        self.module = subject.model.get_submodule(name)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(n, K, h, w) the layer's output for pictures (n, C, H, W), detached."""
+        with self.subject.lock, capture.quiet(self.subject.model), torch.no_grad():
+            output: Tensor = self.module(x)
+        return output
+
+    def back(self, grad: Tensor, x: Tensor) -> Tensor:
+        """Gradients (n, C, H, W) of pictures `x` from those of the layer's outputs."""
+        with self.subject.lock, capture.quiet(self.subject.model):
+            x = x.detach().requires_grad_()
+            (pixels,) = torch.autograd.grad(self.module(x), x, grad)
+        return pixels
+
+
 @dataclass(frozen=True, slots=True)
 class LayerGradients:
     """What one backward pass to a layer gives.
@@ -132,6 +174,21 @@ class LayerGradients:
     score: Tensor
     act: Tensor
     grad: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGradients:
+    """What one backward pass to all attention maps gives.
+
+    Attributes:
+        score: (B,) the explained score.
+        attn: maps by layer, see `Run.attention`.
+        grad: the gradients of the score with respect to them.
+    """
+
+    score: Tensor
+    attn: dict[str, Tensor]
+    grad: dict[str, Tensor]
 
 
 class Run:
@@ -212,13 +269,9 @@ class Run:
     def outputs(self) -> Tensor:
         """(B, N) the model's outputs for `x`, detached; one forward pass an image at most, ever."""
 
-        def step(rows: Tensor, _owner: Tensor) -> Tensor:
-            with torch.no_grad():
-                return self._logits(rows)
-
         def compute() -> Tensor:
-            self.progress.expect(len(self.x))
-            return torch.cat([out for _, out in self._stream([(self.x, self.owner)], step)])
+            replies = self._replies([(self.x, self.owner)], len(self.x))
+            return torch.cat([out for _, out in replies])
 
         return self.shelf.get_or_compute("outputs", compute)
 
@@ -226,36 +279,62 @@ class Run:
         """(B,) the target's score of `x`, unperturbed."""
         return self.target(self.outputs(), self.owner).detach()
 
-    def scores(self, pieces: Iterable[Piece], expected: int = 0) -> Tensor:
+    def scores(
+        self, pieces: Iterable[Piece], expected: int = 0, keep: Hashable | None = None
+    ) -> Tensor:
         """(n,) scores of all rows in `pieces`, in order, without gradients.
 
         Args:
             pieces: rows and owners, lazily; small pieces are merged, large ones split.
-            expected: how many rows are to come, for progress.
+            expected: how many rows are to come.
+            keep: names rows that do not depend on the target; all outputs for them are kept if they
+                are few enough, and then another target costs no pass.
         """
-        self.progress.expect(expected)
         target = self.target
+        if keep is None or expected * self.outputs().shape[1] * 4 > KEPT_BYTES:
+            return torch.cat([target(out, owner) for owner, out in self._replies(pieces, expected)])
 
-        def step(rows: Tensor, owner: Tensor) -> Tensor:
+        def compute() -> tuple[Tensor, Tensor]:
+            owners, outs = zip(*self._replies(pieces, expected), strict=True)
+            return torch.cat(owners), torch.cat(outs)
+
+        owners, outs = self.shelf.get_or_compute(("replies", keep), compute)
+        return target(outs, owners)
+
+    def _replies(self, pieces: Iterable[Piece], expected: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Owners (n,) and outputs (n, N) of rows, pass by pass, without gradients."""
+
+        def step(rows: Tensor, _owner: Tensor) -> Tensor:
             with torch.no_grad():
-                return target(self._logits(rows), owner)
+                return self.logits(rows)
 
-        return torch.cat([score for _, score in self._stream(pieces, step, expected=expected)])
+        self.progress.expect(expected)
+        return self.stream(pieces, step, expected=expected)
+
+    def stem(self) -> Stem | None:
+        """The model's first layer, if it is affine and alone sees the picture."""
+        name = self.subject.stem
+        return None if name is None else Stem(self.subject, name)
 
     def gradients(
-        self, pieces: Iterable[Piece], expected: int = 0
+        self, pieces: Iterable[Piece], expected: int = 0, stem: Stem | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Scores and input gradients of rows, pass by pass.
 
+        Args:
+            pieces: rows and owners, lazily.
+            expected: how many rows are to come.
+            stem: given, rows are this layer's outputs instead of pictures, and so are gradients.
+
         Yields:
-            owner (n,), score (n,), gradient of each row's own score (n, C, H, W).
+            owner (n,), score (n,), gradient of each row's own score, of the row's shape.
         """
         self.progress.expect(2 * expected)
         target = self.target
 
         def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
             rows = rows.detach().requires_grad_()
-            score = target(self._logits(rows), owner)
+            score = target(self.logits(rows) if stem is None else self._after(stem, rows), owner)
             if not score.requires_grad:
                 raise NotApplicableError(
                     f"{self.subject.name} has no gradient from output to input"
@@ -263,7 +342,7 @@ class Run:
             (gradient,) = torch.autograd.grad(score.sum(), rows)
             return score.detach(), gradient
 
-        stream = self._stream(pieces, step, backward=True, expected=expected)
+        stream = self.stream(pieces, step, backward=True, expected=expected)
         for owner, (score, gradient) in stream:
             yield owner, score, gradient
 
@@ -287,35 +366,143 @@ class Run:
 
         def step(rows: Tensor, _owner: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad(), capture.tap(self.subject.model, [name]) as taps:
-                logits = self._logits(rows)
+                logits = self.logits(rows)
             if name not in taps:
                 raise self._takes_no_part(name)
             return logits, taps[name].detach()
 
         def compute() -> Tensor:
             self.progress.expect(len(self.x))
-            passes = [p for _, p in self._stream([(self.x, self.owner)], step)]
+            passes = [p for _, p in self.stream([(self.x, self.owner)], step)]
             logits, act = (torch.cat(parts) for parts in zip(*passes, strict=True))
             self.shelf.put("outputs", logits)
             return self._on_grid(name, act)
 
         return self.shelf.get_or_compute(("activation", name), compute)
 
-    def attention(self) -> Mapping[str, Tensor]:
-        """(B, heads, queries, keys) attention maps by layer, in order of execution."""
+    def attention(self) -> dict[str, Tensor]:
+        """(B, heads, T, T) attention maps by layer, in order of execution.
 
-        def step(rows: Tensor, _owner: Tensor) -> dict[str, Tensor]:
+        Where the layer has `keys`, the maps are grouped: (B, heads, groups, queries, keys).
+        """
+
+        def step(rows: Tensor, _owner: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             with torch.no_grad(), capture.attention(self.subject.model) as maps:
-                self._logits(rows)
-            wanted = self.subject.attention_layers.values()
-            return {layer.name: maps[layer.name] for layer in wanted if layer.layout is not None}
+                logits = self.logits(rows)
+            return logits, self.attention_maps(maps, len(rows))
 
         def compute() -> dict[str, Tensor]:
             self.progress.expect(len(self.x))
-            parts = [m for _, m in self._stream([(self.x, self.owner)], step)]
-            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            passes = [p for _, p in self.stream([(self.x, self.owner)], step)]
+            logits, parts = zip(*passes, strict=True)
+            self.shelf.put("outputs", torch.cat(logits))
+            return _joined(parts)
 
         return self.shelf.get_or_compute("attention", compute)
+
+    def attention_gradients(self) -> AttentionGradients:
+        """Attention maps of every layer, and the score's gradients with respect to them.
+
+        One forward and one backward pass, which goes no deeper than the first layer of attention.
+
+        Raises:
+            NotApplicableError: the score does not depend on any map, as far as can be told.
+        """
+        target = self._target
+
+        def step(
+            rows: Tensor, owner: Tensor
+        ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+            with capture.attention(self.subject.model, capture.in_graph) as maps:
+                logits = self.logits(rows)
+            if target is None:
+                score = logits.gather(1, logits.argmax(1, keepdim=True))[:, 0]
+            else:
+                score = target(logits, owner)
+            grads = capture.gradients(score.sum(), maps)
+            if not grads:
+                raise NotApplicableError(
+                    f"the score of {self.subject.name} has no gradient with respect to its "
+                    "attention; use attention_rollout"
+                )
+            kept = {name: weights.detach() for name, weights in maps.items()}
+            own, slopes = (self.attention_maps(found, len(rows)) for found in (kept, grads))
+            return logits.detach(), score.detach(), own, slopes
+
+        def compute() -> AttentionGradients:
+            self.progress.expect(2 * len(self.x))
+            passes = [p for _, p in self.stream([(self.x, self.owner)], step, backward=True)]
+            logits, score, maps, grads = zip(*passes, strict=True)
+            self.shelf.put("outputs", torch.cat(logits))
+            return AttentionGradients(torch.cat(score), _joined(maps), _joined(grads))
+
+        return self.shelf.get_or_compute(("attention gradients", self.asked), compute)
+
+    def attention_maps(self, maps: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
+        """The maps of layers that lie on the picture, out of what one pass of `images` recorded."""
+        return {
+            layer.name: maps[layer.name]
+            if layer.keys is None
+            else grouped(maps[layer.name], images, layer.axis)
+            for layer in self.subject.attention_layers.values()
+            if layer.layout is not None and layer.name in maps
+        }
+
+    # -- passes of a method's own ----------------------------------------------------------------
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """(n, N) the model's outputs; only for use in a step of `stream`."""
+        model = self.subject.model
+        return logits_of(model(rows), self.subject.name, features=without_classes(model))
+
+    def stream(
+        self,
+        pieces: Iterable[Piece],
+        step: Callable[[Tensor, Tensor], T],
+        *,
+        backward: bool = False,
+        expected: int = 0,
+        copies: int = 1,
+    ) -> Iterator[tuple[Tensor, T]]:
+        """``(owner, step(rows, owner))`` over passes of as many rows as the budget allows.
+
+        Args:
+            pieces: rows and owners, lazily.
+            step: one pass, with the model quiet and locked, gradients on, by way of `logits`. It is
+                tried again with fewer rows when memory runs out.
+            backward: whether it differentiates.
+            expected: how many rows are to come; even passes share them.
+            copies: how many rows the step sends through the model for each it is given.
+        """
+        key = (tuple(self.x.shape[1:]), self.x.dtype, str(self.x.device))
+        budget = self.subject.budget
+
+        def limit() -> int:
+            return max(1, budget.rows(key, backward=backward) // copies)
+
+        for rows, owner in _merged(pieces, limit, expected):
+            pending = [(rows, owner)]
+            while pending:
+                rows, owner = pending.pop()
+                try:
+                    with self.subject.lock, capture.quiet(self.subject.model):
+                        result = step(rows, owner)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    budget.halve(key, copies * len(rows), backward=backward)
+                    if len(rows) == 1:
+                        raise MemoryExhaustedError(
+                            f"{self.subject.name} at {rows.shape[-2]}x{rows.shape[-1]} pixels does "
+                            f"not fit into the memory of {rows.device}, even one row at a time; "
+                            "free memory, choose a smaller model or another device"
+                        ) from None
+                else:
+                    self._count(copies * len(rows), backward)
+                    yield owner, result
+                    continue
+                half = len(rows) // 2
+                pending += [(rows[half:], owner[half:]), (rows[:half], owner[:half])]
 
     # -- how it is answered ---------------------------------------------------------------------
 
@@ -325,7 +512,7 @@ class Run:
 
         def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
             with capture.tap(self.subject.model, names) as taps:
-                logits = self._logits(rows)
+                logits = self.logits(rows)
             absent = [name for name in names if name not in taps or not logits.requires_grad]
             if absent:
                 raise self._takes_no_part(absent[0])
@@ -340,7 +527,7 @@ class Run:
             return logits.detach(), score.detach(), [act.detach() for act in kept], list(found)
 
         self.progress.expect(2 * len(self.x))
-        passes = [p for _, p in self._stream([(self.x, self.owner)], step, backward=True)]
+        passes = [p for _, p in self.stream([(self.x, self.owner)], step, backward=True)]
         logits, score = (torch.cat(parts) for parts in list(zip(*passes, strict=True))[:2])
         self.shelf.put("outputs", logits)
         return {
@@ -351,6 +538,12 @@ class Run:
             )
             for i, name in enumerate(names)
         }
+
+    def _after(self, stem: Stem, rows: Tensor) -> Tensor:
+        """(n, N) the model's outputs for given outputs of its first layer."""
+        blank = self.x[:1].expand(len(rows), -1, -1, -1)
+        with capture.resume(capture.Past(stem.module, []), rows.clone()):
+            return self.logits(blank)
 
     def _spatial_layer(self) -> str:
         if self.layer is None:
@@ -374,60 +567,35 @@ class Run:
             )
         return layout.to_nchw(output)
 
-    def _logits(self, rows: Tensor) -> Tensor:
-        return logits_of(self.subject.model(rows), self.subject.name)
-
-    def _stream(
-        self,
-        pieces: Iterable[Piece],
-        step: Callable[[Tensor, Tensor], T],
-        *,
-        backward: bool = False,
-        expected: int = 0,
-    ) -> Iterator[tuple[Tensor, T]]:
-        """``(owner, step(rows, owner))`` over passes of as many rows as the budget allows."""
-        key = (backward, tuple(self.x.shape[1:]), self.x.dtype, str(self.x.device))
-        budget = self.subject.budget
-        for rows, owner in _merged(pieces, lambda: budget.rows(key), expected):
-            pending = [(rows, owner)]
-            while pending:
-                rows, owner = pending.pop()
-                try:
-                    with self.subject.lock, capture.quiet(self.subject.model):
-                        result = step(rows, owner)
-                except RuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    budget.halve(key, len(rows))
-                    if len(rows) == 1:
-                        raise MemoryExhaustedError(
-                            f"{self.subject.name} at {rows.shape[-2]}x{rows.shape[-1]} pixels does "
-                            f"not fit into the memory of {rows.device}, even one row at a time; "
-                            "free memory, choose a smaller model or another device"
-                        ) from None
-                else:
-                    self._count(len(rows), backward)
-                    yield owner, result
-                    continue
-                half = len(rows) // 2
-                pending += [(rows[half:], owner[half:]), (rows[:half], owner[:half])]
-
     def _count(self, rows: int, backward: bool) -> None:
         self.meter.forward += rows
         self.meter.backward += rows if backward else 0
         self.progress.advance(2 * rows if backward else rows)
 
 
-def logits_of(output: Any, name: str) -> Tensor:
+def without_classes(model: nn.Module) -> bool:
+    """Whether a model says that it gives features, not scores of classes."""
+    classes = getattr(model, "num_classes", None)
+    return isinstance(classes, int) and classes == 0
+
+
+def logits_of(output: Any, name: str, *, features: bool = False) -> Tensor:
     """The (B, N) scores within whatever a model returns.
 
     A mapping gives its `logits`, a tuple or list its first tensor. Raises `ModelError` if nothing
     of the shape (B, N) is there.
+
+    Args:
+        output: what the model returned.
+        name: what the model is called in messages.
+        features: the outputs are features; those of tokens or of cells are averaged over positions.
     """
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
     if isinstance(output, (tuple, list)) and output:
         output = output[0]
+    if features and isinstance(output, Tensor):
+        output = _averaged(output)
     if not isinstance(output, Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ModelError(
@@ -435,6 +603,23 @@ def logits_of(output: Any, name: str) -> Tensor:
             "returns one score per class"
         )
     return output
+
+
+def _averaged(features: Tensor) -> Tensor:
+    """Features (B, N) of tokens (B, L, N) or cells, whichever of the outer axes is the channels'.
+
+    >>> [tuple(_averaged(torch.ones(s)).shape) for s in ((1, 9, 64), (1, 64, 3, 4), (1, 3, 4, 64))]
+    [(1, 64), (1, 64), (1, 64)]
+    """
+    if features.ndim == 4:
+        last = features.shape[3] > features.shape[1]  # channels outnumber rows at a model's end
+        return features.mean((1, 2) if last else (2, 3))
+    return features.mean(1) if features.ndim == 3 else features
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors by name, of all passes."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

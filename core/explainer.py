@@ -164,7 +164,9 @@ class Explainer:
         """What the model says of each picture; one forward pass, the first time."""
         run = self._run(self.look(pictures), None, None, 0, None)
         with capture.plain(self.model.device):
-            return Prediction(run.outputs().cpu().clone(), self.model.labels)
+            return Prediction(
+                run.outputs().cpu().clone(), self.model.labels, features=self.model.features
+            )
 
     def target(self, target: TargetLike, images: int = 1) -> Target | None:
         """A checked target from a label, an index, "A-B", or a target; None stays None.
@@ -347,7 +349,7 @@ class Explainer:
         return {
             key: self.measure(
                 look,
-                self.explain(look, key, target=target, seed=seed),
+                self.explain(look, key, target=target, seed=seed, on_progress=on_progress),
                 instance,
                 target=target,
                 seed=seed,
@@ -363,6 +365,7 @@ class Explainer:
         layer: str | None = None,
         top: int = 16,
         by: Order = "activation",
+        on_progress: OnProgress | None = None,
     ) -> FeatureMaps:
         """What the channels of a layer respond to in one picture.
 
@@ -371,16 +374,22 @@ class Explainer:
             layer: by default where CAM methods look.
             top: how many channels.
             by: rank channels by mean "activation" or by spatial "variance".
+            on_progress: told of rows done and expected.
         """
-        run = self._run_at(picture, Need.LAYER, layer)
+        run = self._run_at(picture, Need.LAYER, layer, on_progress)
         with capture.plain(self.model.device):
             return feature_maps(run, top, by)
 
     def attention(
-        self, picture: PictureLike | Tensor | Look, *, layer: str | None = None, query: str = "auto"
+        self,
+        picture: PictureLike | Tensor | Look,
+        *,
+        layer: str | None = None,
+        query: str = "auto",
+        on_progress: OnProgress | None = None,
     ) -> Tensor:
         """(heads, h, w) where each head of a layer looks; see the `attention` method."""
-        run = self._run_at(picture, Need.ATTENTION, layer)
+        run = self._run_at(picture, Need.ATTENTION, layer, on_progress)
         with capture.plain(self.model.device):
             return attention_heads(run, query)
 
@@ -392,10 +401,17 @@ class Explainer:
             raise NotApplicableError(reason)
         return self.model.resolve_layer(method.layer_needs(), layer)
 
-    def _run_at(self, picture: PictureLike | Tensor | Look, need: Need, layer: str | None) -> Run:
+    def _run_at(
+        self,
+        picture: PictureLike | Tensor | Look,
+        need: Need,
+        layer: str | None,
+        on_progress: OnProgress | None,
+    ) -> Run:
         if reason := self.model.why_not([need]):
             raise NotApplicableError(reason)
-        return self._run(self.look(picture), None, self.model.resolve_layer([need], layer), 0, None)
+        name = self.model.resolve_layer([need], layer)
+        return self._run(self.look(picture), None, name, 0, on_progress)
 
     def _suitable(self, method: Method, layer: str | None) -> str | None:
         """`layer` for the methods it concerns, None (their default) for the others."""
@@ -412,6 +428,7 @@ class Explainer:
         on_progress: OnProgress | None,
         along: Sequence[str] = (),
     ) -> Run:
+        progress = Progress(on_progress)
         return Run(
             self.model,
             look.x,
@@ -419,8 +436,12 @@ class Explainer:
             layer=layer,
             along=[self.model.resolve_layer([Need.LAYER], name) or name for name in along],
             seed=seed,
-            shelf=Shelf(self.cache, (self.model.fingerprint(), look.digest)),
-            progress=Progress(on_progress),
+            shelf=Shelf(
+                self.cache,
+                (self.model.fingerprint(), look.digest),
+                waiting=lambda: progress.advance(0),
+            ),
+            progress=progress,
         )
 
     def _attribute(self, method: Method, run: Run) -> Attribution:

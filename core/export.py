@@ -102,8 +102,10 @@ def save_npz(path: Path, look: Look, attribution: Attribution) -> None:
     `values` (H, W) float32 are signed and never normalised, in model-input pixels, a layer's map
     upsampled bilinearly; `native` is the map on its own grid; `crop` is (left, top, right, bottom)
     of what the model saw, in picture pixels; `picture` and `input` are (height, width).
+    What else the method found, such as `segments`, stands under its own name.
     """
     geometry = look.geometries[0]
+    extras: dict[str, Any] = {n: extra[0].numpy() for n, extra in attribution.extras.items()}
     np.savez_compressed(
         path,
         values=map_on_input(look, attribution),
@@ -112,6 +114,7 @@ def save_npz(path: Path, look: Look, attribution: Attribution) -> None:
         picture=np.array(geometry.picture),
         input=np.array(geometry.input),
         score=attribution.score[0].numpy(),
+        **extras,
     )
 
 

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from core.errors import ModelError, PictureError, unknown
 from core.image import MAX_PIXELS, Source, open_picture
 
+MAX_SIDE = 8192
+"""The longest side of an input; a configuration from elsewhere may ask for anything."""
+
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _CROP_MODES = ("center", "squash", "border")
 
@@ -116,6 +119,10 @@ class Preprocessing:
         if len(self.input_size) != 3 or min(self.input_size) < 1:
             raise ModelError(
                 f"input_size is {self.input_size}; give channels, height and width, all above 0"
+            )
+        if max(self.input_size) > MAX_SIDE:
+            raise ModelError(
+                f"input_size is {self.input_size}; no side may be longer than {MAX_SIDE} pixels"
             )
         channels = self.input_size[0]
         if channels not in (1, 3):

@@ -14,6 +14,7 @@ True
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -192,6 +193,10 @@ def parse_target(text: str | int, labels: Sequence[str] | None, model: str = "th
         sides = [_parse_class("-".join(p), names) for p in (pieces[:cut], pieces[cut:])]
         if sides[0] is not None and sides[1] is not None:
             return sides[0] - sides[1]
+    if re.fullmatch(r"\s*-\d+\s*", text):
+        raise UnknownNameError(
+            f"no class {text.strip()[:20]} in {model}; classes are numbered from 0"
+        )
     if not labels:
         raise UnknownNameError(
             f"no class {text[:80]!r}: {model} does not name its classes; give a number"

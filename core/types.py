@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +29,8 @@ class Law(StrEnum):
 
     COMPLETE = "complete"
     """The map sums to f(x) - f(baseline), up to the reported completeness error."""
+    EFFICIENT = "efficient"
+    """Shapley's axiom: the map sums to f(x) - f(background), as the efficiency error shows."""
     LINEAR_EXACT = "linear_exact"
     """On a linear model the map is the exact contribution of each pixel."""
     CLASS_SENSITIVE = "class_sensitive"
@@ -55,6 +58,16 @@ class Cost:
     seconds: float = 0.0
     peak_bytes: int | None = None
 
+    @property
+    def pace(self) -> Literal["instant", "seconds", "minutes"]:
+        """What to expect on a laptop's CPU; a backward pass takes about two forward ones.
+
+        >>> Cost(1, 1).pace, Cost(52, 50).pace, Cost(4000).pace
+        ('instant', 'seconds', 'minutes')
+        """
+        passes = self.forward + 2 * self.backward
+        return "instant" if passes <= 6 else "seconds" if passes <= 600 else "minutes"
+
 
 Format = Literal["NCHW", "NHWC", "NLC"]
 
@@ -76,6 +89,11 @@ class Layout:
     channels: int
     prefix: int = 0
     class_token: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, or of cells where there is no prefix."""
+        return self.prefix + self.grid[0] * self.grid[1]
 
     def to_nchw(self, output: Tensor) -> Tensor:
         """A layer's output as (B, K, h, w), prefix tokens left out; a view where possible."""
@@ -104,6 +122,46 @@ class Layer:
     stage: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Which tokens of the picture the rows, or the columns, of grouped attention maps stand for.
+
+    Attributes:
+        slot: (n,) a row or column, counted group by group.
+        token: (n,) a token it stands for; prefix tokens count first.
+    """
+
+    slot: Tensor
+    token: Tensor
+
+    def spread(self, values: Tensor, tokens: int) -> Tensor:
+        """(B, tokens) what the tokens get of `values` (B, slots), each split among its tokens."""
+        shared = values[:, self.slot] / self.slot.bincount()[self.slot].to(values)
+        return values.new_zeros(len(values), tokens).index_add(1, self.token, shared)
+
+    def mean(self, values: Tensor, tokens: int) -> Tensor:
+        """(B, tokens) the mean of `values` (B, slots) over the slots of each token."""
+        split = values[:, self.slot] / self.token.bincount()[self.token].to(values)
+        return values.new_zeros(len(values), tokens).index_add(1, self.token, split)
+
+    def gather(self, values: Tensor, slots: int) -> Tensor:
+        """(B, slots) what the slots hold of tokens' `values` (B, T), each split among its slots."""
+        split = values[:, self.token] / self.token.bincount()[self.token].to(values)
+        return values.new_zeros(len(values), slots).index_add(1, self.slot, split)
+
+
+def grouped(weights: Tensor, images: int, axis: int = 1) -> Tensor:
+    """Attention maps of several windows or groups as (B, heads, groups, queries, keys).
+
+    They have five axes, of which `axis` counts the heads, or four, with the groups of each image
+    among the images: (B * groups, heads, queries, keys).
+    """
+    if weights.ndim == 5:
+        return weights if axis == 1 else weights.transpose(1, 2)
+    split: Tensor = weights.unflatten(0, (images, -1))
+    return split.transpose(1, 2)
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionLayer:
     """A module in which softmax attention takes place.
@@ -112,8 +170,13 @@ class AttentionLayer:
         name: the module's name.
         heads: number of heads.
         tokens: number of query tokens.
-        layout: how the tokens lie on the picture; None where they do not cover it
-            (windows, pooled keys, channels), and then `reason` says why.
+        layout: how the tokens that are looked at lie on the picture; None where they do not
+            (channels, for one), and then `reason` says why.
+        keys: which tokens the columns of its grouped maps stand for; None if its maps are (B,
+            heads, T, T) over all tokens in order.
+        queries: which tokens the rows stand for.
+        looking: how the tokens that look lie on the picture, where it is not as `layout`.
+        axis: which axis of its maps counts the heads.
     """
 
     name: str
@@ -121,6 +184,36 @@ class AttentionLayer:
     tokens: int
     layout: Layout | None
     reason: str = ""
+    keys: Places | None = None
+    queries: Places | None = None
+    looking: Layout | None = None
+    axis: int = 1
+
+    def carry(self, row: Tensor, weights: Tensor) -> Tensor:
+        """What reaches the tokens that are looked at when those that look hold `row`.
+
+        Args:
+            row: (B, T) amounts held by the tokens that look.
+            weights: (B, T, T) or, of grouped maps, (B, groups, queries, keys).
+
+        Returns:
+            (B, T) each amount, handed on in the proportions of its token's attention.
+        """
+        if self.keys is None or self.queries is None:
+            return torch.einsum("bq,bqk->bk", row, weights)
+        assert self.layout is not None
+        _, groups, queries, _ = weights.shape
+        held = self.queries.gather(row, groups * queries).unflatten(1, (groups, queries))
+        received = torch.einsum("bgq,bgqk->bgk", held, weights).flatten(1)
+        return self.keys.spread(received, self.layout.tokens)
+
+    def row_sums(self, weights: Tensor) -> Tensor:
+        """(B, T) all that each token that looks gives away; `weights` as for `carry`."""
+        sums = weights.sum(-1)
+        if self.queries is None:
+            return sums
+        assert self.layout is not None
+        return self.queries.mean(sums.flatten(1), (self.looking or self.layout).tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +223,13 @@ class Prediction:
     Attributes:
         logits: (B, N) raw outputs.
         labels: class names in output order, or None.
+        features: whether the outputs are features of a model without classes; what is likely, or
+            how likely, then means nothing.
     """
 
     logits: Tensor
     labels: Sequence[str] | None = None
+    features: bool = False
 
     @property
     def probabilities(self) -> Tensor:
@@ -141,16 +237,21 @@ class Prediction:
         return self.logits.float().softmax(-1)
 
     def label(self, index: int) -> str:
-        """The name of class `index`, or "class 3" where names are unknown."""
-        return self.labels[index] if self.labels is not None else f"class {index}"
+        """The name of class `index`; "class 3" where names are unknown, or "feature 3"."""
+        if self.labels is not None:
+            return self.labels[index]
+        return f"feature {index}" if self.features else f"class {index}"
 
     def top(self, k: int = 5, image: int = 0) -> list[tuple[int, str, float]]:
-        """The `k` likeliest classes of one image as (index, label, probability)."""
-        probabilities = self.probabilities[image]
-        best = probabilities.topk(min(k, len(probabilities)))
+        """The `k` likeliest classes of one image as (index, label, probability).
+
+        Of features the `k` strongest, as (index, label, value).
+        """
+        values = self.logits[image].float() if self.features else self.probabilities[image]
+        best = values.topk(min(k, len(values)))
         return [
-            (int(i), self.label(int(i)), float(p))
-            for p, i in zip(best.values, best.indices, strict=True)
+            (int(i), self.label(int(i)), float(v))
+            for v, i in zip(best.values, best.indices, strict=True)
         ]
 
 

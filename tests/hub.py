@@ -30,12 +30,13 @@ class Repo:
 class Hub:
     """``with Hub() as hub: hub.add("owner/name", {"config.json": b"..."}); hub.endpoint``.
 
-    `requests` lists what was asked, as (verb, path).
+    `requests` lists what was asked, as (verb, path), and `tokens` who asked.
     """
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.requests: list[tuple[str, str]] = []
+        self.tokens: list[str | None] = []
         self.closing = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.hub = self  # type: ignore[attr-defined]
@@ -83,6 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         self.hub.requests.append((self.command, self.path))
+        self.hub.tokens.append(self.headers.get("Authorization"))
         asked = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", unquote(self.path))
         repo = self.hub.repos.get(asked[1]) if asked else None
         if repo is None or asked is None:

@@ -249,3 +249,62 @@ def test_two_computations_that_put_each_others_answers_do_not_wait_for_ever() ->
         thread.join(10)
     assert not any(thread.is_alive() for thread in threads)
     assert [cache.get_or_compute(key, lambda: "new") for key in "ab"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("shelf", [False, True])
+def test_who_waits_can_leave_and_the_computation_goes_on(shelf: bool) -> None:
+    cache, began, release = Cache(), threading.Event(), threading.Event()
+    outcomes: dict[int, object] = {}
+
+    def compute() -> int:
+        began.set()
+        assert release.wait(30)
+        return 7
+
+    def leave() -> None:
+        raise CancelledError("enough")
+
+    def wait() -> object:
+        if shelf:
+            return Shelf(cache, "s", waiting=leave).get_or_compute("key", forbidden)
+        return cache.get_or_compute(("s", "key"), forbidden, leave)
+
+    def ask(index: int) -> None:
+        if not index:
+            outcomes[0] = cache.get_or_compute(("s", "key"), compute)
+            return
+        assert began.wait(30)
+        try:
+            outcomes[index] = wait()
+        except CancelledError as error:
+            outcomes[index] = str(error)
+        release.set()
+
+    in_threads(2, ask)
+    assert outcomes == {0: 7, 1: "enough"}
+    assert cache.get_or_compute(("s", "key"), forbidden) == 7
+
+
+def test_who_goes_on_waiting_is_asked_until_the_answer_is_there() -> None:
+    cache, began, release = Cache(), threading.Event(), threading.Event()
+    asked: list[int] = []
+
+    def compute() -> int:
+        began.set()
+        assert release.wait(30)
+        return 7
+
+    def waiting() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            release.set()
+
+    def ask(index: int) -> None:
+        if not index:
+            cache.get_or_compute("key", compute)
+        else:
+            assert began.wait(30)
+            assert cache.get_or_compute("key", forbidden, waiting) == 7
+
+    in_threads(2, ask)
+    assert len(asked) >= 3

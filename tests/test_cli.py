@@ -18,7 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
-from core import METHODS, cli, load_model
+from core import METHODS, METRICS, cli, load_model
+from core.errors import NotApplicableError
 from core.models.catalogue import list_models
 from tests.conftest import SAMPLES
 
@@ -113,7 +114,7 @@ def test_a_result_says_how_it_came_about(answer: Outcome) -> None:
     gradcam, integrated, occlusion = report["results"].values()
     assert (gradcam["layer"], integrated["layer"]) == ("bn2", None)
     assert gradcam["params"] == {"relu": True}
-    assert integrated["params"] == {"steps": 3, "baselines": ["black"]}
+    assert integrated["params"] == {"steps": 3, "baselines": ["black"], "tolerance": 0.0}
     assert integrated["completeness_error"] > 0
     assert "completeness_error" not in gradcam
     assert integrated["cost"]["backward"] == 3
@@ -317,7 +318,7 @@ def test_metrics_stand_beside_the_controls() -> None:
         deletion = report["results"][key]["scores"]["deletion"]
         assert 0 <= deletion["value"] <= 1
         assert deletion["higher_is_better"] is False
-        assert set(deletion["controls"]) == {"random", "sobel"}
+        assert set(deletion["controls"]) == {"random", "sobel", "centre"}
     control = report["results"]["random"]["scores"]["deletion"]
     assert control["value"] == control["controls"]["random"]
 
@@ -374,7 +375,7 @@ def assert_refused(done: Outcome, *words: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--methods", "gradcan"], ["gradcan", "did you mean 'gradcam'?"]),
+        (["--methods", "gradcan"], ["gradcan", "did you mean 'gradcam'"]),
         (["--methods", ","], ["--methods", "names none"]),
         (["--set", "gradcam.rel=1"], ["gradcam has no parameter 'rel'", "relu"]),
         (["--set", "gradcam.relu=maybe"], ["gradcam.relu = maybe"]),
@@ -387,7 +388,7 @@ def assert_refused(done: Outcome, *words: str) -> None:
         (["--layer", "block.4"], ["'block.4'", "did you mean"]),
         (["--methods", "saliency", "--layer", "nope"], ["'nope'"]),
         (["--target", "99999"], ["99999", "0 to 999"]),
-        (["--target", "-1"], ["'-1'"]),
+        (["--target", "-5"], ["no class -5", "numbered from 0"]),
         (["--target", "espreso"], ["did you mean 'espresso'"]),
         (["--target", ""], ["no class ''"]),
         (["--model", "resnet5"], ["resnet5", "did you mean"]),
@@ -427,11 +428,29 @@ def test_an_unusable_picture_stops_all_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    def untouched(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(cli, "load_model", untouched)
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        done = command("explain", COFFEE, *VIT, "--methods", "random", "--output-dir", folder)
-        assert_refused(done, "cannot write to", str(folder))
+        for words in (["explain", COFFEE], ["features", COFFEE]):
+            done = command(*words, "--output-dir", folder)
+            assert_refused(done, "cannot write to", str(folder))
+
+
+def test_a_metric_that_fails_is_an_error_and_the_maps_are_kept(monkeypatch: Any) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise NotApplicableError("no such luck; try another")
+
+    monkeypatch.setattr(METRICS["deletion"], "measure", fail)
+    words = ["explain", COFFEE, *VIT, "--methods", "gradcam", "--metrics", "deletion"]
+    (report,) = command(*words).json["images"]
+    assert report["errors"] == {"deletion": "no such luck; try another"}
+    assert report["results"]["gradcam"]["cost"]["backward"] == 1
 
 
 # -- the other commands -------------------------------------------------------------------------
@@ -441,7 +460,7 @@ def test_methods_lists_the_registry() -> None:
     found = command("methods").json
     assert list(found) == list(METHODS)
     assert all(
-        set(facts) >= {"label", "family", "needs", "laws", "params", "paper"}
+        set(facts) >= {"label", "family", "needs", "laws", "params", "paper", "cost"}
         for facts in found.values()
     )
     steps = found["integrated_gradients"]["params"]["steps"]

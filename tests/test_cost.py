@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import timm
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from core import Explainer, ModelHandle
 from core.cache import Cache
 from core.engine import Budget
 from core.preprocessing import Preprocessing
-from tests.conftest import handle, images, shared_handle
+from tests.conftest import handle, images, pairs, quick, shared_handle
 
 CAMS = ("gradcam", "hirescam", "layercam", "gradcam_plus_plus")
 
@@ -65,8 +66,27 @@ def test_a_repeated_question_is_answered_from_the_cache() -> None:
     for _ in range(3):
         counted.explainer.explain(counted.x, "occlusion", target=1, window=80, stride=80)
     assert counted.forward == 4 + 1
-    counted.explainer.explain(counted.x, "occlusion", target=2, window=80, stride=80)
-    assert counted.forward == 2 * 4 + 1
+
+
+def test_another_target_of_the_same_masked_copies_costs_nothing() -> None:
+    counted = Counted("resnet")
+    counted.explainer.explain(counted.x, "occlusion", target=1, window=80, stride=80)
+    answer = counted.explainer.explain(counted.x, "occlusion", target=2, window=80, stride=80)
+    assert counted.forward == 4 + 1
+    assert answer.cost.forward == 0
+    alone = Explainer(counted.handle).explain(
+        counted.x, "occlusion", target=2, window=80, stride=80
+    )
+    torch.testing.assert_close(answer.values, alone.values)
+
+
+@pytest.mark.parametrize(("key", "name"), pairs())
+def test_a_method_takes_no_more_rows_than_its_definition_needs(key: str, name: str) -> None:
+    owner, method = shared_handle(name), quick(key)
+    found = Explainer(owner).explain(images(owner, 2), method, target=1)
+    bound = method.work(owner, found.layer)
+    assert found.cost.forward <= 1.1 * 2 * bound.forward
+    assert found.cost.backward <= 1.1 * 2 * bound.backward
 
 
 def test_the_cached_map_cannot_be_spoilt_by_its_receiver() -> None:

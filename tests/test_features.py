@@ -135,9 +135,6 @@ def test_refusals() -> None:
         asker.features(X, layer="head")
     with pytest.raises(NotApplicableError, match="no softmax attention"):
         asker.attention(X)
-    windows = shared_handle("swin")
-    with pytest.raises(NotApplicableError, match=r"'layers\.0\.blocks\.0\.attn' .* whole picture"):
-        Explainer(windows).attention(images(windows, 1), layer="layers.0.blocks.0.attn")
 
 
 def test_a_register_token_is_no_class_token() -> None:

@@ -223,10 +223,7 @@ def test_attention_over_the_whole_picture(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "layer", "reason"),
     [
-        ("swin", "layers.0.blocks.0.attn", "within windows"),
-        ("maxvit", "stages.0.blocks.0.attn_block.attn", "within windows"),
-        ("xcit", "blocks.0.attn", "do not lie on the picture's grid"),
-        ("pvt", "stages.0.blocks.0.attn", "pooled keys"),
+        ("xcit", "blocks.0.attn", "attends among channels"),
     ],
 )
 def test_other_attention_says_why_not(name: str, layer: str, reason: str) -> None:

@@ -194,6 +194,7 @@ def test_hub_pickle_that_runs_code_is_refused(hub, tmp_path):
         (config(pretrained_cfg={"hf_hub_filename": "../../../etc/passwd"}), "cannot download"),
         (config(pretrained_cfg={"hf_hub_filename": 3}), "'owner/name' has no 3"),
         (config(pretrained_cfg={"mean": 3}), "value of the wrong kind"),
+        (config(pretrained_cfg={"input_size": [3, 10**6, 10**6]}), "longer than 8192 pixels"),
     ],
 )
 def test_hub_configurations_that_make_no_sense(hub, seven, told, sentence):
@@ -208,6 +209,23 @@ def test_hub_configuration_cannot_name_other_files_or_weaken_the_check(hub, seve
     files = {"config.json": config(model_args=sly), "model.safetensors": safe(seven)}
     hub.add("owner/name", files)
     same(load_model("hf-hub:owner/name").model, seven)
+
+
+def test_a_configuration_that_asks_for_a_giant_is_refused_before_it_is_built(hub, seven):
+    giant = config("vit_tiny_patch16_224", model_args={"img_size": 10**6})
+    hub.add("owner/giant", {"config.json": giant, "model.safetensors": safe(seven)})
+    with pytest.raises(MemoryExhaustedError, match="owner/giant needs"):
+        load_model("hf-hub:owner/giant")
+
+
+def test_without_a_token_nobody_elses_models_are_found(hub, seven, monkeypatch):
+    hub.add("owner/own", {"config.json": config(), "model.safetensors": safe(seven)})
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    load_model("hf-hub:owner/own")
+    assert set(hub.tokens) == {"Bearer hf_secret"}
+    hub.tokens.clear()
+    load_model("hf-hub:owner/own", token=False)
+    assert set(hub.tokens) == {None}
 
 
 @pytest.mark.parametrize(
@@ -661,6 +679,15 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_built(monkeypatch):
         "choose a smaller model or another device"
     )
     assert load_model(TINY, weights="random").outputs == 1000
+
+
+def test_a_file_needs_room_beside_the_model(monkeypatch, tmp_path):
+    torch.save(timm.create_model(TINY).state_dict(), tmp_path / "w.pth")
+    size = device.size_of(timm.create_model(TINY))
+    monkeypatch.setattr(device, "free_ram", lambda: round(1.5 * size))
+    assert load_model(TINY, weights="random").outputs == 1000
+    with pytest.raises(MemoryExhaustedError, match="test_resnet needs"):
+        load_model(TINY, weights=tmp_path / "w.pth")
 
 
 def test_a_head_of_absurd_size_is_refused_before_it_is_built(tmp_path, seven):

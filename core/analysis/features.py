@@ -77,7 +77,7 @@ def attention_heads(run: Run, query: str = "auto") -> Tensor:
     """(heads, h, w) attention of every head of the run's layer on its first image.
 
     Args:
-        run: its layer must compute attention over the whole picture.
+        run: its layer must compute attention that lies on the picture.
         query: who looks; see the `attention` method.
 
     Raises:
@@ -87,4 +87,4 @@ def attention_heads(run: Run, query: str = "auto") -> Tensor:
     if layer is None or layer.layout is None:
         raise NotApplicableError(f"{run.subject.name} has no attention that lies on the picture")
     heads = run.attention()[layer.name][0]
-    return torch.stack([look_from(h[None], query, layer.layout)[0] for h in heads]).float().cpu()
+    return torch.stack([look_from(h[None], query, layer)[0] for h in heads]).float().cpu()

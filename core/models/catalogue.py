@@ -11,10 +11,11 @@ from timm.models._pretrained import PretrainedCfg
 
 from core.errors import ModelError, UnknownNameError, unknown
 from core.models import embedded, hub
+from core.worlds import WORLDS
 
 
 def list_models(pattern: str = "", limit: int | None = None) -> dict[str, dict[str, object]]:
-    """Timm's models by name.
+    """Every model that can be named: the small ones of the generated world, and timm's.
 
     Args:
         pattern: part of a name, or a pattern with ``*``, ``?`` or ``[...]``; upper and lower case
@@ -31,16 +32,16 @@ def list_models(pattern: str = "", limit: int | None = None) -> dict[str, dict[s
     """
     pattern = pattern.lower()
     glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    names = timm.list_models(include_tags=True)
+    names = [*WORLDS, *timm.list_models(include_tags=True)]
     matching = [name for name in names if fnmatch.fnmatchcase(name.lower(), glob)]
     return {name: _facts(name) for name in matching[:limit]}
 
 
 def _facts(name: str) -> dict[str, object]:
     cfg = find(name)
-    kept = name in embedded.NAMES and embedded.weights_file() is not None
+    kept = embedded.is_embedded(name) and embedded.is_there(name)
     return {
-        "pretrained": bool(cfg.has_weights),
+        "pretrained": embedded.is_embedded(name) or bool(cfg.has_weights),
         "offline": kept or bool(cfg.hf_hub_id and hub.is_kept(cfg.hf_hub_id)),
         "input_size": list(cfg.input_size),
         "classes": cfg.num_classes,
@@ -51,7 +52,8 @@ def find(name: str) -> PretrainedCfg:
     """What timm knows of a model: its architecture, its weights' place, its preprocessing.
 
     Args:
-        name: `architecture`, `architecture.tag`, or a former name of one; `timm/` may precede it.
+        name: `architecture`, `architecture.tag`, or a former name of one, `timm/` may precede it;
+            or one of the models in `core.worlds`.
 
     Raises:
         UnknownNameError: timm has no such architecture, or no such tag for it.
@@ -64,6 +66,8 @@ def find(name: str) -> PretrainedCfg:
     core.errors.UnknownNameError: no model 'resnt50'; did you mean 'resnet50' or 'resnet50t' or \
 'resnet50s'?
     """
+    if name in WORLDS:
+        return PretrainedCfg(**WORLDS[name].cfg())
     name = _current(name.removeprefix("timm/"))
     if name.startswith(("/", ".")):
         raise UnknownNameError(f"no model {name[:80]!r} in timm and no such folder; check the path")
@@ -74,7 +78,7 @@ def find(name: str) -> PretrainedCfg:
         )
     architecture, _, tag = name.partition(".")
     if not is_model(architecture):
-        raise unknown("model", name, timm.list_models())
+        raise unknown("model", name, [*WORLDS, *timm.list_models()])
     try:
         cfg = get_pretrained_cfg(name, allow_unregistered=not tag) or PretrainedCfg()
     except RuntimeError as error:

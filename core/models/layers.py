@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core import capture
-from core.engine import logits_of
+from core.engine import logits_of, without_classes
+from core.models.places import OWN_ORDER, Located, locate
 from core.types import AttentionLayer, Format, Layer, Layout
 
 SMALLEST_GRID = 3
@@ -29,7 +30,6 @@ class Probe:
         outputs: number of outputs (classes).
         differentiable: whether the output has a gradient with respect to the input.
         row_bytes: bytes of all layer outputs for one row.
-        largest_bytes: bytes of the largest layer output for one row.
     """
 
     layers: Mapping[str, Layer]
@@ -38,7 +38,6 @@ class Probe:
     outputs: int
     differentiable: bool
     row_bytes: int
-    largest_bytes: int
 
 
 def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Probe:
@@ -65,7 +64,7 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
             seen[layer] = output
 
     with capture.quiet(model), capture.watch(model, see), capture.attention(model) as maps:
-        logits = logits_of(model(x), name)
+        logits = logits_of(model(x), name, features=without_classes(model))
     modules = dict(model.named_modules())
     stages = stage_names(model)
     guess = _Guess(model, input_size[1:])
@@ -76,13 +75,26 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
     sizes = [t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n])]
     return Probe(
         layers=layers,
-        attention={n: guess.attention(n, weights, layers.values()) for n, weights in maps.items()},
+        attention=_attention(model, x.detach(), maps, layers.values(), guess),
         default_layer=_default_layer(model, layers, x.detach()),
         outputs=logits.shape[1],
         differentiable=logits.requires_grad,
         row_bytes=sum(sizes),
-        largest_bytes=max(sizes, default=0),
     )
+
+
+def stem_name(model: nn.Module, input_size: tuple[int, int, int]) -> str | None:
+    """The convolution that alone sees the picture; None if it is not one, or not alone."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    x = like.new_zeros((1, *input_size)).requires_grad_()
+    with capture.quiet(model), torch.no_grad(), capture.readers(model, x) as names:
+        model(x)
+    stems = [name for name in names if isinstance(model.get_submodule(name), nn.Conv2d)]
+    if len(stems) != 1:
+        return None
+    with capture.quiet(model), capture.sever(model, stems):
+        output = logits_of(model(x), "", features=without_classes(model))
+    return None if output.requires_grad else stems[0]
 
 
 def stage_names(model: nn.Module) -> list[str]:
@@ -153,28 +165,64 @@ class _Guess:
             return False
         return abs(height * W - width * H) < max(H, W)
 
-    def attention(self, name: str, weights: Tensor, layers: Iterable[Layer]) -> AttentionLayer:
-        """What a recorded map (..., queries, keys) is a map of.
+    def whole(self, name: str, weights: Tensor, layers: Iterable[Layer]) -> AttentionLayer | None:
+        """The layer whose map is (1, heads, T, T) over all tokens of the picture; None if not so.
 
         Its tokens must be those of some layer: attention among channels has square maps, too.
         """
-        heads = weights.shape[1]
-        queries, keys = weights.shape[-2:]
-        layout, reason = None, ""
-        if weights.ndim != 4 or weights.shape[0] != 1:
-            reason = "it attends within windows or groups, not over the whole picture"
-        elif queries != keys:
-            reason = f"its {queries} queries attend to {keys} pooled keys, not to one another"
-        else:
-            layout = self._tokens(queries, heads)
-            seen = {(layer.layout.grid, layer.layout.prefix) for layer in layers if layer.layout}
-            if (
-                layout is None
-                or min(layout.grid) < SMALLEST_GRID
-                or (layout.grid, layout.prefix) not in seen
-            ):
-                layout, reason = None, f"its {queries} tokens do not lie on the picture's grid"
-        return AttentionLayer(name, heads, queries, layout, reason)
+        heads, (queries, keys) = weights.shape[1], weights.shape[-2:]
+        if weights.ndim != 4 or weights.shape[0] != 1 or queries != keys:
+            return None
+        layout = self._tokens(queries, heads)
+        seen = {(layer.layout.grid, layer.layout.prefix) for layer in layers if layer.layout}
+        if (
+            layout is None
+            or min(layout.grid) < SMALLEST_GRID
+            or (layout.grid, layout.prefix) not in seen
+        ):
+            return None
+        return AttentionLayer(name, heads, queries, layout)
+
+
+def _attention(
+    model: nn.Module,
+    x: Tensor,
+    maps: Mapping[str, Tensor],
+    layers: Iterable[Layer],
+    guess: _Guess,
+) -> dict[str, AttentionLayer]:
+    """What the recorded maps (..., queries, keys) are maps of."""
+    layers = list(layers)
+    found = {name: guess.whole(name, weights, layers) for name, weights in maps.items()}
+    others = [name for name, layer in found.items() if layer is None]
+    located = locate(model, x, others, lambda t: guess.layout("", t)) if others else {}
+    if OWN_ORDER in located.values():
+        return {n: _grouped_layer(n, weights, OWN_ORDER) for n, weights in maps.items()}
+    return {
+        name: layer or _grouped_layer(name, maps[name], located[name])
+        for name, layer in found.items()
+    }
+
+
+def _grouped_layer(name: str, weights: Tensor, found: Located | str) -> AttentionLayer:
+    queries = weights.shape[-2]
+    if isinstance(found, str):
+        return AttentionLayer(name, weights.shape[1], queries, None, found)
+    heads = weights.shape[found.axis]
+    if min(*found.seen.grid, *found.looking.grid) < SMALLEST_GRID:
+        reason = f"patches lie on a grid of {found.seen.grid[0]}x{found.seen.grid[1]} only"
+        return AttentionLayer(name, heads, queries, None, reason)
+    same = (found.looking.grid, found.looking.prefix) == (found.seen.grid, found.seen.prefix)
+    return AttentionLayer(
+        name,
+        heads,
+        queries,
+        replace(found.seen, channels=heads),
+        keys=found.keys,
+        queries=found.queries,
+        looking=None if same else found.looking,
+        axis=found.axis,
+    )
 
 
 def _strides(model: nn.Module) -> set[float]:
@@ -215,9 +263,12 @@ def _default_layer(model: nn.Module, layers: Mapping[str, Layer], x: Tensor) -> 
             response = _response(model, x)
             if not response.requires_grad:
                 continue
-            kept = [taps[n] for n in batch]
+            reached = [n for n in batch if n in taps]  # a second classifier may be left out here
+            if not reached:
+                continue
+            kept = [taps[n] for n in reached]
             grads = torch.autograd.grad(response, kept, allow_unused=True, materialize_grads=True)
-        for candidate, grad in zip(batch, grads, strict=True):
+        for candidate, grad in zip(reached, grads, strict=True):
             layout = layers[candidate].layout
             assert layout is not None
             live = layout.to_nchw(grad).abs().sum(1) > 0
@@ -231,7 +282,8 @@ def _response(model: Any, x: Tensor) -> Tensor:
 
     Classifiers often start from zero weights, and then no gradient passes them.
     """
-    if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
+    parted = hasattr(model, "forward_features") and hasattr(model, "forward_head")
+    if parted and not without_classes(model):
         out = model.forward_head(model.forward_features(x), pre_logits=True)
     else:
         out = model(x)

@@ -42,6 +42,7 @@ def load_model(
     device: str | torch.device | None = None,
     num_classes: int | None = None,
     preprocessing: Mapping[str, object] | None = None,
+    token: str | bool | None = None,
 ) -> ModelHandle:
     """A model ready to be asked about pictures.
 
@@ -59,6 +60,8 @@ def load_model(
         preprocessing: what to do otherwise than the model's configuration says (`input_size`,
             `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`); a module that has no
             `pretrained_cfg` needs the first three.
+        token: for the hub: None for the one this machine is logged in with, False for none, so that
+            only what is public is found; or a token.
 
     Raises:
         UnknownNameError: there is no such model or device.
@@ -74,7 +77,7 @@ def load_model(
         _refuse_for_modules(source, weights, device)
         return _handle(source, _name_of(source), "", False, labels, num_classes, preprocessing)
     where = choose_device(device)
-    plan = plan_for(source)
+    plan = plan_for(source, token)
     model, origin = _with_weights(plan, weights, num_classes, where)
     place(model, where, plan.name)
     return _handle(model, plan.name, origin, True, labels, num_classes, preprocessing)
@@ -158,9 +161,10 @@ def _with_weights(
     plan: Plan, weights: str | Path | None, classes: int | None, device: torch.device
 ) -> tuple[nn.Module, str]:
     """The model on the CPU, and where its weights come from."""
-    skeleton = _skeleton(plan, classes if weights == "random" else None, device)
     if weights == "random":
+        _skeleton(plan, classes, device)
         return _build(plan, classes), f"random weights (seed {_SEED})"
+    skeleton = _skeleton(plan, None, device, copies=2)
     if weights is None:
         state, origin = plan.pretrained()
         return _loaded(plan, state, f"the file of {plan.name}", classes, skeleton, device), origin
@@ -168,15 +172,22 @@ def _with_weights(
     return _loaded(plan, state, what, classes, skeleton, device), str(weights)
 
 
-def _skeleton(plan: Plan, classes: int | None, device: torch.device) -> nn.Module:
-    """The model without memory behind its weights, after a look at whether there is room for it."""
+def _skeleton(plan: Plan, classes: int | None, device: torch.device, copies: int = 1) -> nn.Module:
+    """The model without memory behind its weights, after a look at whether there is room for it.
+
+    It is put together on the CPU first, where there must be room for `copies`: the file's tensors
+    and the model's. An architecture that cannot be outlined is built, but only with the arguments
+    that timm itself gives: those of a configuration from elsewhere could ask for any size.
+    """
     try:
         with torch.device("meta"):
             skeleton = _build(plan, classes)
     except ModelError:
+        if plan.args:
+            raise
         skeleton = _build(plan, classes)
-    for needed in {torch.device("cpu"), device}:  # it is put together on the CPU first
-        require_room(size_of(skeleton), needed, plan.name)
+    require_room(copies * size_of(skeleton), torch.device("cpu"), plan.name)
+    require_room(size_of(skeleton), device, plan.name)
     return skeleton
 
 
@@ -219,7 +230,7 @@ def _loaded(
             "num_classes out, or use weights='random'"
         )
     if has != skeleton.num_classes:
-        skeleton = _skeleton(plan, classes, device)
+        skeleton = _skeleton(plan, classes, device, copies=2)
     wanted = skeleton.state_dict()
     complete = checkpoint.with_counters(state, wanted)
     differences = checkpoint.misfit(complete, wanted)

@@ -16,6 +16,7 @@ from torch import Tensor
 from core.errors import ModelError, TimmscopeError, UnknownNameError
 from core.models import checkpoint, embedded, hub
 from core.models.catalogue import find
+from core.worlds import WORLDS
 
 State = dict[str, Tensor]
 
@@ -56,11 +57,12 @@ class Plan:
     pretrained: Callable[[], tuple[State, str]]
 
 
-def plan_for(source: str | Path) -> Plan:
+def plan_for(source: str | Path, token: str | bool | None = None) -> Plan:
     """How to build what a person named; of the hub, only the configuration is fetched.
 
     Args:
         source: as `load_model` takes it, modules excepted.
+        token: for the hub; see `load_model`.
 
     Raises:
         UnknownNameError: there is no such model.
@@ -69,12 +71,12 @@ def plan_for(source: str | Path) -> Plan:
     text = str(source)
     scheme, _, rest = text.partition(":")
     if scheme.lower() in ("hf-hub", "hf_hub"):
-        return _hub_plan(rest)
+        return _hub_plan(rest, token)
     if scheme.lower() == "local-dir":
         return _folder_plan(Path(rest))
     if not isinstance(source, Path):
         try:
-            return _timm_plan(text)
+            return _timm_plan(text, token)
         except UnknownNameError:
             if not _there(text):
                 raise
@@ -90,29 +92,33 @@ def _there(path: str | Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110  unlike Path, False for a name no disk could hold
 
 
-def _timm_plan(name: str) -> Plan:
+def _timm_plan(name: str, token: str | bool | None) -> Plan:
     cfg = find(name)
     name = name.removeprefix("timm/")
-    return Plan(name, str(cfg.architecture), _placeless(cfg), {}, _timm_source(name, cfg))
+    source = _timm_source(name, cfg, token)
+    args = WORLDS[name].args if name in WORLDS else {}
+    return Plan(name, str(cfg.architecture), _placeless(cfg), args, source)
 
 
-def _timm_source(name: str, cfg: PretrainedCfg) -> Callable[[], tuple[State, str]]:
+def _timm_source(
+    name: str, cfg: PretrainedCfg, token: str | bool | None
+) -> Callable[[], tuple[State, str]]:
     what = f"the weights of {name}"
-    if name in embedded.NAMES:
-        return lambda: (embedded.weights(), "embedded")
+    if embedded.is_embedded(name):
+        return lambda: (embedded.weights(name), "embedded")
     if cfg.hf_hub_id:
-        return partial(_from_hub, cfg.hf_hub_id, cfg.hf_hub_filename, what)
+        return partial(_from_hub, cfg.hf_hub_id, cfg.hf_hub_filename, what, token)
     if isinstance(cfg.url, str) and cfg.url:
         return partial(_from_url, cfg.url, what)
     return partial(_no_weights, name)
 
 
-def _hub_plan(repo: str) -> Plan:
+def _hub_plan(repo: str, token: str | bool | None) -> Plan:
     what = f"hf-hub:{repo[:100]}"
-    config = hub.fetch(repo, ("config.json",), what)
+    config = hub.fetch(repo, ("config.json",), what, token)
     cfg, architecture, args = _described(config.parent, what)
     name = repo.partition("@")[0]
-    pretrained = partial(_from_hub, repo, cfg.hf_hub_filename, f"the weights of {what}")
+    pretrained = partial(_from_hub, repo, cfg.hf_hub_filename, f"the weights of {what}", token)
     return Plan(name, architecture, _placeless(cfg), args, pretrained)
 
 
@@ -151,9 +157,11 @@ def _placeless(cfg: PretrainedCfg) -> dict[str, Any]:
     return dict(replace(cfg, custom_load=False, **nowhere).to_dict())
 
 
-def _from_hub(repo: str, file_name: str | None, what: str) -> tuple[State, str]:
+def _from_hub(
+    repo: str, file_name: str | None, what: str, token: str | bool | None
+) -> tuple[State, str]:
     names = (str(file_name),) if file_name else hub.WEIGHTS
-    file = hub.fetch(repo, names, what)
+    file = hub.fetch(repo, names, what, token)
     commit = hub.revision_of(file)
     return checkpoint.read_weights(file), f"hf-hub:{repo.partition('@')[0]}@{commit}".rstrip("@")
 

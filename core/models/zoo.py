@@ -1,0 +1,148 @@
+"""One model of every family timm has, as small as it comes.
+
+What is said of any timm model is tried on these. Which model and which picture size stand for a
+family is measured, by `smallest` and `least_size`, and kept in `zoo.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from core.errors import TimmscopeError, unknown
+from core.models.handle import ModelHandle
+from core.preprocessing import Preprocessing
+
+TABLE = Path(__file__).with_name("zoo.json")
+"""The model and the picture size of each family."""
+CLASSES = 7
+"""How many classes a model gets that has any."""
+DEPTH = 3
+"""How many blocks a transformer keeps, where timm lets one choose: some have no small variant."""
+SIDES = (64, 96, 112, 128, 160, 192, 224, 256)
+"""Picture sizes to try before the usual one, in pixels."""
+LARGEST = 512
+"""Models made for larger pictures are compared with themselves at this size, in pixels."""
+UNFIT = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, ArithmeticError)
+"""What models raise at a picture size that they cannot take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What stands for a family.
+
+    Attributes:
+        family: timm's name of the module that defines it.
+        model: timm's name of the model.
+        side: of the square pictures it is given, in pixels.
+    """
+
+    family: str
+    model: str
+    side: int
+
+    def handle(self) -> ModelHandle:
+        """A fresh handle on it, with random weights."""
+        return build(self.model, self.side)
+
+
+@cache
+def members() -> dict[str, Member]:
+    """Every family's member by the family's name."""
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    return {family: Member(family, name, side) for family, (name, side) in table.items()}
+
+
+def member(family: str) -> Member:
+    """What stands for `family`.
+
+    Raises:
+        UnknownNameError: there is no such family.
+    """
+    if family not in members():
+        raise unknown("family", family, members())
+    return members()[family]
+
+
+def build(name: str, side: int | None = None) -> ModelHandle:
+    """A timm model with random weights, the same each time and none of them zero.
+
+    Several families start from a classifier or branches of zeros, and then nothing depends on
+    anything.
+
+    Args:
+        name: timm's name of the model.
+        side: of the pictures it is to see; by default what it was made for.
+    """
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model = _built(name, side)
+        for key, parameter in model.named_parameters():
+            if not key.endswith("bias") and not parameter.any():
+                nn.init.normal_(parameter, std=0.05)
+    seen = {} if side is None else {"input_size": (3, side, side)}
+    prepared = Preprocessing.from_model(model, **seen)
+    return ModelHandle(model, name=name, preprocessing=prepared, owned=True)
+
+
+def _built(name: str, side: int | None) -> nn.Module:
+    """The model as timm makes it, told its depth and the size of its pictures if it can be told."""
+    cfg = get_pretrained_cfg(name, allow_unregistered=True)
+    settings = {"num_classes": CLASSES} if cfg is None or cfg.num_classes else {}
+    size = {} if side is None else {"img_size": side}
+    for wish in ({**size, "depth": DEPTH}, size, {"depth": DEPTH}):
+        with suppress(TypeError, ValueError, AssertionError):  # no such argument, or not this value
+            sized: nn.Module = timm.create_model(name, **settings, **wish)
+            return sized
+    model: nn.Module = timm.create_model(name, **settings)
+    return model
+
+
+# -- how the table came to be ----------------------------------------------------------------------
+
+
+def smallest(family: str) -> str:
+    """The model of a family that has the fewest parameters."""
+    names: list[str] = sorted(timm.list_models(module=family))
+    return min(names, key=_parameters)
+
+
+def _parameters(name: str) -> float:
+    """How many a model has, counted without making room for them; infinite if that fails."""
+    try:
+        with torch.device("meta"):
+            model: nn.Module = timm.create_model(name)
+    except UNFIT:
+        return float("inf")
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def least_size(name: str) -> int:
+    """The smallest picture, in pixels, on which CAMs look where they do at the usual size.
+
+    Raises:
+        TimmscopeError: there is no layer to look at.
+    """
+    cfg = get_pretrained_cfg(name, allow_unregistered=True)
+    usual = min(LARGEST, cfg.input_size[-1] if cfg is not None else LARGEST)
+    place = _place(name, usual)
+    for side in sorted({*SIDES, usual}):
+        if place is not None and _place(name, side) == place:
+            return side
+    raise TimmscopeError(f"{name} has no layer to look at; choose another model for its family")
+
+
+def _place(name: str, side: int) -> str | None:
+    """Where CAMs look by default; None where the model cannot take pictures of that size."""
+    try:
+        return build(name, side).default_layer
+    except UNFIT:
+        return None
