@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for method in options.methods:
             sys.stderr.write(f"{name}: {subject.sizes.label(method)}\n")
             time_question(results, subject, method, options.quick)
-            if method != "gradcam":
+            if method not in ("gradcam", "ablationcam"):
                 weigh_question(results, subject, method, options)
     assert results is not None
     print(report(results))
@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
 def time_question(results: Results, subject: Subject, method: str, quick: bool) -> None:
     """Time every contender for one method on one model."""
     works = contenders(subject, method, (8, 16) if quick else BATCHES)
-    repeats = 15 if method == "gradcam" and not quick else 3
+    repeats = {"gradcam": 3 if quick else 15, "ablationcam": 1}.get(method, 3)
     times = measure.medians(works, repeats)
     question = subject.sizes.label(method)
     bare = next(name for name in times if name.startswith("bare"))
@@ -134,6 +134,12 @@ def contenders(subject: Subject, method: str, batches: Iterable[int]) -> dict[st
     if method == "gradcam":
         peers = {"captum": subject.captum(method), "pytorch-grad-cam": subject.grad_cam()}
         return ours | peers | {"bare passes": subject.bare(method)}
+    if method == "ablationcam":
+        layout = subject.handle.layers[subject.layer].layout
+        peers = {}
+        if layout is not None and layout.format == "NCHW":  # it ablates tokens along the wrong axis
+            peers["pytorch-grad-cam"] = subject.grad_cam(method)
+        return ours | peers | {"bare passes": subject.bare(method)}
     subject.captum(method, 4)()
     batch = min(batches, key=lambda size: measure.seconds(subject.captum(method, size)))
     return ours | {
@@ -147,6 +153,11 @@ def note_claims(results: Results, subject: Subject, method: str, times: dict[str
     """What the times are expected to show."""
     name = subject.handle.name
     question, ours = subject.sizes.label(method), times["ours"]
+    if method == "ablationcam":
+        if "pytorch-grad-cam" in times:
+            share = ours / times["pytorch-grad-cam"]
+            results.expect(name, f"{question}: time over pytorch-grad-cam's", share, 1 / 50)
+        return
     if method != "gradcam":
         best = next(found for who, found in times.items() if who.endswith("a pass"))
         results.expect(name, f"{question}: time over captum's at its best batch", ours / best, 1.0)

@@ -24,7 +24,7 @@ from core.models.embedded import NAME
 warnings.filterwarnings("ignore", module="captum")
 
 PICTURE = Path(__file__).parent.parent / "assets" / "samples" / "chelsea.jpg"
-METHODS = ("gradcam", "integrated_gradients", "occlusion")
+METHODS = ("gradcam", "ablationcam", "integrated_gradients", "occlusion")
 Work = Callable[[], object]
 
 
@@ -52,6 +52,7 @@ class Sizes:
         """The question in a word."""
         return {
             "gradcam": "Grad-CAM",
+            "ablationcam": "Ablation-CAM",
             "integrated_gradients": f"IG-{self.steps}",
             "occlusion": f"occlusion {self.window}/{self.stride}",
         }[method]
@@ -151,8 +152,12 @@ class Subject:
 
         return work
 
-    def grad_cam(self) -> Work:
+    def grad_cam(self, method: str = "gradcam") -> Work:
         """The answer of pytorch-grad-cam."""
+        kind = {
+            "gradcam": pytorch_grad_cam.GradCAM,
+            "ablationcam": pytorch_grad_cam.AblationCAM,
+        }[method]
         layout = self.handle.layers[self.layer].layout
         assert layout is not None
         transform = None if layout.format == "NCHW" else layout.to_nchw
@@ -160,7 +165,7 @@ class Subject:
         targets = [ClassifierOutputTarget(self.target)]
 
         def work() -> object:
-            with pytorch_grad_cam.GradCAM(self.model, [module], transform) as cam:
+            with kind(self.model, [module], transform) as cam:
                 return cam(self.x, targets)
 
         return work
@@ -170,10 +175,11 @@ class Subject:
     def bare(self, method: str, batch: int = 1) -> Work:
         """The passes that the question takes, and nothing else.
 
-        Grad-CAM: one forward, and a backward that ends at the layer. Integrated gradients: a
+        Grad-CAM: one forward, and a backward that ends at the layer; before a linear head that is
+        enough for Ablation-CAM, too. Integrated gradients: a
         forward and an input gradient per step. Occlusion: a forward per square and one more.
         """
-        if method == "gradcam":
+        if method in ("gradcam", "ablationcam"):
             return self._bare_gradcam
         if method == "integrated_gradients":
             return lambda: self._bare_rows(self.sizes.steps, batch, self._input_gradient)

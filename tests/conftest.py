@@ -89,8 +89,21 @@ def images(owner: ModelHandle, count: int = 2, seed: int = 1) -> Tensor:
 
 QUICK: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 6},
+    "idgi": {"steps": 6},
+    "blur_ig": {"steps": 6},
+    "guided_ig": {"steps": 4},
+    "expected_gradients": {"samples": 6},
     "smoothgrad": {"samples": 5},
+    "vargrad": {"samples": 5},
+    "deep_shap": {"baselines": ("black", "blur")},
+    "scorecam": {"channels": 16},
+    "ablationcam": {"channels": 6},
     "occlusion": {"window": 48, "stride": 40},
+    "attention_flow": {"reading": "patch-to-patch"},
+    "rise": {"masks": 16},
+    "lime": {"samples": 20, "segmentation": "grid", "segments": 6},
+    "shap": {"evaluations": 18},
+    "kernel_shap": {"evaluations": 20, "segmentation": "grid", "segments": 6},
 }
 """Parameters that keep the contract tests short."""
 

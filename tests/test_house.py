@@ -18,6 +18,7 @@ SOURCES = sorted(p for folder in ("core", "dashboard") for p in (ROOT / folder).
 EACH_FILE = pytest.mark.parametrize(
     "path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix()
 )
+NEVER_SHIPPED = {"pytest", "captum", "pytorch_grad_cam", "torchcam", "shap", "lime"}
 
 
 def parsed(path: Path) -> ast.Module:
@@ -58,7 +59,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_core_loads_neither_the_page_nor_its_libraries() -> None:
-    page = {"gradio", "dashboard", "fastapi", "pytest", "captum", "pytorch_grad_cam", "torchcam"}
+    page = {"gradio", "dashboard", "fastapi", *NEVER_SHIPPED}
     core = loaded_by("import core; [*core.METHODS], [*core.METRICS]")
     assert {"core", "torch", "timm"} <= core
     assert not {"plotly", *page} & core
@@ -76,7 +77,7 @@ def test_only_figures_know_plotly_and_only_the_page_gradio(path: Path) -> None:
     folder = path.relative_to(ROOT).parts
     assert "gradio" not in imported or folder[0] == "dashboard"
     assert "plotly" not in imported or folder[:2] == ("core", "views") or folder[0] == "dashboard"
-    assert not {"captum", "pytorch_grad_cam", "torchcam", "pytest"} & imported
+    assert not NEVER_SHIPPED & imported
 
 
 # -- code ---------------------------------------------------------------------------------------

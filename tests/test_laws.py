@@ -41,6 +41,24 @@ def test_no_value_is_negative_by_default(key: str, name: str) -> None:
     assert answer.values.min() >= 0
 
 
+@pytest.mark.parametrize(("key", "name"), pairs(Law.EFFICIENT))
+def test_an_efficient_map_sums_to_the_rise_over_what_is_hidden(key: str, name: str) -> None:
+    owner = shared_handle(name)
+    x, method = images(owner, 2), METHODS.make(quick(key), {"fill": "black"})
+    answer = Explainer(owner).explain(x, method, target=1)
+    hidden = Explainer(owner).predict(owner.pixel(0.0).expand_as(x).clone()).logits[:, 1]
+    rise = answer.score - hidden
+    torch.testing.assert_close(answer.values.sum((1, 2)), rise, rtol=1e-3, atol=1e-5)
+    assert answer.extras["efficiency_error"].max() < 1e-3
+
+
+PLENTY: dict[str, dict[str, Any]] = {
+    "integrated_gradients": {"steps": 200},
+    "idgi": {"steps": 10},
+}
+"""Parameters that leave no more than a small completeness error."""
+
+
 @pytest.mark.parametrize("name", ["resnet", "mambaout", "vit"])
 def test_a_complete_map_sums_to_the_rise_of_the_score(name: str) -> None:
     owner = ModelHandle(
@@ -51,7 +69,7 @@ def test_a_complete_map_sums_to_the_rise_of_the_score(name: str) -> None:
     for key, cls in METHODS.items():
         if Law.COMPLETE not in cls.laws:
             continue
-        answer = Explainer(owner).explain(x, key, target=target, steps=200)
+        answer = Explainer(owner).explain(x, key, target=target, **PLENTY.get(key, {}))
         floor = Explainer(owner).predict(owner.pixel(0.0).expand_as(x).clone()).logits
         rise = answer.score - floor[[0, 1], [1, 3]]
         total = answer.values.sum((1, 2))
@@ -75,7 +93,10 @@ def test_the_completeness_error_is_honest_when_steps_do_not_suffice() -> None:
 # -- a model known by heart ---------------------------------------------------------------------
 
 SIZE = 8
-FINEST: dict[str, dict[str, Any]] = {"occlusion": {"window": 1, "stride": 1, "baseline": "black"}}
+FINEST: dict[str, dict[str, Any]] = {
+    "occlusion": {"window": 1, "stride": 1, "baseline": "black"},
+    "shap": {"evaluations": 20000, "fill": "black"},
+}
 
 
 class Linear(nn.Module):

@@ -14,14 +14,23 @@ from pydantic import Field
 from torch import Tensor
 
 from core import METHODS, METRICS, Explainer, TimmscopeError
-from core.engine import Run
+from core.engine import Run, Subject
 from core.errors import UnknownNameError
 from core.methods.base import Method, register
 from core.registry import Parameters, Registry
-from core.types import Law, Need
+from core.types import Cost, Law, Need
 from tests.conftest import images, shared_handle
 
-FAMILIES = {"cam", "gradient", "path", "perturbation", "attention", "control"}
+FAMILIES = {
+    "cam",
+    "gradient",
+    "path",
+    "perturbation",
+    "shapley",
+    "attention",
+    "relevance",
+    "control",
+}
 EVERYTHING = [pytest.param(r, key, id=key) for r in (METHODS, METRICS) for key in r]
 FIELDS = [
     pytest.param(r, key, name, id=f"{key}.{name}")
@@ -35,7 +44,7 @@ def test_the_methods_and_metrics_promised_are_there() -> None:
     assert set(METHODS) >= {
         *("gradcam", "gradcam_plus_plus", "hirescam", "layercam"),
         *("saliency", "input_x_gradient", "smoothgrad", "integrated_gradients", "occlusion"),
-        *("attention", "attention_rollout", "random", "sobel"),
+        *("attention", "attention_rollout", "random", "sobel", "centre"),
     }
     assert set(METRICS) >= {"deletion", "insertion"}
 
@@ -184,7 +193,7 @@ def test_an_instance_passes_through_and_takes_changes() -> None:
     instance = METHODS.make("integrated_gradients", {"steps": 7})
     assert METHODS.make(instance) is instance
     changed = METHODS.make(instance, {"baselines": "white"})
-    assert changed.model_dump() == {"steps": 7, "baselines": ("white",)}
+    assert changed.model_dump() == {"steps": 7, "baselines": ("white",), "tolerance": 0.0}
     with pytest.raises(TimmscopeError, match=r"integrated_gradients\.steps = 0"):
         METHODS.make(instance, {"steps": 0})
 
@@ -199,6 +208,9 @@ def brightness() -> Iterator[type[Method]]:
         """The picture itself."""
 
         gain: float = Field(1.0, ge=0, le=10, description="How bright")
+
+        def work(self, subject: Subject, layer: str | None) -> Cost:
+            return Cost(1)
 
         def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
             return self.gain * run.x.mean(1), run.score()

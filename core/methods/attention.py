@@ -11,7 +11,7 @@ from torch import Tensor
 from core.engine import Run, Subject
 from core.errors import UnknownNameError
 from core.methods.base import Method, register
-from core.types import Layout, Need
+from core.types import AttentionLayer, Cost, Layout, Need
 
 Query = Field(
     "auto",
@@ -30,10 +30,17 @@ Query = Field(
     needs=[Need.ATTENTION],
 )
 class Attention(Method):
-    """Attention weights from one query token to every patch; the target plays no part."""
+    """Attention weights from one query token to every patch; the target plays no part.
+
+    Attention in windows is put back onto the picture: nothing is seen outside the window of the
+    patch that looks. A pooled key's weight is split among the patches it was pooled from.
+    """
 
     head: int = Field(-1, ge=-1, le=1024, description="Which head; -1 is the mean of all")
     query: str = Query
+
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         assert run.layer is not None
@@ -43,8 +50,7 @@ class Attention(Method):
                 f"no head {self.head} in {run.layer}; it has heads 0 to {layer.heads - 1}"
             )
         weights = maps.mean(1) if self.head < 0 else maps[:, self.head]
-        assert layer.layout is not None
-        return look_from(weights, self.query, layer.layout), run.score()
+        return look_from(weights, self.query, layer), run.score()
 
 
 @register(
@@ -58,7 +64,8 @@ class Attention(Method):
 class AttentionRollout(Method):
     """Attention and the residual path, multiplied through all layers (Abnar & Zuidema, 2020).
 
-    The target plays no part.
+    The target plays no part. Only the row of the token that looks is followed, from the last layer
+    to the first.
     """
 
     fusion: Literal["mean", "max", "min"] = Field("mean", description="Heads to one")
@@ -71,29 +78,22 @@ class AttentionRollout(Method):
         return frozenset()  # it reads every layer
 
     def refusal(self, subject: Subject) -> str:
-        layers = list(subject.attention_layers.values())
-        odd = next((layer for layer in layers if layer.layout is None), None)
-        if odd is not None:
-            return f"rollout follows tokens through all layers, and in {odd.name!r} {odd.reason}"
-        if len({layer.layout for layer in layers}) > 1:
-            return (
-                f"rollout follows tokens through all layers, and {subject.name} changes them "
-                f"between {layers[0].name!r} and {layers[-1].name!r}; use attention"
-            )
-        return ""
+        return not_one_stream(subject, "rollout")
+
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        flow: Tensor | None = None
-        for maps in run.attention().values():
-            fused = maps.mean(1) if self.fusion == "mean" else getattr(maps, f"a{self.fusion}")(1)
-            fused = self._drop_weakest(fused)
-            mixed = fused + torch.eye(fused.shape[-1], device=fused.device, dtype=fused.dtype)
-            mixed = mixed / mixed.sum(-1, keepdim=True)
-            flow = mixed if flow is None else mixed @ flow
-        assert flow is not None
-        layout = next(iter(run.subject.attention_layers.values())).layout
-        assert layout is not None
-        return look_from(flow, self.query, layout), run.score()
+        maps, layers = run.attention(), run.subject.attention_layers
+        layout = one_layout(run.subject)
+        row = held_by(self.query, layout).to(run.x).expand(len(run.x), -1)
+        for name, weights in reversed(maps.items()):
+            row = residual_step(row, self._fused(weights), layers[name])
+        return on_grid(row, layout), run.score()
+
+    def _fused(self, maps: Tensor) -> Tensor:
+        fused = maps.mean(1) if self.fusion == "mean" else getattr(maps, f"a{self.fusion}")(1)
+        return self._drop_weakest(fused)
 
     def _drop_weakest(self, fused: Tensor) -> Tensor:
         count = int(self.discard * fused[0].numel())
@@ -103,13 +103,35 @@ class AttentionRollout(Method):
         return fused.flatten(1).scatter(1, weakest, 0.0).view_as(fused)
 
 
-def look_from(weights: Tensor, query: str, layout: Layout) -> Tensor:
-    """The row (B, h, w) of attention weights (B, T, T) that a query token sees.
+def residual_step(row: Tensor, weights: Tensor, layer: AttentionLayer) -> Tensor:
+    """A row (B, T) handed on by attention and the residual path; each token's shares sum to one."""
+    row = row / (1 + layer.row_sums(weights))
+    return row + layer.carry(row, weights)
+
+
+def look_from(weights: Tensor, query: str, layer: AttentionLayer) -> Tensor:
+    """What a query token sees (B, h, w), of one head's maps or a mean of heads.
+
+    Args:
+        weights: (B, T, T) or grouped (B, groups, queries, keys).
+        query: who looks; see the `attention` method.
+        layer: where the maps come from.
 
     Raises:
         UnknownNameError: there is no such token.
     """
-    cells, prefix = layout.grid[0] * layout.grid[1], layout.prefix
+    assert layer.layout is not None
+    row = held_by(query, layer.looking or layer.layout).to(weights).expand(len(weights), -1)
+    return on_grid(layer.carry(row, weights), layer.layout)
+
+
+def held_by(query: str, layout: Layout) -> Tensor:
+    """(1, T) one unit, in the hands of the token that looks or shared by all patches.
+
+    Raises:
+        UnknownNameError: there is no such token.
+    """
+    cells = layout.tokens - layout.prefix
     if query == "auto":
         query = "class" if layout.class_token else "mean"
     if query == "class" and not layout.class_token:
@@ -117,12 +139,41 @@ def look_from(weights: Tensor, query: str, layout: Layout) -> Tensor:
     numbered = query.isascii() and query.isdigit()
     if query not in ("class", "mean") and not (numbered and int(query) < cells):
         raise UnknownNameError(f"no patch {query[:20]!r}; patches are numbered 0 to {cells - 1}")
-    seen = weights[:, :, prefix:]
-    if query == "class":
-        row = seen[:, 0]
-    elif query == "mean":
-        row = seen[:, prefix:].mean(1)
+    held = torch.zeros(1, layout.tokens, dtype=torch.float64)
+    if query == "mean":
+        held[:, layout.prefix :] = 1 / cells
     else:
-        row = seen[:, prefix + int(query)]
-    on_grid: Tensor = row.unflatten(1, layout.grid)
-    return on_grid
+        held[:, 0 if query == "class" else layout.prefix + int(query)] = 1
+    return held
+
+
+def on_grid(row: Tensor, layout: Layout) -> Tensor:
+    """What the patches have (B, h, w) of a row (B, T) over all tokens."""
+    cells: Tensor = row[:, layout.prefix :].unflatten(1, layout.grid)
+    return cells
+
+
+def one_layout(subject: Subject) -> Layout:
+    """How tokens lie on the picture in every attention layer of a model that keeps them."""
+    layout = next(iter(subject.attention_layers.values())).layout
+    assert layout is not None
+    return layout
+
+
+def not_one_stream(subject: Subject, what: str) -> str:
+    """Why tokens cannot be followed through all attention layers; empty if they can."""
+    layers = list(subject.attention_layers.values())
+    odd = next((layer for layer in layers if layer.layout is None), None)
+    if odd is not None:
+        return f"{what} follows tokens through all layers, and in {odd.name!r} {odd.reason}"
+    if len({on_tokens(layer.layout) for layer in layers}) > 1 or any(a.looking for a in layers):
+        return (
+            f"{what} follows tokens through all layers, and {subject.name} changes them between "
+            f"{layers[0].name!r} and {layers[-1].name!r}; use attention"
+        )
+    return ""
+
+
+def on_tokens(layout: Layout | None) -> tuple[tuple[int, int], int] | None:
+    """What two layouts share when the same tokens lie there, whatever the number of channels."""
+    return None if layout is None else (layout.grid, layout.prefix)

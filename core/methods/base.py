@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.engine import Run, Subject
 from core.registry import Parameters, Registry
-from core.types import Law, Need
+from core.types import Cost, Law, Need
 
 
 class Method(Parameters, ABC):
@@ -37,6 +37,14 @@ class Method(Parameters, ABC):
 
         Raises:
             NotApplicableError: the model turns out not to suit.
+        """
+
+    @abstractmethod
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        """The rows its definition needs, forward and backward, to explain one image.
+
+        The image's own score is counted, finding out the predicted class is not. Where it depends
+        on what is found on the way, the most it can be.
         """
 
     def requires(self) -> frozenset[Need]:

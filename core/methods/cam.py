@@ -7,14 +7,17 @@ and a backward pass that stops at the layer.
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run
+from core.engine import Run, Subject
 from core.errors import NotApplicableError
 from core.methods.base import Method, register
-from core.types import Law, Need
+from core.targets import ClassLogit, Target
+from core.types import Cost, Law, Need, Prediction
 
 CANCELLED = 1e-3
 """Channels that cancel to less than this share of their sizes leave rounding errors: measured, 1e-4
@@ -32,17 +35,29 @@ class CAM(Method):
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         found = run.layer_gradients()
-        if not found.grad.flatten(1).any(1).all():
-            raise NotApplicableError(
-                f"the score does not depend on the cells of layer {run.layer!r} (a class token may "
-                "be all that is read there); choose an earlier layer"
-            )
+        check_alive(found.grad, run.layer)
         values = self.combine(found.act, found.grad)
         return values.relu() if self.relu else values, found.score
+
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        return Cost(1, 1)
 
     @abstractmethod
     def combine(self, act: Tensor, grad: Tensor) -> Tensor:
         """A map (B, h, w) from the layer's activation and gradient, each (B, K, h, w)."""
+
+
+def check_alive(grad: Tensor, layer: str | None) -> None:
+    """Refuse a layer on whose cells the score of some image does not depend.
+
+    Raises:
+        NotApplicableError: its gradient (B, K, h, w) is zero.
+    """
+    if not grad.flatten(1).any(1).all():
+        raise NotApplicableError(
+            f"the score does not depend on the cells of layer {layer!r} (a class token may be all "
+            "that is read there); choose an earlier layer"
+        )
 
 
 @register(
@@ -121,3 +136,95 @@ class LayerCAM(CAM):
 
     def combine(self, act: Tensor, grad: Tensor) -> Tensor:
         return (grad.relu() * act).sum(1)
+
+
+@register(
+    "xgradcam",
+    label="XGrad-CAM",
+    family="cam",
+    about="Best for a Grad-CAM that counts where channels fire; not where they sum to about zero.",
+    paper="arXiv:2008.02312",
+    needs=[Need.GRADIENT, Need.LAYER],
+    laws=CAM_LAWS,
+)
+class XGradCAM(CAM):
+    """Channels weighted by their gradient where they are active (Fu et al., 2020)."""
+
+    def combine(self, act: Tensor, grad: Tensor) -> Tensor:
+        share = act / (act.sum((2, 3), keepdim=True) + 1e-7)
+        return ((grad * share).sum((2, 3), keepdim=True) * act).sum(1)
+
+
+@register(
+    "finercam",
+    label="Finer-CAM",
+    family="cam",
+    about="Best for what tells a class from its likes; not for all that speaks for it.",
+    paper="arXiv:2501.11309",
+    needs=[Need.GRADIENT, Need.LAYER],
+    laws=CAM_LAWS,
+)
+class FinerCAM(GradCAM):
+    """Grad-CAM of a class rather than of those most like it (Zhang et al., 2025).
+
+    Likest are the classes whose logits come nearest to the target's; each counts by its
+    probability. The score reported is the target's own.
+    """
+
+    alpha: float = Field(1.0, ge=0, le=10, description="How strongly similar classes count against")
+    comparisons: int = Field(3, ge=1, le=100, description="How many similar classes, at most")
+
+    def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+        if type(run.target) is not ClassLogit:
+            raise NotApplicableError(
+                f"Finer-CAM sets the logit of one class against those of similar classes; explain "
+                f"a class, not {run.target.key}"
+            )
+        target = _Finer(run.target, self.alpha, self.comparisons)
+        finer = Run(
+            run.subject,
+            run.x,
+            target,
+            layer=run.layer,
+            along=run.along,
+            seed=run.seed,
+            owner=run.owner,
+            shelf=run.shelf,
+            progress=run.progress,
+            meter=run.meter,
+        )
+        values, _ = super().attribute(finer)
+        return values, run.score()
+
+
+@dataclass(frozen=True)
+class _Finer(Target):
+    """A class's logit, less those of the classes nearest to it, as `FinerCAM` wants it."""
+
+    base: ClassLogit
+    alpha: float
+    comparisons: int
+
+    @property
+    def key(self) -> str:
+        return f"finer:{self.alpha:.17g}:{self.comparisons}:{self.base.key}"
+
+    def __call__(self, output: Tensor, owner: Tensor) -> Tensor:
+        own = self.base(output, owner)[:, None]
+        index = torch.tensor(
+            [self.base.of(image) for image in owner.tolist()], device=output.device
+        )
+        distance = (output - own).detach().abs().scatter(1, index[:, None], -1.0)
+        similar = distance.argsort(dim=1, stable=True)[:, 1 : 1 + self.comparisons]
+        weight = output.softmax(1).gather(1, similar)
+        gaps = weight * (own - self.alpha * output.gather(1, similar))
+        return gaps.sum(1) / (weight.sum(1) + 1e-9)
+
+    def probability(self) -> Target:
+        return self.base.probability()
+
+    def describe(self, prediction: Prediction, image: int = 0) -> str:
+        return f"{self.base.describe(prediction, image)} rather than classes like it"
+
+    def check(self, outputs: int, images: int, model: str) -> None:
+        self.base.check(outputs, images, model)

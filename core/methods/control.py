@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.engine import Run
+from core.engine import Run, Subject
 from core.methods.base import Method, register
-from core.types import Law
+from core.types import Cost, Law
 
 
 @register(
@@ -20,6 +20,9 @@ from core.types import Law
 )
 class Random(Method):
     """Uniform noise in [0, 1)."""
+
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         noise = torch.rand(run.x.shape[2:], generator=run.generator())
@@ -36,8 +39,35 @@ class Random(Method):
 class Sobel(Method):
     """Strength of the Sobel gradient of the channel mean."""
 
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        return Cost(1)
+
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(run.x)
         grey = F.pad(run.x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
         edges = F.conv2d(grey, torch.stack([across, across.T])[:, None])
         return edges.norm(dim=1), run.score()
+
+
+@register(
+    "centre",
+    label="Centre (control)",
+    family="control",
+    about="A control: a blob in the middle. What does not beat it may know where objects are put.",
+    laws=[Law.MODEL_FREE, Law.NONNEGATIVE],
+)
+class Centre(Method):
+    """A Gaussian around the middle; sigma is a quarter of the side, so the rim is 2 sigma off."""
+
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        return Cost(1)
+
+    def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+        down, across = (_bell(size) for size in run.x.shape[2:])
+        return (down[:, None] * across).expand(len(run.x), -1, -1), run.score()
+
+
+def _bell(size: int) -> Tensor:
+    """A Gaussian (size,) over pixel centres from -2 sigma to 2 sigma."""
+    sigmas = (torch.arange(size) + 0.5) * (4 / size) - 2
+    return torch.exp(-(sigmas**2) / 2)

@@ -1,7 +1,10 @@
-"""Input gradients, and their average over noise."""
+"""Input gradients, and what becomes of them over noise."""
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -11,7 +14,7 @@ from torch import Tensor
 from core.engine import Run, Subject
 from core.errors import unknown
 from core.methods.base import METHODS, Method, register
-from core.types import Law, Need
+from core.types import Cost, Law, Need
 
 Reduction = Literal["max", "l2", "mean", "sum"]
 
@@ -20,6 +23,15 @@ def input_gradient(run: Run) -> tuple[Tensor, Tensor]:
     """The target's gradient with respect to the images (B, C, H, W), and its score (B,)."""
     parts = list(run.gradients([(run.x, run.owner)], expected=len(run.x)))
     return torch.cat([grad for _, _, grad in parts]), torch.cat([score for _, score, _ in parts])
+
+
+def reduced(grad: Tensor, reduction: Reduction) -> Tensor:
+    """Colour channels to one: (B, C, H, W) to (B, H, W)."""
+    if reduction == "sum":
+        return grad.sum(1)
+    if reduction == "l2":
+        return grad.square().sum(1).sqrt()
+    return grad.abs().amax(1) if reduction == "max" else grad.abs().mean(1)
 
 
 @register(
@@ -38,13 +50,12 @@ class Saliency(Method):
         "max", description="Colour channels to one: largest, length, mean of sizes, or signed sum"
     )
 
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        return Cost(1, 1)
+
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         grad, score = input_gradient(run)
-        if self.reduction == "sum":
-            return grad.sum(1), score
-        if self.reduction == "l2":
-            return grad.norm(dim=1), score
-        return (grad.abs().amax(1) if self.reduction == "max" else grad.abs().mean(1)), score
+        return reduced(grad, self.reduction), score
 
 
 @register(
@@ -59,6 +70,9 @@ class Saliency(Method):
 class InputXGradient(Method):
     """Gradient times input in model units, summed over channels (Shrikumar et al., 2016)."""
 
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        return Cost(1, 1)
+
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         grad, score = input_gradient(run)
         return (run.x * grad).sum(1), score
@@ -68,23 +82,14 @@ def _bases(schema: dict[str, Any]) -> None:
     schema["enum"] = [
         key
         for key, cls in METHODS.items()
-        if key != "smoothgrad" and Law.MODEL_FREE not in cls.laws
+        if not issubclass(cls, Noisy) and Law.MODEL_FREE not in cls.laws
     ]
 
 
-@register(
-    "smoothgrad",
-    label="SmoothGrad",
-    family="gradient",
-    about="Best for calming a noisy map of any base method; not for exact amounts.",
-    paper="arXiv:1706.03825",
-    needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE],
-)
-class SmoothGrad(Method):
-    """A base method's map, averaged over noisy copies of the picture (Smilkov et al., 2017)."""
+class Noisy(Method):
+    """What methods share that ask a base method about noisy copies of the picture."""
 
-    base: str = Field("saliency", description="The method to smooth", json_schema_extra=_bases)
+    base: str = Field("saliency", description="The method to repeat", json_schema_extra=_bases)
     samples: int = Field(25, ge=1, le=500, description="Noisy copies per picture")
     noise: float = Field(
         0.15, ge=0, le=1, description="Standard deviation, as a fraction of the picture's range"
@@ -108,11 +113,15 @@ class SmoothGrad(Method):
     def refusal(self, subject: Subject) -> str:
         return METHODS.make(self.base).refusal(subject)
 
-    def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        each = METHODS.make(self.base).work(subject, layer)
+        return Cost(self.samples * each.forward + 1, self.samples * each.backward)
+
+    def noisy_maps(self, run: Run) -> Iterator[Tensor]:
+        """The base method's maps of noisy copies, as many copies at once as fit: (n, B, h, w)."""
         base, count, generator = METHODS.make(self.base), len(run.x), run.generator()
         spread = self.noise * (run.x.amax((1, 2, 3)) - run.x.amin((1, 2, 3)))[:, None, None, None]
-        at_once = max(1, run.subject.budget.start // count)
-        total: Tensor | None = None
+        at_once = max(1, run.subject.budget.rows(backward=True) // count)
         for first in range(0, self.samples, at_once):
             copies = min(at_once, self.samples - first)
             # Drawn one by one: what a generator gives depends on how much it is asked for at once.
@@ -120,7 +129,47 @@ class SmoothGrad(Method):
             noise = torch.stack(drawn)[:, None].to(run.x)
             rows = (run.x + noise * spread).flatten(0, 1)
             values, _ = base.attribute(run.nested(rows, run.owner.repeat(copies)))
-            part = values.unflatten(0, (copies, count)).sum(0)
-            total = part if total is None else total + part
-        assert total is not None
+            yield values.unflatten(0, (copies, count))
+
+
+@register(
+    "smoothgrad",
+    label="SmoothGrad",
+    family="gradient",
+    about="Best for calming a noisy map of any base method; not for exact amounts.",
+    paper="arXiv:1706.03825",
+    needs=[Need.GRADIENT],
+    laws=[Law.CLASS_SENSITIVE],
+)
+class SmoothGrad(Noisy):
+    """A base method's map, averaged over noisy copies of the picture (Smilkov et al., 2017)."""
+
+    def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+        total = functools.reduce(operator.add, (maps.sum(0) for maps in self.noisy_maps(run)))
         return total / self.samples, run.score()
+
+
+@register(
+    "vargrad",
+    label="VarGrad",
+    family="gradient",
+    about="Best for where a base method's map wavers under noise; not for signs or amounts.",
+    paper="arXiv:1810.03292",
+    needs=[Need.GRADIENT],
+    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
+)
+class VarGrad(Noisy):
+    """The variance of a base method's map over noisy copies (Adebayo et al., 2018).
+
+    The variance over the copies drawn, not an estimate beyond them: one copy gives zero.
+    """
+
+    def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+        seen, mean, squares = 0, torch.zeros(()), torch.zeros(())
+        for maps in self.noisy_maps(run):  # moments merged, as sums of squares would cancel
+            step, ahead = len(maps), maps.mean(0) - mean.to(maps)
+            share = step / (seen + step)
+            squares = squares.to(maps) + maps.var(0, correction=0) * step + ahead**2 * seen * share
+            mean = mean.to(maps) + ahead * share
+            seen += step
+        return squares / seen, run.score()

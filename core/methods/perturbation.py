@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Piece, Run
+from core.engine import Piece, Run, Subject
 from core.methods.base import Method, register
 from core.methods.baselines import Baseline, baseline
-from core.types import Law
+from core.types import Cost, Law
 
 
 @register(
@@ -33,6 +33,9 @@ class Occlusion(Method):
     stride: int = Field(16, ge=1, le=512, description="Step between squares, in input pixels")
     baseline: Baseline = Field("zero", description="What the square is filled with")
 
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        return Cost(len(list(self._squares(*subject.input_size[1:]))) + 1)
+
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         x, fill, score = run.x, baseline(self.baseline, run), run.score()
         squares = list(self._squares(x.shape[2], x.shape[3]))
@@ -43,10 +46,11 @@ class Occlusion(Method):
                 hidden[:, :, rows, columns] = fill[:, :, rows, columns]
                 yield hidden, run.owner
 
-        scores = run.scores(covered(), expected=len(squares) * len(x)).unflatten(0, (-1, len(x)))
+        kept = run.scores(covered(), len(squares) * len(x), keep=(self, run.seed))
+        scores = kept.unflatten(0, (-1, len(x)))
         total, times = torch.zeros_like(x[:, 0]), torch.zeros_like(x[0, 0])
-        for (rows, columns), kept in zip(squares, scores, strict=True):
-            total[:, rows, columns] += (score - kept)[:, None, None]
+        for (rows, columns), left in zip(squares, scores, strict=True):
+            total[:, rows, columns] += (score - left)[:, None, None]
             times[rows, columns] += 1
         return total / times.clamp_min(1), score
 

@@ -1,0 +1,76 @@
+"""RISE: which pixels are seen when the score is high."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.engine import Piece, Run, Subject
+from core.methods.base import Method, register
+from core.methods.baselines import Baseline, baseline
+from core.methods.masking import AT_ONCE
+from core.types import Cost, Law
+
+
+@register(
+    "rise",
+    label="RISE",
+    family="perturbation",
+    about="Best for large evidence in any model; not for fine detail, signs or a quick answer.",
+    paper="arXiv:1806.07421",
+    laws=[Law.CLASS_SENSITIVE],
+)
+class Rise(Method):
+    """Mean score of randomly masked copies in which a pixel is seen (Petsiuk et al., 2018).
+
+    Masks are coarse random grids, enlarged bilinearly and shifted. The map's standard error comes
+    with it, as `standard_error`.
+    """
+
+    masks: int = Field(4000, ge=2, le=20000, description="Masked copies per picture")
+    grid: int = Field(7, ge=2, le=32, description="Cells of a mask, along each side")
+    shown: float = Field(0.5, ge=0.05, le=0.95, description="Chance of a cell to be shown")
+    fill: Baseline = Field("zero", description="What is put where a mask hides")
+
+    def work(self, subject: Subject, layer: str | None) -> Cost:
+        return Cost(self.masks + 1)
+
+    def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+        x, ground, count = run.x, baseline(self.fill, run), len(run.x)
+
+        def veiled() -> Iterator[Piece]:
+            for masks in self._masks(run):
+                seen = masks[:, None, None]  # (k, 1, 1, H, W)
+                yield (seen * x + (1 - seen) * ground).flatten(0, 1), run.owner.repeat(len(masks))
+
+        kept = run.scores(veiled(), self.masks * count, keep=(self, run.seed))
+        scores = kept.unflatten(0, (-1, count))
+        total, squares = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0])
+        for masks, some in zip(self._masks(run), scores.split(AT_ONCE), strict=True):
+            total += torch.einsum("nb,nhw->bhw", some, masks)
+            squares += torch.einsum("nb,nhw->bhw", some.square(), masks.square())
+        mean = total / self.masks
+        spread = (squares / self.masks - mean.square()).clamp_min(0).sqrt()
+        run.extras["standard_error"] = spread / math.sqrt(self.masks) / self.shown
+        return mean / self.shown, run.score()
+
+    def _masks(self, run: Run) -> Iterator[Tensor]:
+        """Masks (k, H, W) from 0, hidden, to 1, a few at a time, the same each time."""
+        generator, (height, width) = run.generator(), run.x.shape[-2:]
+        cell = math.ceil(height / self.grid), math.ceil(width / self.grid)
+        cells = torch.rand((self.masks, self.grid, self.grid), generator=generator) < self.shown
+        shifts = torch.rand((self.masks, 2), generator=generator) * torch.tensor(cell)
+        large = [(self.grid + 1) * side for side in cell]
+        for some, starts in zip(cells.split(AT_ONCE), shifts.split(AT_ONCE), strict=True):
+            enlarged = F.interpolate(some[:, None].to(run.x), size=large, mode="bilinear")[:, 0]
+            yield torch.stack(
+                [
+                    mask[top : top + height, left : left + width]
+                    for mask, (top, left) in zip(enlarged, starts.long().tolist(), strict=True)
+                ]
+            )
