@@ -1,0 +1,460 @@
+"""Where explanations point, and where the evidence is: writes ``docs/truth.md``.
+
+Run as ``python -m benchmarks.truth``. On each model of the generated world, whose evidence is known
+pixel by pixel, every method that can run is scored beside the controls. Further, Grad-CAM is scored
+on every layer that could be the default one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core import METHODS, Explainer, ModelHandle, load_model
+from core.cache import Cache
+from core.errors import NotApplicableError, TimmscopeError
+from core.explainer import FAULTS
+from core.image import open_picture
+from core.methods.base import Method
+from core.models.embedded import NAME
+from core.targets import ClassLogit
+from core.types import Law, Need, upsample
+from core.worlds import WORLDS
+from core.worlds.scenes import CLASSES, HELD_OUT, Scene, scene
+from core.worlds.train import to_input
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "truth.md"
+CONTROLS = tuple(key for key, cls in METHODS.items() if cls.family == "control")
+SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
+FIRST = HELD_OUT + 10_000
+"""The first seed looked at: not the pictures that the accuracy is measured on."""
+RESAMPLES = 2000
+CHUNK = 4
+"""Pictures explained at a time."""
+FEWEST = 8
+"""Pictures that every method is tried on, however long it takes."""
+
+Values = NDArray[np.float64]
+
+PARAMETERS: Mapping[str, Mapping[str, object]] = {
+    "occlusion": {"window": 12, "stride": 6},
+}
+"""Where the default is made for pictures of 224 x 224 pixels."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Pictures of one model whose classes it finds.
+
+    Attributes:
+        explainer: asks the model; its cache is small, so that no method's pass helps another.
+        single: pictures of one object.
+        pairs: pictures of two, both of which are the model's first two classes.
+    """
+
+    explainer: Explainer
+    single: list[Scene]
+    pairs: list[Scene]
+
+
+@dataclass
+class Found:
+    """What one method scored, picture by picture.
+
+    Attributes:
+        inside: share of the positive attribution that lies on the object.
+        hits: whether the largest value lies on it.
+        right: of the share on either object of two, that on the object asked for.
+        refused: why there is nothing.
+        seconds: it took.
+    """
+
+    inside: Values = field(default_factory=lambda: np.empty(0))
+    hits: Values = field(default_factory=lambda: np.empty(0))
+    right: Values = field(default_factory=lambda: np.empty(0))
+    refused: str = ""
+    seconds: float = 0.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and write the page."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    parts = [_intro(options)]
+    for name in options.models:
+        case = collect(load_model(name, device="cpu"), options.pictures)
+        found: dict[str, Found] = {}
+        for key in dict.fromkeys([*CONTROLS, *options.methods]):
+            found[key] = score(case, key, options.seconds)
+            sys.stderr.write(f"{name} {key}: {_brief(found[key])}\n")
+        parts += [_ranking(name, case, found), _layers_of_world(case)]
+    if not options.no_mosaics:
+        parts.append(_layers_of_mosaics())
+    options.page.write_text("\n".join(parts), encoding="utf-8")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    asked = argparse.ArgumentParser(prog="python -m benchmarks.truth", description=__doc__)
+    asked.add_argument("--models", nargs="+", default=list(WORLDS), choices=list(WORLDS))
+    asked.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    asked.add_argument("--pictures", type=int, default=40, help="of one object, and of two")
+    asked.add_argument("--seconds", type=float, default=120, help="the most for a method and model")
+    asked.add_argument("--threads", type=int, default=2)
+    asked.add_argument("--no-mosaics", action="store_true", help="leave out the photographs")
+    asked.add_argument("--page", type=Path, default=PAGE)
+    return asked
+
+
+# -- pictures -------------------------------------------------------------------------------------
+
+
+def collect(handle: ModelHandle, pictures: int) -> Case:
+    """The first held-out scenes that the model understands."""
+    explainer = Explainer(handle, cache=Cache(2**20))
+    found: dict[int, list[Scene]] = {1: [], 2: []}
+    for objects, kept in found.items():
+        seeds = itertools.count(FIRST)
+        while len(kept) < pictures:
+            shown = scene(next(seeds), objects)
+            logits = explainer.predict(planes([shown])).logits[0]
+            if set(logits.topk(objects).indices.tolist()) == set(shown.classes):
+                kept.append(shown)
+    return Case(explainer, found[1], found[2])
+
+
+def planes(scenes: Iterable[Scene]) -> Tensor:
+    """Scenes as the models see them (B, 3, H, W)."""
+    return to_input(torch.from_numpy(np.stack([s.picture for s in scenes])).permute(0, 3, 1, 2))
+
+
+# -- scores ---------------------------------------------------------------------------------------
+
+
+def score(case: Case, method: str | Method, seconds: float) -> Found:
+    """One method on as many pictures as `seconds` allow."""
+    found = Found()
+    if isinstance(method, str):
+        method = METHODS.make(method, PARAMETERS.get(method))
+    began = time.perf_counter()
+    try:
+        for start in range(0, len(case.single), CHUNK):
+            spent = time.perf_counter() - began
+            if start >= FEWEST and spent * (start + CHUNK) / start > seconds:
+                break
+            part = slice(start, start + CHUNK)
+            _score_single(found, case.explainer, method, case.single[part], seed=start)
+            _score_pairs(found, case.explainer, method, case.pairs[part], seed=start)
+    except FAULTS as error:
+        kind = "" if isinstance(error, TimmscopeError) else f"{type(error).__name__}: "
+        return Found(refused=kind + str(error).partition("\n")[0])
+    found.seconds = time.perf_counter() - began
+    return found
+
+
+def _score_single(
+    found: Found, explainer: Explainer, method: Method, scenes: Sequence[Scene], seed: int
+) -> None:
+    values = explained(explainer, method, scenes, [s.classes[0] for s in scenes], seed)
+    pairs = [(v, s.masks[0]) for v, s in zip(values, scenes, strict=True)]
+    found.inside = np.append(found.inside, [share(*pair) for pair in pairs])
+    found.hits = np.append(found.hits, [hit(*pair) for pair in pairs])
+
+
+def _score_pairs(
+    found: Found, explainer: Explainer, method: Method, scenes: Sequence[Scene], seed: int
+) -> None:
+    """The mean of both questions for each picture."""
+    asked = [(s, which) for s in scenes for which in range(2)]
+    values = explained(
+        explainer, method, [s for s, _ in asked], [s.classes[w] for s, w in asked], seed
+    )
+    right = [
+        _of(share(v, s.masks[w]), share(v, s.masks.any(0)))
+        for v, (s, w) in zip(values, asked, strict=True)
+    ]
+    found.right = np.append(found.right, np.reshape(right, (-1, 2)).mean(1))
+
+
+def explained(
+    explainer: Explainer,
+    method: Method,
+    scenes: Sequence[Scene],
+    classes: Sequence[int],
+    seed: int,
+    layer: str | None = None,
+) -> Values:
+    """Maps (B, H, W) of scenes for one class each."""
+    answer = explainer.explain(
+        planes(scenes), method, target=ClassLogit(tuple(classes)), seed=seed, layer=layer
+    )
+    height, width, _ = scenes[0].picture.shape
+    return upsample(answer.values, (height, width)).double().numpy()
+
+
+def share(values: Values, mask: NDArray[np.bool_]) -> float:
+    """Share of the positive values that lie in `mask`; 0 where there are none."""
+    positive = values.clip(0)
+    return _of(float(positive[mask].sum()), float(positive.sum()))
+
+
+def hit(values: Values, mask: NDArray[np.bool_]) -> float:
+    """Whether the largest value lies in `mask`; of several equal ones, the share that do."""
+    return float(mask[values == values.max()].mean())
+
+
+def _of(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def interval(values: Values) -> tuple[float, float]:
+    """Where the mean of values like these lies, 95 %: percentiles over resamples."""
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def beats(found: Found, control: Found) -> bool:
+    """Whether more lies inside than the control has there, picture by picture, 95 %."""
+    count = min(len(found.inside), len(control.inside))
+    return interval(found.inside[:count] - control.inside[:count])[0] > 0
+
+
+# -- layers ---------------------------------------------------------------------------------------
+
+
+def candidates(explainer: Explainer) -> list[str]:
+    """The layers that could be the default: stages, outermost ones, norms of a transformer."""
+    handle = explainer.model
+    modules = dict(handle.model.named_modules())
+    stages = [layer.name for layer in handle.layers.values() if layer.stage]
+    return [
+        layer.name
+        for layer in handle.layers.values()
+        if layer.layout is not None
+        and min(layer.layout.grid) >= 3
+        and (layer.stage or next(modules[layer.name].parameters(), None) is not None)
+        and not any(stage.startswith(f"{layer.name}.") for stage in stages)
+        and (
+            layer.stage
+            or "." not in layer.name
+            or layer.name == handle.default_layer
+            or (handle.attention_layers and layer.kind == "LayerNorm")
+        )
+    ]
+
+
+def layer_scores(case: Case, layer: str) -> tuple[Values, Values] | None:
+    """Grad-CAM at one layer: shares inside, and hits; None if it does not apply there."""
+    gradcam = METHODS.make("gradcam")
+    inside, hits = [], []
+    try:
+        for one in case.single:
+            values = explained(case.explainer, gradcam, [one], one.classes, 0, layer)[0]
+            inside.append(share(values, one.masks[0]))
+            hits.append(hit(values, one.masks[0]))
+    except NotApplicableError:
+        return None
+    return np.array(inside), np.array(hits)
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Four photographs in the quarters of one picture."""
+
+    x: Tensor
+    classes: tuple[int, ...]
+
+
+def mosaics(explainer: Explainer) -> list[Mosaic]:
+    """Every order of the sample pictures, each as the model sees it alone."""
+    looks = [explainer.look(open_picture(ROOT / f"assets/samples/{n}.jpg")).x[0] for n in SAMPLES]
+    known = [explainer.predict(x).top(1)[0][0] for x in looks]
+    return [
+        Mosaic(
+            torch.cat([torch.cat([looks[i] for i in row], 2) for row in (order[:2], order[2:])], 1),
+            tuple(known[i] for i in order),
+        )
+        for order in itertools.permutations(range(len(looks)))
+    ]
+
+
+def grid_pointing(explainer: Explainer, mosaic: Mosaic, layers: Sequence[str]) -> Values:
+    """Share of Grad-CAM's mass in the right quarter (layers,), the mean over the four classes."""
+    _, height, width = mosaic.x.shape
+    shares = np.zeros((len(layers), 4))
+    for quarter, target in enumerate(mosaic.classes):
+        mask = np.zeros((height, width), dtype=bool)
+        top, left = quarter // 2 * (height // 2), quarter % 2 * (width // 2)
+        mask[top : top + height // 2, left : left + width // 2] = True
+        for i, layer in enumerate(layers):
+            answer = explainer.explain(
+                mosaic.x, "gradcam", target=target, layer=layer, along=layers
+            )
+            values = upsample(answer.values, (height, width))[0].double().numpy()
+            shares[i, quarter] = share(values, mask)
+    return shares.mean(1)
+
+
+# -- page -----------------------------------------------------------------------------------------
+
+
+def _intro(options: argparse.Namespace) -> str:
+    return f"""\
+# Known truth
+
+Written by `make truth`. The pictures are generated: one object of a class on a textured ground,
+among distractors that are drawn without regard to the class. So the evidence is the object's own
+pixels, and nothing else can be. The models are small ones of timm, trained on such pictures; those
+below were never trained on, and the model finds the right class in each.
+
+- **inside**: share of the positive attribution that lies on the object.
+- **pointing**: how often the largest value lies on it; of equal ones, the share that do.
+- **right of two**: pictures of two objects, each asked for in turn: of what lies on either, the
+  share on the one asked for. 50 % is what a map scores that ignores the question.
+- **beats**: whether the share inside is larger than that of each control, by a paired bootstrap
+  of the difference with a 95 % interval. Methods that promise to tell classes apart claim to
+  point at the evidence; the others make no claim, and are held to none.
+
+Means with 95 % bootstrap intervals over {options.pictures} pictures of one object and as many of
+two; fewer where a method took longer than {options.seconds:g} s. Methods run with their default
+parameters, on their default layer, but for {_parameters()}.{_left_out(options.methods)}
+"""
+
+
+def _left_out(methods: Sequence[str]) -> str:
+    left = [f"`{key}`" for key in METHODS if key not in methods and key not in CONTROLS]
+    return f" Not run this time: {', '.join(left)}." if left else ""
+
+
+def _parameters() -> str:
+    return "; ".join(
+        f"`{key}` with " + ", ".join(f"`{name}={value}`" for name, value in given.items())
+        for key, given in PARAMETERS.items()
+    )
+
+
+def _ranking(name: str, case: Case, found: Mapping[str, Found]) -> str:
+    done = {key: f for key, f in found.items() if not f.refused}
+    ranked = sorted(done, key=lambda key: -done[key].inside.mean())
+    rows = [
+        [
+            str(place),
+            f"`{key}`",
+            _percent(done[key].inside),
+            _percent(done[key].hits),
+            _percent(done[key].right),
+            _verdict(key, done),
+            str(len(done[key].inside)),
+        ]
+        for place, key in enumerate(ranked, 1)
+    ]
+    area = float(np.mean([s.masks[0].mean() for s in case.single]))
+    head = ["", "method", "inside", "pointing", "right of two", "beats", "pictures"]
+    refused = [[f"`{key}`", f.refused] for key, f in found.items() if f.refused]
+    parts = [
+        f"## `{name}`\n",
+        f"{WORLDS[name].architecture}, {len(CLASSES)} classes. The object covers "
+        f"{100 * area:.0f} % of a picture on average.\n",
+        _table(head, rows),
+    ]
+    if refused:
+        parts += ["Refused:\n", _table(["method", "reason"], refused)]
+    return "\n".join(parts)
+
+
+def _verdict(key: str, done: Mapping[str, Found]) -> str:
+    """Which controls a method beats, in words; whether it claims to."""
+    if key in CONTROLS:
+        return "control"
+    lost = [c for c in CONTROLS if c in done and not beats(done[key], done[c])]
+    text = f"not {', '.join(lost)}" if lost else "all controls"
+    return text if Law.CLASS_SENSITIVE in METHODS[key].laws else f"{text} (no claim)"
+
+
+def _layers_of_world(case: Case) -> str:
+    handle = case.explainer.model
+    rows = []
+    for layer in candidates(case.explainer):
+        scores = layer_scores(case, layer)
+        cells = ["does not apply", ""] if scores is None else [_percent(v) for v in scores]
+        rows.append([*_layer_facts(case.explainer, layer), *cells])
+    return "\n".join(
+        [
+            f"### Grad-CAM by layer: `{handle.name}`\n",
+            _table(["layer", "grid", "", "inside", "pointing"], rows),
+        ]
+    )
+
+
+def _layers_of_mosaics() -> str:
+    """The grid pointing game on real photographs."""
+    whole = load_model(NAME, device="cpu")
+    alone = Explainer(whole)
+    channels, height, width = whole.input_size
+    double = {"input_size": (channels, 2 * height, 2 * width)}
+    explainer = Explainer(load_model(NAME, device="cpu", preprocessing=double))
+    layers = [name for name in candidates(explainer) if _applies(explainer, name)]
+    shown = mosaics(alone)
+    shares = np.stack([grid_pointing(explainer, mosaic, layers) for mosaic in shown])
+    rows = [
+        [*_layer_facts(explainer, layer), _percent(shares[:, i])] for i, layer in enumerate(layers)
+    ]
+    labels = [alone.model.labels[c] for c in shown[0].classes] if alone.model.labels else []
+    return "\n".join(
+        [
+            f"### Grad-CAM by layer: `{NAME}`, on photographs\n",
+            f"The grid pointing game ([arXiv:2104.00032](https://arxiv.org/abs/2104.00032)): "
+            f"four sample pictures, which the model takes for {', '.join(labels)}, in all "
+            f"{len(shown)} orders, side by side in one picture of {2 * width} x {2 * height} "
+            "pixels; the share of the positive attribution in the quarter of the class asked for. "
+            "25 % is chance. The interval is over the orders, not over other photographs.\n",
+            _table(["layer", "grid", "", "right quarter"], rows),
+        ]
+    )
+
+
+def _applies(explainer: Explainer, layer: str) -> bool:
+    try:
+        explainer.explain(torch.ones(explainer.model.input_size), "gradcam", target=0, layer=layer)
+    except NotApplicableError:
+        return False
+    return True
+
+
+def _layer_facts(explainer: Explainer, layer: str) -> list[str]:
+    layout = explainer.model.layers[layer].layout
+    assert layout is not None
+    chosen = "default" if layer == explainer.model.resolve_layer([Need.LAYER], None) else ""
+    return [f"`{layer}`", f"{layout.grid[0]} x {layout.grid[1]}", chosen]
+
+
+def _percent(values: Values) -> str:
+    low, high = interval(values)
+    return f"{100 * values.mean():.0f} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _brief(found: Found) -> str:
+    return found.refused or f"{100 * found.inside.mean():.0f} %, {found.seconds:.1f} s"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in cells), ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

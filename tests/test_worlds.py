@@ -1,0 +1,289 @@
+"""Generated pictures are what they say, the models know them, explanations find the evidence."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor
+
+from benchmarks import truth
+from core import Explainer, load_model
+from core.errors import UnknownNameError
+from core.methods.base import METHODS
+from core.models.catalogue import find, list_models
+from core.worlds import FOLDER, WORLDS, train
+from core.worlds.scenes import CLASSES, HELD_OUT, SIDE, Scene, scene
+from dashboard.state import MODELS
+from tests.conftest import images, shared_handle
+
+EACH_WORLD = pytest.mark.parametrize("name", WORLDS)
+PICTURES = 8
+LOCALISES: dict[str, dict[str, object]] = {
+    "gradcam": {},
+    "layercam": {},
+    "integrated_gradients": {"steps": 12},
+    "occlusion": {"window": 16, "stride": 16},
+}
+
+
+@functools.cache
+def case(name: str) -> truth.Case:
+    """A few held-out pictures that a model understands."""
+    return truth.collect(load_model(name, device="cpu"), PICTURES)
+
+
+def pictures(scenes: list[Scene]) -> Tensor:
+    return truth.planes(scenes)
+
+
+# -- scenes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_a_scene_is_its_seeds_alone(objects: int) -> None:
+    before = np.random.get_state()[1].tolist()
+    first = scene(5, objects)
+    scene(6, objects)
+    again = scene(5, objects)
+    for name in ("picture", "ground", "masks"):
+        assert np.array_equal(getattr(first, name), getattr(again, name)), name
+    assert first.classes == again.classes
+    assert not np.array_equal(first.picture, scene(6, objects).picture)
+    assert np.random.get_state()[1].tolist() == before
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_the_masks_are_the_objects_and_nothing_else(objects: int) -> None:
+    for seed in range(HELD_OUT, HELD_OUT + 50):
+        found = scene(seed, objects)
+        assert found.masks.shape == (objects, SIDE, SIDE)
+        assert found.masks.sum(0).max() == 1
+        changed = (found.picture != found.ground).any(-1)
+        covered = found.masks.any(0)
+        assert not changed[~covered].any()
+        assert changed[covered].mean() > 0.98  # a pixel may have had the colour before
+
+
+def test_two_objects_are_of_different_classes_and_side_by_side() -> None:
+    for seed in range(50):
+        found = scene(seed, objects=2)
+        assert len(set(found.classes)) == 2
+        assert not found.masks[0, :, SIDE // 2 :].any()
+        assert not found.masks[1, :, : SIDE // 2].any()
+
+
+def test_every_class_is_about_as_frequent_and_large_and_seldom_in_the_middle() -> None:
+    scenes = [scene(seed) for seed in range(600)]
+    counts = np.bincount([s.classes[0] for s in scenes], minlength=len(CLASSES))
+    assert counts.min() > 0.6 * len(scenes) / len(CLASSES)
+    for index in range(len(CLASSES)):
+        area = np.mean([s.masks.mean() for s in scenes if s.classes[0] == index])
+        assert 0.03 < area < 0.15, CLASSES[index]
+    middle = slice(SIDE // 2 - 2, SIDE // 2 + 2)
+    assert np.mean([s.masks[0, middle, middle].any() for s in scenes]) < 0.25
+
+
+# -- models ---------------------------------------------------------------------------------------
+
+
+@EACH_WORLD
+def test_a_world_loads_by_name_with_its_labels_and_preprocessing(name: str) -> None:
+    handle = load_model(name, device="cpu")
+    assert (handle.name, handle.source, handle.owned) == (name, "embedded", True)
+    assert tuple(handle.labels or ()) == CLASSES
+    assert handle.outputs == len(CLASSES)
+    x, geometry = handle.preprocessing(FOLDER / "ringed_star.png")
+    assert geometry.whole
+    star = next(s for s in map(scene, range(HELD_OUT, HELD_OUT + 100)) if s.classes[0] == 3)
+    torch.testing.assert_close(x[None], pictures([star]), atol=1e-5, rtol=0)
+
+
+@EACH_WORLD
+def test_a_world_is_listed_first_and_offered(name: str) -> None:
+    assert list(list_models())[: len(WORLDS)] == list(WORLDS)
+    assert list_models(name)[name] == {
+        "pretrained": True,
+        "offline": True,
+        "input_size": [3, SIDE, SIDE],
+        "classes": len(CLASSES),
+    }
+    assert MODELS[1 : 1 + len(WORLDS)] == tuple(WORLDS)
+    assert find(name).architecture == WORLDS[name].architecture
+
+
+def test_a_mistyped_world_is_suggested() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'world_resnet'"):
+        load_model("world_resnte")
+
+
+@EACH_WORLD
+def test_random_weights_know_nothing_of_the_world(name: str) -> None:
+    handle = load_model(name, weights="random", device="cpu")
+    assert handle.source.startswith("random")
+    assert train.held_out_accuracy(handle.model, 64) < 0.5
+
+
+@EACH_WORLD
+def test_a_model_knows_pictures_it_was_not_trained_on(name: str) -> None:
+    accuracy = train.held_out_accuracy(load_model(name, device="cpu").model, 200)
+    assert accuracy >= 0.97
+    with safe_open(WORLDS[name].file, "pt") as file:
+        facts = file.metadata()
+    assert float(facts["accuracy"]) >= 0.97
+    assert facts["architecture"] == WORLDS[name].architecture
+    assert facts["classes"].split(", ") == list(CLASSES)
+
+
+@EACH_WORLD
+def test_the_evidence_is_nowhere_but_on_the_object(name: str) -> None:
+    scenes = [scene(seed) for seed in range(HELD_OUT, HELD_OUT + 200)]
+    grounds = [Scene(s.ground, s.ground, s.classes, s.masks) for s in scenes]
+    with torch.no_grad():
+        found = load_model(name, device="cpu").model(pictures(grounds)).argmax(1)
+    right = np.mean([int(a) == s.classes[0] for a, s in zip(found, scenes, strict=True)])
+    assert right < 0.3  # one in six is chance
+
+
+def test_the_weights_are_small() -> None:
+    assert sum(world.file.stat().st_size for world in WORLDS.values()) < 6e6
+
+
+def test_the_pictures_kept_are_what_the_generator_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "FOLDER", tmp_path)
+    train.write_samples()
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == sorted(path.name for path in FOLDER.glob("*.png"))
+    for name in made:
+        kept, anew = (np.asarray(Image.open(folder / name)) for folder in (FOLDER, tmp_path))
+        assert np.array_equal(kept, anew), name
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def test_training_is_repeatable_and_leaves_the_callers_chance_alone() -> None:
+    shown, targets = train.training_set(128)
+    before = torch.get_rng_state()
+    world = WORLDS["world_resnet"]
+    one, other = (train.train(world, shown, targets, 2 * train.BATCH) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+    fresh = train.build(world).state_dict()
+    assert not torch.equal(one.state_dict()["fc.weight"], fresh["fc.weight"])
+
+
+def test_the_training_pictures_show_what_their_targets_say() -> None:
+    shown, targets = train.training_set(8)
+    assert targets.sum(1).tolist() == pytest.approx([1.0] * 8)
+    for seed in range(8):
+        found = scene(seed, 2 if seed % 4 == 0 else 1)
+        assert set(targets[seed].nonzero().flatten().tolist()) == set(found.classes)
+        assert np.array_equal(shown[seed, :3].permute(1, 2, 0).numpy(), found.picture)
+        for index, mask in zip(found.classes, found.masks, strict=True):
+            assert set(shown[seed, 3].numpy()[mask]) == {index + 1}
+        assert not shown[seed, 3].numpy()[~found.masks.any(0)].any()
+
+
+def test_the_command_trains_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "FOLDER", tmp_path)
+    monkeypatch.setattr("core.worlds.FOLDER", tmp_path)
+    monkeypatch.setattr(train, "TESTED", 8)
+    words = ["world_resnet", "--views", "64", "--pictures", "64", "--threads", "1"]
+    assert train.main(words) == 0
+    with safe_open(tmp_path / "world_resnet.safetensors", "pt") as file:
+        assert "fc.weight" in file.keys()  # noqa: SIM118  it is no mapping
+        assert 0 <= float(file.metadata()["accuracy"]) <= 1
+
+
+# -- explanations ---------------------------------------------------------------------------------
+
+
+def test_the_centre_control_is_a_gaussian_in_the_middle() -> None:
+    owner = shared_handle("resnet")
+    height, width = owner.input_size[1:]
+    values = Explainer(owner).explain(images(owner, 2), "centre", target=0).values
+    down, across = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    squared = ((down + 0.5 - height / 2) / (height / 4)) ** 2
+    squared = squared + ((across + 0.5 - width / 2) / (width / 4)) ** 2
+    torch.testing.assert_close(values, torch.exp(-squared / 2).expand(2, -1, -1))
+
+
+@EACH_WORLD
+@pytest.mark.parametrize("key", LOCALISES)
+def test_the_evidence_is_found(key: str, name: str) -> None:
+    found = truth.score(case(name), METHODS.make(key, LOCALISES[key]), seconds=60)
+    assert found.refused == ""
+    for control in truth.CONTROLS:
+        known = truth.score(case(name), control, seconds=60)
+        assert truth.beats(found, known), control
+        assert (found.inside - known.inside).mean() > 0.08, control
+
+
+@EACH_WORLD
+def test_the_object_asked_for_is_found(name: str) -> None:
+    assert truth.score(case(name), "gradcam", seconds=60).right.mean() > 0.65
+    assert truth.score(case(name), "centre", seconds=60).right.mean() == pytest.approx(0.5)
+
+
+# -- how it is scored -----------------------------------------------------------------------------
+
+
+def test_shares_and_hits_by_hand() -> None:
+    values = np.array([[3.0, -5.0], [1.0, 0.0]])
+    mask = np.array([[True, True], [False, False]])
+    assert truth.share(values, mask) == 0.75
+    assert truth.share(-np.ones((2, 2)), mask) == 0
+    assert truth.hit(values, mask) == 1
+    assert truth.hit(np.ones((2, 2)), mask) == 0.5
+
+
+def test_an_interval_holds_the_mean_and_a_tie_beats_nobody() -> None:
+    values = np.random.default_rng(0).normal(0.3, 0.1, 40)
+    low, high = truth.interval(values)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.15)
+    one, more = truth.Found(inside=values), truth.Found(inside=values + 0.01)
+    assert not truth.beats(one, one)
+    assert truth.beats(more, one)
+    assert not truth.beats(one, more)
+
+
+def test_a_method_that_cannot_run_is_a_refusal() -> None:
+    found = truth.score(case("world_resnet"), "attention_rollout", seconds=60)
+    assert "no softmax attention" in found.refused
+
+
+def test_the_page_names_every_world_and_every_control() -> None:
+    text = truth.PAGE.read_text(encoding="utf-8")
+    for name in WORLDS:
+        assert f"## `{name}`" in text
+    for key in truth.CONTROLS:
+        assert text.count(f"| `{key}` |") == len(WORLDS)
+
+
+def test_a_small_page_is_written(tmp_path: Path) -> None:
+    words = ["--models", "world_resnet", "--methods", "gradcam", "saliency", "--pictures", "4"]
+    page = tmp_path / "truth.md"
+    assert truth.main([*words, "--no-mosaics", "--page", str(page), "--threads", "1"]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.index("| `gradcam` |") < text.index("| `random` |")
+    assert "Grad-CAM by layer" in text
+    json.dumps(text)
+
+
+def test_a_mosaic_shows_each_picture_where_it_says(lite0: Explainer) -> None:
+    first = truth.mosaics(lite0)[0]
+    height, width = lite0.model.input_size[1:]
+    assert first.x.shape == (3, 2 * height, 2 * width)
+    quarter = first.x[:, height:, :width]
+    assert lite0.predict(quarter).top(1)[0][0] == first.classes[2]
