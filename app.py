@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 
 from dashboard.build import build
+from dashboard.state import Service
 from dashboard.theme import launch_options
 
-demo = build()
+OURS = ("127.0.0.1", "localhost", "::1")
+"""Addresses that only this machine reaches."""
 
 
 def main() -> None:
@@ -19,8 +22,9 @@ def main() -> None:
     parser.add_argument("--browser", action="store_true", help="open a browser")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    demo.launch(
-        server_name=arguments.host,
+    host = arguments.host or os.environ.get("GRADIO_SERVER_NAME", OURS[0])
+    build(Service(public=host not in OURS)).launch(
+        server_name=host,
         server_port=arguments.port,
         inbrowser=arguments.browser,
         **launch_options(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
+from core.errors import CancelledError
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice
-from dashboard.state import MODELS, NOTHING, Question, Service
+from dashboard.handlers import asking, begin, session
+from dashboard.state import LOADS, MODELS, NOTHING, Question, Service
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
 EXAMPLES = {
@@ -55,6 +57,7 @@ class Sidebar:
         weights: "pretrained" or "random".
         store: parameters a person set, by method or metric.
         inputs: triggers of a changed target.
+        changes: triggers of any changed question, at once.
         opened: a model has been loaded.
         ready: there is something new to explain: a new picture, model, or class picked by its bar.
     """
@@ -65,6 +68,7 @@ class Sidebar:
     weights: gr.Radio
     store: gr.JSON
     inputs: list[Callable[..., Dependency]]
+    changes: list[Callable[..., Dependency]]
     opened: Dependency
     ready: list[Dependency]
 
@@ -103,6 +107,7 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
             elem_id="weights",
         )
     about = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
+    leave = gr.Button("Cancel loading", size="sm", visible=False, elem_id="leave")
     bars = Panels(elem_id="prediction", card_width=240, min_height=240)
     target = Choice([], label="Explain", info="The class in question", elem_id="target")
     with gr.Accordion("More about the question", open=False):
@@ -115,23 +120,32 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
             label="By its",
             elem_id="unit",
         )
-    store = gr.JSON({}, visible=False)
+    store = gr.JSON({}, visible="hidden", elem_id="store")
     question: list[Component] = [picture, model, weights, target, versus, unit]
     shown = [bars, target, versus, notes]
 
-    def describe_model(model: str, weights: str) -> str:
-        facts = actions.describe_model(service, model, weights)
-        return facts.error or facts.summary
+    def open_model(model: str, weights: str, request: gr.Request) -> Iterator[list[Any]]:
+        on_progress = begin(service, "model", request)
+        if not service.loaded(model, weights):
+            yield [f"Loading {model} …", gr.Button(visible=True)]
+        try:
+            facts = actions.describe_model(service, model, weights, on_progress)
+        except CancelledError:  # said here too: the last words of a handler may come again
+            yield left(model)
+        else:
+            yield [facts.error or facts.summary, gr.Button(visible=False)]
 
-    def predict(
-        picture: Any,
-        model: str,
-        weights: str,
-        target: int | str | None,
-        versus: int | str | None,
-        unit: str,
-    ) -> list[Any]:
-        seen = actions.predict(service, Question(picture, model, weights, target, versus, unit))
+    def stop_waiting(model: str, request: gr.Request) -> list[Any]:
+        service.cancel(session(request, "model"))
+        return left(model)
+
+    def left(model: str) -> list[Any]:
+        said = f"No longer waiting for {model}; choose another model, or press Explain to wait."
+        return [said, gr.Button(visible=False)]
+
+    @asking
+    def predict(question: Question) -> list[Any]:
+        seen = actions.predict(service, question)
         return [
             seen.panels,
             gr.Dropdown(seen.classes, value=seen.predicted),
@@ -139,27 +153,30 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
             gr.Markdown(seen.notes, visible=bool(seen.notes)),
         ]
 
-    def pick(
-        picture: Any,
-        model: str,
-        weights: str,
-        target: int | str | None,
-        versus: int | str | None,
-        unit: str,
-        event: gr.EventData,
-    ) -> Any:
-        question = Question(picture, model, weights, target, versus, unit)
+    @asking
+    def pick(question: Question, event: gr.EventData) -> Any:
         return actions.predict(service, question).classes[event.index][1]
 
+    # Ahead of what takes time: the events of one component run in this order, one after the other.
+    forgotten = gr.on(
+        [picture.change, model.change, weights.change],
+        None,
+        None,
+        [target, versus],
+        js=f"() => [null, {NOTHING}]",
+    )
     opened = gr.on(
         [demo.load, model.change, weights.change],
-        describe_model,
+        open_model,
         [model, weights],
-        about,
+        [about, leave],
+        show_progress="hidden",
         api_name="describe_model",
         trigger_mode="always_last",
+        concurrency_limit=LOADS,
     )
-    again = opened.then(predict, question, shown, api_name="predict_again", **QUIET)
+    leave.click(stop_waiting, model, [about, leave], queue=False, cancels=[opened], **QUIET)
+    again = opened.success(predict, question, shown, api_name="predict_again", **QUIET)
     changed = picture.change(
         predict,
         question,
@@ -169,13 +186,16 @@ def build(service: Service, demo: gr.Blocks) -> Sidebar:
         trigger_mode="always_last",
     )
     picked = bars.select(pick, question, target, queue=False, **QUIET)
+    inputs = [target.input, versus.input, unit.input]
+    ready = [again, changed, picked]
     return Sidebar(
         service=service,
         question=question,
         model=model,
         weights=weights,
         store=store,
-        inputs=[target.input, versus.input, unit.input],
+        inputs=inputs,
+        changes=[forgotten.then, *inputs, *(event.then for event in ready)],
         opened=opened,
-        ready=[again, changed, picked],
+        ready=ready,
     )

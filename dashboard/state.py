@@ -8,22 +8,25 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cachetools import LRUCache, TTLCache
 
 from core import Explainer, load_model
-from core.cache import Cache, nbytes
+from core.cache import POLL_SECONDS, Cache, nbytes
 from core.errors import CancelledError, PictureError, TimmscopeError
 from core.explainer import Look, OnProgress
 from core.models.catalogue import find
 from core.targets import Target
+from core.worlds import WORLDS
 
 HUB = re.compile(r"hf[-_]hub:[\w.-]+/[\w.-]+")
 
 MODELS = (
     "tf_efficientnet_lite0",
+    *WORLDS,
     "resnet50.a1_in1k",
     "convnext_tiny.fb_in1k",
     "vit_small_patch16_224.augreg_in21k_ft_in1k",
@@ -36,6 +39,8 @@ MODELS = (
 
 FAILURE_SECONDS = 20
 """How long a model that could not be loaded is not tried again: the whole page asks at once."""
+LOADS = 16
+"""How many models may be loading at a time."""
 LOOK_BYTES = 256 * 2**20
 """What all pictures kept decoded may take."""
 SAVED_FOLDERS = 50
@@ -69,6 +74,23 @@ class Question:
         """Whether it is "rather than" another class."""
         return self.versus not in (None, NOTHING, "")
 
+    def settled(self, predicted: int | str) -> Question:
+        """The same question, with the predicted class where none was chosen."""
+        target = predicted if self.target in (None, "") else self.target
+        return replace(self, target=target, versus=self.versus if self.contrasts else None)
+
+    def answered_by(self, other: Question, whatever_target: bool = False) -> bool:
+        """Whether the answer to another question, a settled one, answers this one too.
+
+        Args:
+            other: the question answered.
+            whatever_target: for answers that do not depend on the target.
+        """
+        about = (self.picture, self.model, self.weights)
+        if about != (other.picture, other.model, other.weights):
+            return False
+        return whatever_target or self.settled(other.target or 0) == other
+
     def to_target(self, explainer: Explainer, predicted: int) -> Target:
         """The target asked for, given the predicted class.
 
@@ -96,11 +118,16 @@ class Service:
     Args:
         models: how many models stay loaded; the least recently used goes first.
         cache_bytes: what all cached answers may take.
+        public: whether strangers may come: then this machine's access to the hub is not theirs.
     """
 
-    def __init__(self, models: int = 3, cache_bytes: int = 512 * 2**20) -> None:
+    def __init__(
+        self, models: int = 3, cache_bytes: int = 512 * 2**20, *, public: bool = False
+    ) -> None:
+        self.public = public
         self._lock = threading.Lock()
-        self._loading = threading.Lock()
+        self._loader = ThreadPoolExecutor(LOADS, "load")
+        self._loading: dict[tuple[str, str], Future[Explainer]] = {}
         self._explainers: LRUCache[tuple[str, str], Explainer] = LRUCache(models)
         self._failures: TTLCache[tuple[str, str], TimmscopeError] = TTLCache(64, FAILURE_SECONDS)
         self._looks: LRUCache[object, Look] = LRUCache(LOOK_BYTES, getsizeof=weight_of)
@@ -110,45 +137,65 @@ class Service:
         self._stops: LRUCache[str, threading.Event] = LRUCache(1000)
         self.cache = Cache(cache_bytes)
 
-    def explainer(self, model: str, weights: str = "pretrained") -> Explainer:
-        """The explainer of a model, loaded when first asked for.
+    def explainer(
+        self, model: str, weights: str = "pretrained", on_progress: OnProgress | None = None
+    ) -> Explainer:
+        """The explainer of a model, loaded when first asked for; other models do not wait.
 
         Only names are taken, never paths: whoever reaches the page must not reach the disk.
+
+        Args:
+            model: its name.
+            weights: "pretrained" or "random".
+            on_progress: called as ``on_progress(0, 0)`` while it loads. What it raises ends the
+                wait; the loading goes on for whoever asks next.
 
         Raises:
             UnknownNameError: timm has no such model.
             ModelError: it cannot be loaded.
         """
-        name = model.strip()
-        key = name, weights
-        known = self._known(key)
-        if known is not None:
-            return known
-        with self._loading:
-            known = self._known(key)
-            if known is not None:
-                return known
-            try:
-                explainer = self._load(name, weights)
-            except TimmscopeError as failure:
-                with self._lock:
-                    self._failures[key] = failure
-                raise
-            with self._lock:
-                self._explainers[key] = explainer
-            return explainer
-
-    def _known(self, key: tuple[str, str]) -> Explainer | None:
-        """The explainer if it is loaded; nobody waits for it while another model loads."""
+        key = model.strip(), weights
         with self._lock:
             if failure := self._failures.get(key):
                 raise failure
-            return self._explainers.get(key)
+            if explainer := self._explainers.get(key):
+                return explainer
+            flight = self._loading.get(key)
+            if flight is None:
+                flight = self._loading[key] = self._loader.submit(self._open, key)
+        while on_progress is not None and not wait([flight], POLL_SECONDS).done:
+            on_progress(0, 0)
+        return flight.result()
+
+    def loaded(self, model: str, weights: str) -> bool:
+        """Whether a model need not be waited for."""
+        with self._lock:
+            key = model.strip(), weights
+            return key in self._explainers or key in self._failures
+
+    def _open(self, key: tuple[str, str]) -> Explainer:
+        try:
+            explainer = self._load(*key)
+            with self._lock:
+                self._explainers[key] = explainer
+        except TimmscopeError as failure:
+            with self._lock:
+                self._failures[key] = failure
+            raise
+        finally:
+            with self._lock:
+                del self._loading[key]
+        return explainer
 
     def _load(self, name: str, weights: str) -> Explainer:
         if not HUB.fullmatch(name):
             find(name)
-        handle = load_model(name, weights="random" if weights == "random" else None)
+        handle = load_model(
+            name,
+            weights="random" if weights == "random" else None,
+            token=False if self.public else None,
+        )
+        handle.probe  # noqa: B018  takes a while, and whoever waits can cancel it here
         return Explainer(handle, cache=self.cache)
 
     def look(self, explainer: Explainer, picture: str | None) -> Look:
@@ -200,7 +247,7 @@ class Service:
 
         def on_progress(done: int, expected: int) -> None:
             if stop.is_set():
-                raise CancelledError("cancelled; nothing was changed")
+                raise CancelledError("cancelled; ask again for an answer")
             if expected > 2:
                 report(done / expected, f"{done} of {expected} rows")
 

@@ -25,6 +25,8 @@ CSS = """
 
 .dark { --color-accent: var(--primary-400) !important; }
 
+.ts-note :is(p, span) { font-size: 13.5px; line-height: 1.5; }
+
 footer, footer a, footer button { color: var(--body-text-color-subdued) !important; }
 footer a:hover, footer button:hover { color: var(--body-text-color) !important; }
 
@@ -35,6 +37,7 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
 
 @media (max-width: 640px) {
   #view .form { flex-direction: column; }
+  #view .form > * { flex: none !important; }
   .gradio-container > .main { padding: 12px !important; }
   footer .divider { display: none !important; }
 }

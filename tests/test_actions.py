@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import inspect
 import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
-from core import METHODS, METRICS
+from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, load_model
 from core.errors import CancelledError, UnknownNameError
+from core.explainer import OnProgress
 from dashboard import actions
+from dashboard.actions.explain import summary
+from dashboard.actions.model import FAMILIES
+from dashboard.actions.words import facts
 from dashboard.controls import control, params_of
+from dashboard.handlers import working
 from dashboard.state import NOTHING, Question, Service
 from tests.conftest import SAMPLES
 
@@ -151,18 +166,21 @@ def test_attention_heads_or_the_reason_why_there_are_none(service: Service) -> N
 def test_scores_stand_beside_the_controls(service: Service) -> None:
     settings = {key: {"steps": 3} for key in ("deletion", "insertion")}
     found = actions.measure(service, about(), ["gradcam"], list(METRICS), settings, None)
-    assert [row[0] for row in found.table] == ["Grad-CAM", "Random (control)", "Edges (control)"]
+    assert [row[0] for row in found.table] == [
+        "Grad-CAM",
+        *(cls.label for cls in METHODS.values() if cls.family == "control"),
+    ]
     assert found.headers[1:3] == ["Deletion ↓", "Insertion ↑"]
     assert len(found.headers) == 1 + len(METRICS)
     dashes = [trace.get("line", {}).get("dash") for trace in found.panels[0]["figure"]["data"]]
-    assert len(dashes) == 3
+    assert len(dashes) == len(found.table)
 
 
 def test_the_model_says_which_methods_it_cannot_run_and_why(service: Service) -> None:
     facts = actions.describe_model(service, LITE0, "pretrained")
     labels = {key: label for label, key in facts.methods}
     assert labels["attention"] == "Attention · not for this model"
-    assert labels["gradcam"] == "Grad-CAM"
+    assert labels["gradcam"] == "CAM · Grad-CAM"
     assert facts.default_layer == "bn2"
     sentence = actions.describe_method(service, LITE0, "pretrained", "attention").about
     assert "no softmax attention" in sentence
@@ -259,3 +277,229 @@ def test_saved_files_go_with_the_service_and_the_oldest_before() -> None:
     del short
     gc.collect()
     assert not home.exists()
+
+
+def test_methods_are_offered_family_by_family_and_those_that_do_not_suit_last(
+    service: Service,
+) -> None:
+    offered = actions.method_choices()
+    families = [METHODS[key].family for _, key in offered]
+    assert sorted(key for _, key in offered) == sorted(METHODS)
+    assert list(dict.fromkeys(families)) == [f for f in FAMILIES if f in families]
+    assert families == sorted(families, key=list(FAMILIES).index)
+    labels = [label for label, _ in offered]
+    assert len(set(labels)) == len(labels)
+    for_lite0 = actions.describe_model(service, LITE0, "pretrained").methods
+    unsuited = ["not for this model" in label for label, _ in for_lite0]
+    assert unsuited == sorted(unsuited)
+    assert any(unsuited)
+
+
+def test_what_a_method_takes_follows_its_settings_and_the_model(service: Service) -> None:
+    def takes(key: str, **params: Any) -> str:
+        return actions.takes(service, LITE0, "pretrained", key, {key: params}, None)
+
+    assert takes("gradcam") == "1 forward, 1 backward pass: instant"
+    assert "7 backward passes: seconds" in takes("integrated_gradients", steps=7)
+    assert takes("occlusion", window=224, stride=224) != takes("occlusion", window=32, stride=16)
+    assert takes("occlusion", window=0) == ""
+    assert takes("attention") == ""
+    assert actions.takes(service, "resnt50", "pretrained", "gradcam", {}, None) == ""
+
+
+def with_extras(**extras: Any) -> Attribution:
+    return Attribution(
+        torch.ones(1, 224, 224),
+        torch.ones(1),
+        "lime",
+        {},
+        extras={name: torch.as_tensor(value)[None] for name, value in extras.items()},
+    )
+
+
+def test_facts_are_told_in_their_own_units_and_maps_are_none() -> None:
+    found = with_extras(
+        completeness_error=0.123,
+        r2=0.5,
+        standard_error=0.01234,
+        converged=True,
+        segments=torch.zeros(224, 224),
+    )
+    told = "completeness error 12.3%; R² 0.50; standard error 0.0123; converged: yes"
+    assert facts(found) == told
+    assert summary(found).endswith("R² 0.50; standard error 0.0123; converged: yes.")
+    assert "does not add up" in summary(with_extras(efficiency_error=0.2))
+    assert summary(with_extras(segments=torch.zeros(224, 224))) == ""
+
+
+def test_segments_are_drawn_and_saved(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = torch.zeros(224, 224, dtype=torch.int64)
+    halves[:, 112:] = 1
+    explainer = service.explainer(LITE0)
+    found = explainer.explain(CAT, "random")
+    answer = dataclasses.replace(found, extras={"segments": halves[None]})
+    monkeypatch.setattr(Explainer, "explain", lambda *_, **__: answer)
+    (panel,) = actions.explain(service, about(), "random", {}, None).panels
+    shapes = panel["figure"]["layout"]["shapes"]
+    assert [shape["type"] for shape in shapes] == ["path", "path", "rect", "rect"]
+    path = actions.download(service, about(), "random", {}, None, "npz", "auto", 1, False)
+    with np.load(path) as saved:
+        np.testing.assert_array_equal(saved["segments"], halves)
+
+
+# -- models without classes ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def featureless(monkeypatch: pytest.MonkeyPatch) -> Service:
+    """A service whose every model gives features instead of classes."""
+    model = timm.create_model("test_resnet", num_classes=0)
+    monkeypatch.setattr("dashboard.state.load_model", lambda *_, **__: load_model(model))
+    return Service()
+
+
+def test_a_model_without_classes_shows_its_strongest_features(featureless: Service) -> None:
+    asked = about(model="test_resnet", weights="random")
+    seen = actions.predict(featureless, asked)
+    (panel,) = seen.panels
+    assert panel["title"] == "Strongest features"
+    assert seen.classes[0][0].startswith(f"feature {seen.predicted} · ")
+    notes = [a["text"] for a in panel["figure"]["layout"]["annotations"]]
+    assert not any("%" in note for note in notes)
+    bars = panel["figure"]["data"][1]["x"]
+    assert bars[0] == 1
+    assert bars == sorted(bars, reverse=True)
+    (explained,) = actions.explain(featureless, asked, "gradcam", {}, None).panels
+    assert explained["title"].endswith(f"feature {seen.predicted}")
+    wrong = actions.explain(featureless, replace(asked, unit="probability"), "gradcam", {}, None)
+    assert "no probability" in wrong.panels[0]["caption"]
+
+
+# -- which question a result answers ------------------------------------------------------------
+
+
+def test_a_result_stays_until_the_question_is_another() -> None:
+    asked = about()
+    answered = asked.settled(282)
+    assert asked.answered_by(answered)
+    assert replace(asked, target=282, versus=None).answered_by(answered)
+    for change in (
+        {"picture": "other.jpg"},
+        {"model": "resnet18"},
+        {"weights": "random"},
+        {"target": 285},
+        {"versus": 281},
+        {"unit": "probability"},
+    ):
+        changed = replace(asked, **change)
+        assert not changed.answered_by(answered), change
+        concerns_target = change.keys() & {"target", "versus", "unit"}
+        assert changed.answered_by(answered, whatever_target=True) == bool(concerns_target), change
+
+
+def test_results_name_the_question_that_they_answer(service: Service) -> None:
+    settled = about(target=282, versus=None)
+    assert actions.compare(service, about(), ["gradcam"], {}, None, False).question == settled
+    assert actions.features(service, about(), None, 4, "activation").question == settled
+    settings = {"deletion": {"steps": 2}}
+    assert (
+        actions.measure(service, about(), ["gradcam"], ["deletion"], settings, None).question
+        == settled
+    )
+    assert actions.compare(service, about(None), ["gradcam"], {}, None, False).question is None
+
+
+# -- handlers -----------------------------------------------------------------------------------
+
+
+def test_a_handler_takes_the_question_apart_for_the_api(service: Service) -> None:
+    @working(service, "task")
+    def double(question: Question, on_progress: OnProgress, number: int) -> tuple[Any, int]:
+        return question, 2 * number
+
+    parameters = inspect.signature(double).parameters
+    fields = [field.name for field in dataclasses.fields(Question)]
+    assert list(parameters) == [*fields, "number", "request", "progress"]
+    assert parameters["request"].annotation is gr.Request
+    asked = about()
+    request = SimpleNamespace(session_hash="someone")
+    inputs = [getattr(asked, name) for name in fields]
+    assert double(*inputs, 4, request, gr.Progress()) == (asked, 8)
+
+
+def test_a_cancelled_handler_leaves_the_page_as_it_is(service: Service) -> None:
+    @working(service, "task")
+    def wait(question: Question, on_progress: OnProgress) -> None:
+        service.cancel("someone/task")
+        on_progress(0, 0)
+
+    request = SimpleNamespace(session_hash="someone")
+    inputs = dataclasses.astuple(about())
+    assert wait(*inputs, request, gr.Progress()) == gr.skip()
+
+
+# -- waiting for others -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Models named "test_vit" load once the event is set."""
+    release = threading.Event()
+
+    def load(name: str, **options: Any) -> ModelHandle:
+        if name == "test_vit":
+            assert release.wait(30)
+        return load_model(name, **options)
+
+    monkeypatch.setattr("dashboard.state.load_model", load)
+    yield release
+    release.set()
+
+
+def test_who_waits_for_a_model_can_leave_and_others_do_not_wait(
+    slow_loading: threading.Event,
+) -> None:
+    service = Service()
+    tick = service.begin("someone/model", lambda *_: None)
+    threading.Timer(0.2, service.cancel, ["someone/model"]).start()
+    with pytest.raises(CancelledError):
+        actions.describe_model(service, "test_vit", "random", tick)
+    assert not service.loaded("test_vit", "random")
+    assert service.explainer("test_resnet", "random").model.name == "test_resnet"
+    slow_loading.set()
+    assert service.explainer("test_vit", "random").model.name == "test_vit"
+    assert service.loaded("test_vit", "random")
+
+
+def test_who_asks_for_a_model_that_is_loading_gets_the_same(slow_loading: threading.Event) -> None:
+    service = Service()
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(service.explainer, "test_vit", "random") for _ in range(4)]
+        slow_loading.set()
+        assert len({id(one.result()) for one in asked}) == 1
+
+
+def test_who_waits_for_anothers_explanation_can_be_cancelled() -> None:
+    service = Service()
+    began, release = threading.Event(), threading.Event()
+    settings = {"occlusion": {"window": 90, "stride": 90}}
+
+    def first(done: int, expected: int) -> None:
+        began.set()
+        assert release.wait(30)
+
+    def explain(on_progress: OnProgress) -> actions.Explained:
+        return actions.explain(service, about(), "occlusion", settings, None, on_progress)
+
+    service.explainer(LITE0).predict(CAT)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(explain, first)
+        assert began.wait(30)
+        second = service.begin("second/explain", lambda *_: None)
+        threading.Timer(0.2, service.cancel, ["second/explain"]).start()
+        with pytest.raises(CancelledError):
+            explain(second)
+        release.set()
+        assert slow.result().panels[0]["map"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,12 @@ import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import Page, expect
 
+from core import ModelHandle, load_model
+from core.errors import CancelledError
+from core.explainer import OnProgress
+from dashboard import actions
 from dashboard.build import build
+from dashboard.state import Question, Service
 from dashboard.theme import launch_options
 from tests.conftest import SAMPLES
 
@@ -28,9 +34,33 @@ PATIENCE = 60_000
 """Milliseconds to wait for an answer on a busy machine."""
 
 
+class Watched(Service):
+    """Counts how often work reports, and how often it notices that it was cancelled."""
+
+    reports = cancelled = 0
+
+    def begin(self, session: str, report: Callable[[float, str], object]) -> OnProgress:
+        on_progress = super().begin(session, report)
+
+        def counted(done: int, expected: int) -> None:
+            self.reports += 1
+            try:
+                on_progress(done, expected)
+            except CancelledError:
+                self.cancelled += 1
+                raise
+
+        return counted
+
+
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    demo = build()
+def service() -> Watched:
+    return Watched()
+
+
+@pytest.fixture(scope="module")
+def url(service: Watched) -> Iterator[str]:
+    demo = build(service)
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield address
     demo.close()
@@ -198,18 +228,106 @@ def test_a_method_the_model_cannot_run_says_why(page: Page) -> None:
     expect(page.get_by_text("Not for this model:")).to_be_visible()
 
 
-def test_a_long_run_can_be_cancelled(page: Page) -> None:
+def until(page: Page, holds: Callable[[], bool]) -> None:
+    """Wait for something on the server."""
+    for _ in range(PATIENCE // 100):
+        if holds():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("it never came to pass")
+
+
+def test_a_long_run_can_be_cancelled(page: Page, service: Watched) -> None:
     choose(page, "#method", "SmoothGrad")
     page.locator("input[type=number]").locator("visible=true").first.wait_for()
     samples = page.get_by_label(re.compile("Samples")).locator("visible=true").last
     samples.fill("500")
     samples.press("Tab")
     title(page, "SmoothGrad")
+    before, cancelled = service.reports, service.cancelled
     page.click("#run")
-    page.wait_for_timeout(500)
+    until(page, lambda: service.reports > before + 1)
     page.click("#stop")
+    until(page, lambda: service.cancelled > cancelled)
+    page.wait_for_timeout(1000)  # the run before, if it was still going, reports once more
+    stopped = service.reports
+    page.wait_for_timeout(2000)
+    assert service.reports == stopped
     choose(page, "#method", "LayerCAM")
     title(page, "LayerCAM")
+
+
+@pytest.fixture
+def predicting(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The page's predictions arrive while the event is set."""
+    go, predict = threading.Event(), actions.predict
+
+    def held(service: Service, question: Question) -> actions.Seen:
+        assert go.wait(PATIENCE / 1000)
+        return predict(service, question)
+
+    go.set()
+    monkeypatch.setattr(actions, "predict", held)
+    yield go
+    go.set()
+
+
+def test_a_result_asked_for_while_the_picture_is_predicted_stays(
+    predicting: threading.Event, page: Page
+) -> None:
+    drawn(page, "#result", 1)
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-methods .remove-all").click()
+    choose(page, "#compare-methods", "LayerCAM")
+    page.locator("h1").click()
+    predicting.clear()
+    page.get_by_role("button", name="coffee", exact=True).click()
+    target = page.locator("#target input")
+    expect(target).to_have_value("", timeout=PATIENCE)
+    page.click("#compare-run")
+    drawn(page, "#compare-result", 1)
+    predicting.set()
+    expect(target).to_have_value(re.compile("espresso"), timeout=PATIENCE)
+    page.wait_for_timeout(2000)
+    expect(page.locator("#compare-result .js-plotly-plot")).to_have_count(1)
+    page.get_by_role("button", name="rocket", exact=True).click()
+    empty = page.locator("#compare-result .ts-caption")
+    expect(empty).to_contain_text("press Compare", timeout=PATIENCE)
+
+
+def test_a_model_that_takes_long_to_load_can_be_left(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def held(name: str, **options: Any) -> ModelHandle:
+        assert go.wait(2 * PATIENCE / 1000)
+        return load_model(name, **options)
+
+    monkeypatch.setattr("dashboard.state.load_model", held)
+    said = page.locator("#about-model")
+    page.locator("#model input").fill("test_resnet")
+    page.locator("#model input").press("Enter")
+    expect(said).to_contain_text("Loading test_resnet", timeout=PATIENCE)
+    page.click("#leave")
+    expect(said).to_contain_text("No longer waiting", timeout=PATIENCE)
+    expect(page.locator("#leave")).to_be_hidden()
+    page.locator("#model input").fill("tf_efficientnet_lite0")
+    page.locator("#model input").press("Enter")
+    expect(said).to_contain_text("1000 classes", timeout=PATIENCE)
+    go.set()
+
+
+def test_what_a_method_takes_follows_its_settings(page: Page) -> None:
+    expect(page.locator("#takes")).to_contain_text("instant", timeout=PATIENCE)
+    choose(page, "#method", "Occlusion")
+    expect(page.locator("#takes")).to_contain_text("forward passes")
+    before = page.locator("#takes").text_content() or ""
+    page.click("#stop")
+    stride = page.get_by_label(re.compile("Stride")).locator("visible=true").last
+    stride.fill("64")
+    stride.press("Tab")
+    expect(page.locator("#takes")).not_to_have_text(before)
 
 
 def test_compare(page: Page) -> None:

@@ -335,6 +335,15 @@ def test_bars_keep_rows_of_one_name_apart() -> None:
     assert colours[0] != colours[1] == colours[2]
 
 
+def test_bars_of_other_values_are_told_as_they_are() -> None:
+    rows = [("feature 3", 12.5), ("feature 1", 5.0), ("feature 2", -1.0)]
+    figure = valid(figures.bars_panel(rows, shares=False))
+    assert list(figure.data[1].x) == [1, 0.4, 0]
+    notes = [a.text for a in figure.layout.annotations]
+    assert notes[1::2] == ["<b>12.5</b>", "<b>5</b>", "<b>-1</b>"]
+    assert list(figures.bars_panel([("a", -2.0)], shares=False)["figure"]["data"][1]["x"]) == [0]
+
+
 def test_curves_tell_controls_from_methods() -> None:
     line = {"x": [0, 0.5, 1], "y": [1, 0.4, 0]}
     curves: list[figures.Curve] = [
@@ -378,6 +387,17 @@ def test_text_stays_data() -> None:
     for figure in (valid(panel).to_json() for panel in drawn):
         assert "<img" not in figure
         assert "</script" not in figure
+
+
+def test_borders_run_between_segments_in_picture_pixels() -> None:
+    labels = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2]])
+    place = crop(20, 10, 60, 40)  # ten picture pixels to each cell
+    figure = valid(figures.overlay_panel(GREY, np.ones((3, 4)), place, segments=labels))
+    dark, light, *outline = figure.layout.shapes
+    assert dark.path == light.path == "M19.5,29.5H59.5M39.5,9.5V29.5"
+    assert len(outline) == 2
+    one = figures.overlay_panel(GREY, np.ones((3, 4)), WHOLE, segments=np.zeros((3, 4), int))
+    assert not valid(one).layout.shapes
 
 
 def test_any_object_with_the_right_names_places_a_map() -> None:

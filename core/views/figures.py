@@ -88,6 +88,7 @@ CYCLE = (
 )  # fmt: skip
 """Line colours with a contrast of 3 or more on white and on near-black alike."""
 CONTROL = "#7c8394"
+CONTROL_DASHES = ("dash", "dot", "dashdot", "longdash")
 GRID, TRACK = "rgba(128,128,140,0.22)", "rgba(128,128,140,0.16)"
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', sans-serif"
 
@@ -148,6 +149,7 @@ def overlay_panel(
     unit: str = "",
     smooth: bool = True,
     colorbar: bool = True,
+    segments: NDArray[np.integer] | None = None,
 ) -> Panel:
     """A map over the picture, where the model looked; what it never saw stays bare.
 
@@ -161,6 +163,7 @@ def overlay_panel(
         unit: what the values count, beside the colour bar.
         smooth: blend neighbouring values; otherwise each cell shows as a flat square.
         colorbar: show which colour means which value.
+        segments: (h, w) labels of the regions that the map is made of; their borders are drawn.
 
     Raises:
         TimmscopeError: the values are not finite, or not one map.
@@ -176,8 +179,8 @@ def overlay_panel(
         {"source": uri, "xref": "x", "yref": "y", "x": -0.5, "y": -0.5, "sizex": width,
          "sizey": height, "sizing": "stretch", "layer": "below"}
     ]  # fmt: skip
-    if not geometry.whole:
-        layout["shapes"] = _outline(geometry.box)
+    layout["shapes"] = _borders(segments, geometry.box) if segments is not None else []
+    layout["shapes"] += [] if geometry.whole else _outline(geometry.box)
     return _panel(title, caption, [trace], layout, map=True, signed=signed, aspect=height / width)
 
 
@@ -216,17 +219,22 @@ def bars_panel(
     title: str = "Prediction",
     caption: str = "",
     highlight: int | None = 0,
+    shares: bool = True,
 ) -> Panel:
-    """Probabilities as bars from 0 to 1, the label above each and its percentage at the right.
+    """Bars with the label above each and its value at the right.
 
     Args:
-        rows: (label, probability), best first.
+        rows: (label, value), largest first.
         title: a few words.
         caption: a sentence or two.
         highlight: the row in the accent colour, such as the explained class; None for none.
+        shares: whether the values are probabilities, on a scale from 0 to 1; others are told as
+            they are, on a scale from 0 to the largest.
     """
     at = list(range(len(rows)))
-    shares = [float(p) for _, p in rows]
+    values = [float(value) for _, value in rows]
+    top = 1.0 if shares else max([*values, 0.0]) or 1.0
+    form = "{:.1%}" if shares else "{:.3g}"
     bar = {"type": "bar", "orientation": "h", "y": at, "width": 0.24, "showlegend": False}
     track = bar | {
         "x": [1.0] * len(at),
@@ -234,14 +242,15 @@ def bars_panel(
         "hoverinfo": "skip",
     }
     filled = bar | {
-        "x": shares,
+        "x": [max(value, 0.0) / top for value in values],
         "marker": {
             "color": [ACCENT if i == highlight else QUIET for i in at],
             "cornerradius": 3,
         },
         "text": [_plain(label) for label, _ in rows],
         "textposition": "none",
-        "hovertemplate": "%{text}<br><b>%{x:.2%}</b><extra></extra>",
+        "customdata": [f"{value:.2%}" if shares else f"{value:.5g}" for value in values],
+        "hovertemplate": "%{text}<br><b>%{customdata}</b><extra></extra>",
     }
     layout = _layout({"l": 0, "r": 0, "t": 0, "b": 0}) | {
         "barmode": "overlay",
@@ -250,10 +259,10 @@ def bars_panel(
         "yaxis": {"range": [len(rows) - 0.8, -0.55], "visible": False, "fixedrange": True},
         "annotations": [
             note
-            for i, (label, share) in enumerate(rows)
+            for i, (label, value) in enumerate(rows)
             for note in (
                 _note(_plain(textwrap.shorten(str(label), 34, placeholder="…")), 0, i, "left"),
-                _note(f"<b>{share:.1%}</b>", 1, i, "right"),
+                _note(f"<b>{form.format(value)}</b>", 1, i, "right"),
             )
         ],
     }
@@ -436,6 +445,37 @@ def _outline(box: tuple[float, float, float, float]) -> list[Json]:
     ]
 
 
+def _borders(labels: NDArray[np.integer], box: tuple[float, float, float, float]) -> list[Json]:
+    """The lines between cells of different labels, where the grid of labels lies over the box."""
+    left, top, right, bottom = box
+    height, width = labels.shape
+    x = left - 0.5 + np.arange(width + 1) * ((right - left) / width)
+    y = top - 0.5 + np.arange(height + 1) * ((bottom - top) / height)
+    across = _runs(labels[1:] != labels[:-1])
+    down = _runs((labels[:, 1:] != labels[:, :-1]).T)
+    lines = [f"M{x[a]:.1f},{y[row + 1]:.1f}H{x[b]:.1f}" for row, a, b in across]
+    lines += [f"M{x[column + 1]:.1f},{y[a]:.1f}V{y[b]:.1f}" for column, a, b in down]
+    if not lines:
+        return []
+    edges = {"type": "path", "path": "".join(lines)}
+    return [
+        edges | {"line": {"color": "rgba(0,0,0,0.4)", "width": 2}},
+        edges | {"line": {"color": "rgba(255,255,255,0.85)", "width": 0.75}},
+    ]
+
+
+def _runs(marks: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    """Unbroken runs of true cells as (row, start, stop), stop not included.
+
+    >>> _runs(np.array([[True, True, False], [False, False, True]]))
+    [(0, 0, 2), (1, 2, 3)]
+    """
+    steps = np.diff(np.pad(marks.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    rows, starts = np.nonzero(steps == 1)
+    stops = np.nonzero(steps == -1)[1]
+    return list(zip(rows.tolist(), starts.tolist(), stops.tolist(), strict=True))
+
+
 def _note(text: str, x: float, y: float, side: str) -> Json:
     return {
         "text": text, "x": x, "xref": "x", "xanchor": side, "y": y - 0.16, "yref": "y",
@@ -477,6 +517,6 @@ def _strokes() -> dict[str, Iterator[Json]]:
     return {
         "solid": ({"color": c, "width": 2.25, "dash": "solid"} for c in itertools.cycle(CYCLE)),
         "dash": (
-            {"color": CONTROL, "width": 1.5, "dash": d} for d in itertools.cycle(("dash", "dot"))
+            {"color": CONTROL, "width": 1.5, "dash": d} for d in itertools.cycle(CONTROL_DASHES)
         ),
     }

@@ -104,6 +104,7 @@
       window.Plotly.react(this.plot, traces, { ...layout, ...this.size(), ...this.touch(layout) }, this.config());
       this.shown = JSON.stringify(shown);
       if (fresh) this.plot.on("plotly_click", (event) => this.click(event));
+      if (this.panel.map) warmUp(this);
     }
 
     // Dragging a finger over a figure scrolls the page; a mouse drags to zoom.
@@ -151,6 +152,18 @@
     purge() {
       if (this.drawn) window.Plotly.purge(this.plot);
     }
+  }
+
+  let warm = false;
+
+  // The first restyling of a visit compiles what the later ones run: have it done before it counts.
+  function warmUp(card) {
+    if (warm) return;
+    warm = true;
+    const idle = window.requestIdleCallback ?? ((callback) => setTimeout(callback, 200));
+    idle(() => {
+      if (card.drawn) window.Plotly.restyle(card.plot, { colorscale: [look(card.panel).colorscale] });
+    }, { timeout: 2000 });
   }
 
   // ------------------------------------------------------------------ one grid of cards
@@ -221,14 +234,9 @@
     frame ||= requestAnimationFrame(step);
   };
 
-  timmscope.view = (changes) => {
-    Object.assign(timmscope.state, changes);
-    timmscope.redraw();
-  };
-
   timmscope.mount = (element, props, trigger, watch) => {
     sweep();
-    colormaps = props.colormaps;
+    colormaps = props.colormaps ?? colormaps; // a tab's first opening may mount without them
     timmscope.state = { ...props.view, ...timmscope.state };
     const root = new Root(element, trigger);
     roots.add(root);

@@ -6,14 +6,15 @@ from typing import Any
 
 import gradio as gr
 
-from core.errors import CancelledError
+from core.explainer import OnProgress
 from core.views.figures import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice
+from dashboard.handlers import working
 from dashboard.sidebar import Sidebar
 from dashboard.state import Question
-from dashboard.tabs.work import METHOD_CHOICES, begin, cancelling, clear, follow_model
+from dashboard.tabs.work import METHOD_CHOICES, cancelling, follow_model, keep
 
 DEFAULT_METHODS = ["gradcam", "layercam", "integrated_gradients", "occlusion"]
 EMPTY = [empty_panel("Choose methods, then press Compare.")]
@@ -56,39 +57,33 @@ def build(side: Sidebar) -> None:
         column_widths=["26%", "13%", "13%", "13%", "35%"],
     )
 
+    answered = gr.State()
+
+    @working(side.service, "compare")
     def compare(
-        picture: Any,
-        model: str,
-        weights: str,
-        target: int | str | None,
-        versus: int | str | None,
-        unit: str,
+        question: Question,
+        on_progress: OnProgress,
         methods: list[str],
         settings: dict[str, Any],
         layer: str,
         ranges: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it there
     ) -> Any:
-        question = Question(picture, model, weights, target, versus, unit)
-        tick = begin(side, "compare", request, progress)
-        try:
-            found = actions.compare(
-                side.service, question, methods, settings, layer or None, ranges == "shared", tick
-            )
-        except CancelledError:
-            return gr.skip()
-        return found.panels, gr.Dataframe(found.table, visible=bool(found.table))
+        shared = ranges == "shared"
+        found = actions.compare(
+            side.service, question, methods, settings, layer or None, shared, on_progress
+        )
+        rows = gr.Dataframe(found.table, visible=bool(found.table))
+        return found.panels, rows, found.question or question
 
     follow_model(side, methods=methods, layers=layer)
     work = gr.on(
         [run.click, ranges.input],
         compare,
         [*side.question, methods, side.store, layer, ranges],
-        [result, table],
+        [result, table, answered],
         api_name="compare",
         trigger_mode="always_last",
         show_progress_on=result,
     )
-    cancelling(side, stop, "compare", [work])
-    clear(side, {result: EMPTY, table: gr.Dataframe(visible=False)})
+    cancelling(side, stop, ["compare"], [work])
+    keep(side, answered, [work], {result: EMPTY, table: gr.Dataframe(visible=False)})

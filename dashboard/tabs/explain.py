@@ -6,15 +6,18 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from core import METHODS
-from core.errors import CancelledError, TimmscopeError
+from core.errors import TimmscopeError
+from core.explainer import OnProgress
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice, settings
+from dashboard.handlers import begin, working
 from dashboard.sidebar import QUIET, Sidebar
 from dashboard.state import Question
-from dashboard.tabs.work import METHOD_CHOICES, begin, cancelling
+from dashboard.tabs.work import METHOD_CHOICES, cancelling
 
 DEFAULT_METHOD = "gradcam"
 KINDS = ("png", "npz", "json")
@@ -29,13 +32,14 @@ def build(side: Sidebar, view: list[Component]) -> None:
                 METHOD_CHOICES, value=DEFAULT_METHOD, label="Method", elem_id="method"
             )
             about = gr.Markdown(METHODS[DEFAULT_METHOD].about, elem_classes="ts-note")
+            cost = gr.Markdown(elem_classes="ts-note", elem_id="takes")
             layer = Choice([], label="Layer", elem_id="layer")
-            groups = settings(METHODS, side.store, DEFAULT_METHOD)
             with gr.Row():
                 run = gr.Button(
                     "Explain", variant="primary", elem_id="run", size="md", min_width=100
                 )
                 stop = gr.Button("Cancel", elem_id="stop", size="md", min_width=80)
+            groups = settings(METHODS, side.store, DEFAULT_METHOD)
         with gr.Column(scale=5, min_width=300):
             result = Panels(elem_id="result", card_width=280, columns=1, min_height=420)
             trust = gr.Markdown(elem_id="trust", elem_classes="ts-note")
@@ -55,26 +59,21 @@ def build(side: Sidebar, view: list[Component]) -> None:
     last = gr.State()
     shown = [result, trust, recipe, last]
 
+    @working(service, "explain")
     def explain(
-        picture: Any,
-        model: str,
-        weights: str,
-        target: int | str | None,
-        versus: int | str | None,
-        unit: str,
+        question: Question,
+        on_progress: OnProgress,
         method: str,
         layer: str | None,
         settings: dict[str, Any],
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it there
     ) -> Any:
-        question = Question(picture, model, weights, target, versus, unit)
-        tick = begin(side, "explain", request, progress)
-        try:
-            found = actions.explain(service, question, method, settings, layer, tick)
-        except CancelledError:
-            return gr.skip()
+        found = actions.explain(service, question, method, settings, layer, on_progress)
         return found.panels, found.summary, found.recipe, (question, method, settings, layer)
+
+    def takes(
+        model: str, weights: str, method: str, layer: str | None, settings: dict[str, Any]
+    ) -> str:
+        return actions.takes(service, model, weights, method, settings, layer)
 
     def describe_method(model: str, weights: str, method: str) -> list[Any]:
         facts = actions.describe_method(service, model, weights, method)
@@ -87,7 +86,7 @@ def build(side: Sidebar, view: list[Component]) -> None:
 
     which = [side.model, side.weights, method]
     described = [about, layer, *groups.values()]
-    side.opened.then(follow_model, which, [method, *described], **QUIET)
+    followed = side.opened.success(follow_model, which, [method, *described], **QUIET)
     picked = method.input(
         describe_method,
         which,
@@ -96,6 +95,9 @@ def build(side: Sidebar, view: list[Component]) -> None:
         show_progress="hidden",
         api_name="describe_method",
     )
+    triggers: list[Any] = [followed.then, picked.then, layer.change, side.store.change]
+    for trigger in triggers:
+        trigger(takes, [*which, layer, side.store], cost, queue=False, **QUIET)
     first = gr.on(
         [run.click, layer.input, *side.inputs],
         explain,
@@ -116,26 +118,61 @@ def build(side: Sidebar, view: list[Component]) -> None:
         )
         for event in (picked, *side.ready)
     ]
-    cancelling(side, stop, "explain", [side.opened, first, *rest])
-    for kind, button in saves.items():
-        _saving(side, button, kind, [last, *view], file)
+    saved = [
+        _saving(side, button, kind, [last, *view], file, result) for kind, button in saves.items()
+    ]
+    cancelling(side, stop, ["explain", "save"], [first, *rest, *saved])
 
 
 def _saving(
-    side: Sidebar, button: gr.Button, kind: str, shown: list[Component], file: gr.DownloadButton
-) -> None:
-    """A button that writes the explanation as the page shows it now, and saves it."""
+    side: Sidebar,
+    button: gr.Button,
+    kind: str,
+    shown: list[Component],
+    file: gr.DownloadButton,
+    result: Component,
+) -> Dependency:
+    """A button that writes the explanation as the page shows it now, and saves it.
 
-    def write(last: Any, colormap: str, alpha: float, fade: bool) -> str:
+    It takes time only where the explanation is no longer kept.
+    """
+
+    def write(
+        last: Any,
+        colormap: str,
+        alpha: float,
+        fade: bool,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it there
+    ) -> str:
         if last is None:
             raise gr.Error("nothing to save yet; press Explain first")
+        on_progress = begin(side.service, "save", request, progress)
         question, method, settings, layer = last
         try:
             return actions.download(
-                side.service, question, method, settings, layer, kind, colormap, alpha, fade
+                side.service,
+                question,
+                method,
+                settings,
+                layer,
+                kind,
+                colormap,
+                alpha,
+                fade,
+                on_progress,
             )
         except TimmscopeError as error:
             raise gr.Error(str(error)) from None
 
-    written = button.click(write, shown, file, **QUIET)
+    written = button.click(
+        write,
+        shown,
+        file,
+        show_progress="minimal",
+        show_progress_on=result,
+        api_visibility="private",
+        trigger_mode="always_last",
+    )
     written.success(None, None, None, js=SAVE_JS)
+    return written

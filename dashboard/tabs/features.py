@@ -6,13 +6,15 @@ from typing import Any
 
 import gradio as gr
 
+from core.explainer import OnProgress
 from core.views.figures import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice
+from dashboard.handlers import working
 from dashboard.sidebar import Sidebar
 from dashboard.state import Question
-from dashboard.tabs.work import clear, follow_model
+from dashboard.tabs.work import cancelling, follow_model, keep
 
 EMPTY = [empty_panel("Choose a layer, then press Show.")]
 
@@ -32,6 +34,7 @@ def build(side: Sidebar) -> None:
         run = gr.Button(
             "Show", variant="primary", elem_id="feature-run", size="md", scale=0, min_width=120
         )
+        stop = gr.Button("Cancel", size="md", scale=0, min_width=100)
     statistics = gr.Markdown(elem_id="feature-statistics", elem_classes="ts-note")
     maps = Panels(EMPTY, elem_id="feature-maps", card_width=120, columns=8, gap=16, min_height=140)
     gr.Markdown("### Attention heads")
@@ -46,55 +49,48 @@ def build(side: Sidebar) -> None:
         look = gr.Button(
             "Show", variant="primary", elem_id="attention-run", size="md", scale=0, min_width=120
         )
+        halt = gr.Button("Cancel", size="md", scale=0, min_width=100)
     said = gr.Markdown(elem_classes="ts-note")
     heads = Panels(
         EMPTY, elem_id="attention-maps", card_width=150, columns=6, gap=16, min_height=140
     )
 
-    def features(
-        picture: Any,
-        model: str,
-        weights: str,
-        target: int | str | None,
-        versus: int | str | None,
-        unit: str,
-        layer: str,
-        top: int,
-        by: str,
-    ) -> tuple[Any, str]:
-        question = Question(picture, model, weights, target, versus, unit)
-        found = actions.features(side.service, question, layer or None, top, by)
-        return found.panels, found.summary
+    maps_of, heads_of = gr.State(), gr.State()
 
+    @working(side.service, "features")
+    def features(
+        question: Question, on_progress: OnProgress, layer: str, top: int, by: str
+    ) -> tuple[Any, ...]:
+        found = actions.features(side.service, question, layer or None, top, by, on_progress)
+        return found.panels, found.summary, found.question or question
+
+    @working(side.service, "attention")
     def attention(
-        picture: Any,
-        model: str,
-        weights: str,
-        target: int | str | None,
-        versus: int | str | None,
-        unit: str,
-        layer: str,
-        query: str,
-    ) -> tuple[Any, str]:
-        question = Question(picture, model, weights, target, versus, unit)
-        found = actions.attention(side.service, question, layer or None, query)
-        return found.panels, found.summary
+        question: Question, on_progress: OnProgress, layer: str, query: str
+    ) -> tuple[Any, ...]:
+        found = actions.attention(side.service, question, layer or None, query, on_progress)
+        return found.panels, found.summary, found.question or question
 
     follow_model(side, layers=layer, attention=attention_layer)
-    gr.on(
+    featured = gr.on(
         [run.click, layer.input, by.input, top.release],
         features,
         [*side.question, layer, top, by],
-        [maps, statistics],
+        [maps, statistics, maps_of],
         api_name="features",
         trigger_mode="always_last",
+        show_progress_on=maps,
     )
-    gr.on(
+    attended = gr.on(
         [look.click, attention_layer.input, query.submit],
         attention,
         [*side.question, attention_layer, query],
-        [heads, said],
+        [heads, said, heads_of],
         api_name="attention",
         trigger_mode="always_last",
+        show_progress_on=heads,
     )
-    clear(side, {maps: EMPTY, statistics: "", heads: EMPTY, said: ""})
+    cancelling(side, stop, ["features"], [featured])
+    cancelling(side, halt, ["attention"], [attended])
+    keep(side, maps_of, [featured], {maps: EMPTY, statistics: ""}, whatever_target=True)
+    keep(side, heads_of, [attended], {heads: EMPTY, said: ""}, whatever_target=True)

@@ -7,14 +7,15 @@ from typing import Any
 import gradio as gr
 
 from core import METRICS
-from core.errors import CancelledError
+from core.explainer import OnProgress
 from core.views.figures import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice, settings
+from dashboard.handlers import working
 from dashboard.sidebar import Sidebar
 from dashboard.state import Question
-from dashboard.tabs.work import METHOD_CHOICES, begin, cancelling, clear, follow_model
+from dashboard.tabs.work import METHOD_CHOICES, cancelling, follow_model, keep
 
 EMPTY = [empty_panel("Choose methods and metrics, then press Measure.")]
 
@@ -55,39 +56,31 @@ def build(side: Sidebar) -> None:
         interactive=False, visible=False, label="Area under the curve", elem_id="scores"
     )
 
+    answered = gr.State()
+
+    @working(side.service, "metrics")
     def measure(
-        picture: Any,
-        model: str,
-        weights: str,
-        target: int | str | None,
-        versus: int | str | None,
-        unit: str,
+        question: Question,
+        on_progress: OnProgress,
         methods: list[str],
         metrics: list[str],
         settings: dict[str, Any],
         layer: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it there
     ) -> Any:
-        question = Question(picture, model, weights, target, versus, unit)
-        tick = begin(side, "metrics", request, progress)
-        try:
-            found = actions.measure(
-                side.service, question, methods, metrics, settings, layer or None, tick
-            )
-        except CancelledError:
-            return gr.skip()
+        found = actions.measure(
+            side.service, question, methods, metrics, settings, layer or None, on_progress
+        )
         rows = gr.Dataframe(found.table, headers=found.headers, visible=bool(found.table))
-        return found.panels, rows
+        return found.panels, rows, found.question or question
 
     follow_model(side, methods=methods, layers=layer)
     work = run.click(
         measure,
         [*side.question, methods, metrics, side.store, layer],
-        [result, table],
+        [result, table, answered],
         api_name="measure",
         trigger_mode="always_last",
         show_progress_on=result,
     )
-    cancelling(side, stop, "metrics", [work])
-    clear(side, {result: EMPTY, table: gr.Dataframe(visible=False)})
+    cancelling(side, stop, ["metrics"], [work])
+    keep(side, answered, [work], {result: EMPTY, table: gr.Dataframe(visible=False)})

@@ -1,4 +1,4 @@
-"""What the tabs share: progress and cancelling, and methods to choose from."""
+"""What the tabs share: cancelling, choices that follow the model, results that stay or go."""
 
 from __future__ import annotations
 
@@ -8,28 +8,23 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from core import METHODS
-from core.explainer import OnProgress
 from dashboard import actions
+from dashboard.handlers import asking, session
 from dashboard.sidebar import QUIET, Sidebar
+from dashboard.state import Question
 
-Choices = list[tuple[str, str]]
-
-METHOD_CHOICES: Choices = [(cls.label, key) for key, cls in METHODS.items()]
+METHOD_CHOICES = actions.method_choices()
 DEFAULT_LAYER = ("default", "")
 
 
-def begin(side: Sidebar, tab: str, request: gr.Request, progress: gr.Progress) -> OnProgress:
-    """Start a tab's work: reports to the progress bar, stops when cancelled."""
-    session = f"{request.session_hash}/{tab}"
-    return side.service.begin(session, lambda done, text: progress(done, desc=text))
-
-
-def cancelling(side: Sidebar, button: gr.Button, tab: str, work: Sequence[Dependency]) -> None:
+def cancelling(
+    side: Sidebar, button: gr.Button, tasks: Sequence[str], work: Sequence[Dependency]
+) -> None:
     """Make a button stop a tab's work, in the page and on the server."""
 
     def cancel(request: gr.Request) -> None:
-        side.service.cancel(f"{request.session_hash}/{tab}")
+        for task in tasks:
+            side.service.cancel(session(request, task))
 
     button.click(cancel, None, None, queue=False, cancels=list(work), **QUIET)
 
@@ -51,12 +46,33 @@ def follow_model(side: Sidebar, **kinds: gr.Dropdown) -> None:
             offers[kind] = gr.Dropdown([DEFAULT_LAYER, *names], value="")
         return {dropdown: offers[kind] for kind, dropdown in kinds.items()}
 
-    side.opened.then(choices, [side.model, side.weights], list(kinds.values()), **QUIET)
+    side.opened.success(choices, [side.model, side.weights], list(kinds.values()), **QUIET)
 
 
-def clear(side: Sidebar, empty: dict[Any, Any]) -> None:
-    """Take results off the page when the question they answered has changed."""
-    outputs, values = list(empty), list(empty.values())
-    triggers: list[Any] = [*side.inputs, *(event.then for event in side.ready)]
+def keep(
+    side: Sidebar,
+    answered: gr.State,
+    work: Sequence[Dependency],
+    empty: dict[Any, Any],
+    whatever_target: bool = False,
+) -> None:
+    """Take results off the page once they answer another question than the page asks.
+
+    Args:
+        side: what the page asks.
+        answered: the question that the results answer; None while there are none.
+        work: what brings results, perhaps late.
+        empty: what to show without them.
+        whatever_target: for results that do not depend on the target.
+    """
+
+    @asking
+    def check(question: Question, answered: Question | None) -> Any:
+        if answered is None or question.answered_by(answered, whatever_target):
+            return gr.skip()
+        return [None, *empty.values()]
+
+    inputs, outputs = [*side.question, answered], [answered, *empty]
+    triggers: list[Any] = [*side.changes, *(event.then for event in work)]
     for trigger in triggers:
-        trigger(lambda: values, None, outputs, **QUIET)
+        trigger(check, inputs, outputs, queue=False, **QUIET)

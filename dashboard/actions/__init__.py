@@ -1,0 +1,50 @@
+"""What the page can do: plain functions from what a person asked to what the page shows.
+
+They know no widgets, so they can be called, tested and offered as an API without a browser. What
+went wrong comes back as a card that says so; nothing a person can cause raises, but for
+`CancelledError` where they no longer want the answer.
+"""
+
+from __future__ import annotations
+
+from dashboard.actions.compare import Compared, compare
+from dashboard.actions.explain import Explained, explain
+from dashboard.actions.features import Featured, attention, features
+from dashboard.actions.metrics import Measured, measure
+from dashboard.actions.model import (
+    MethodFacts,
+    ModelFacts,
+    Seen,
+    describe_method,
+    describe_model,
+    method_choices,
+    predict,
+    takes,
+)
+from dashboard.actions.question import Asked, Choices, Settings, ask
+from dashboard.actions.save import download
+
+__all__ = [
+    "Asked",
+    "Choices",
+    "Compared",
+    "Explained",
+    "Featured",
+    "Measured",
+    "MethodFacts",
+    "ModelFacts",
+    "Seen",
+    "Settings",
+    "ask",
+    "attention",
+    "compare",
+    "describe_method",
+    "describe_model",
+    "download",
+    "explain",
+    "features",
+    "measure",
+    "method_choices",
+    "predict",
+    "takes",
+]

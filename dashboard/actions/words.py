@@ -1,0 +1,66 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from core.types import Attribution, Cost
+
+
+def passes(cost: Cost) -> str:
+    """Passes through the model, such as "1 forward, 1 backward".
+
+    >>> passes(Cost(50, 50)), passes(Cost(1))
+    ('50 forward, 50 backward', '1 forward')
+    """
+    return f"{cost.forward} forward" + (f", {cost.backward} backward" if cost.backward else "")
+
+
+def spent(cost: Cost) -> str:
+    """Passes and time that an answer took.
+
+    >>> spent(Cost(1, 1, 0.02)), spent(Cost(400, 0, 12.34))
+    ('1 forward, 1 backward, 20 ms', '400 forward, 12.3 s')
+    """
+    time = f"{cost.seconds * 1000:.0f} ms" if cost.seconds < 1 else f"{cost.seconds:.1f} s"
+    return f"{passes(cost)}, {time}"
+
+
+def promised(cost: Cost) -> str:
+    """What an answer will take.
+
+    >>> promised(Cost(1, 1)), promised(Cost()), promised(Cost(4000))
+    ('1 forward, 1 backward pass: instant', 'No pass: instant', '4000 forward passes: minutes')
+    """
+    if not cost.forward:
+        return "No pass: instant"
+    last = cost.backward or cost.forward
+    return f"{passes(cost)} {'pass' if last == 1 else 'passes'}: {cost.pace}"
+
+
+def fact(name: str, value: float) -> str:
+    """One of an attribution's extras.
+
+    >>> fact("completeness_error", 0.0213), fact("r2", 0.8312), fact("converged", 0)
+    ('completeness error 2.1%', 'R² 0.83', 'converged: no')
+    >>> fact("standard_error", 0.01234)
+    'standard error 0.0123'
+    """
+    words = name.replace("_", " ")
+    if name == "converged":
+        return f"converged: {'yes' if value else 'no'}"
+    if name == "r2":
+        return f"R² {value:.2f}"
+    if name.endswith("_error") and name != "standard_error":
+        return f"{words} {value:.1%}"
+    return f"{words} {value:.3g}"
+
+
+def facts(found: Attribution, besides: Collection[str] = ()) -> str:
+    """What else a method found of the first image, besides what is told elsewhere."""
+    told = [
+        fact(name, float(extra[0]))
+        for name, extra in found.extras.items()
+        if extra.ndim == 1 and name not in besides
+    ]
+    return "; ".join(told)
