@@ -70,6 +70,9 @@ class Registry(Mapping[str, type[P]], Generic[P]):
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
+            # In the order of files, whichever of them happened to be imported first.
+            ordered = sorted(self._classes.items(), key=lambda entry: entry[1].__module__)
+            self._classes = dict(ordered)
             self._loaded = True  # not before: another thread must not meet half a registry
         return self._classes
 

@@ -299,7 +299,7 @@ def test_what_a_method_takes_follows_its_settings_and_the_model(service: Service
     def takes(key: str, **params: Any) -> str:
         return actions.takes(service, LITE0, "pretrained", key, {key: params}, None)
 
-    assert takes("gradcam") == "1 forward, 1 backward pass: instant"
+    assert takes("gradcam") == "At most 1 forward, 1 backward pass: instant"
     assert "7 backward passes: seconds" in takes("integrated_gradients", steps=7)
     assert takes("occlusion", window=224, stride=224) != takes("occlusion", window=32, stride=16)
     assert takes("occlusion", window=0) == ""

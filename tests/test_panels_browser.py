@@ -230,8 +230,11 @@ def test_view_changes_without_a_request(visit: Open, url: str) -> None:
     after = trace(page)
     assert after["colorscale"][0] == [0, "rgba(68,1,84,1)"]
     assert after["colorscale"] != before["colorscale"]
-    bare = trace(page, index=5)
-    assert (bare["opacity"], bare["colorscale"][0]) == (1, [0, "rgba(68,1,84,1)"])
+    page.wait_for_function(
+        "document.querySelectorAll('#shown .ts-plot')[5].data[0].colorscale[0][1]"
+        " === 'rgba(68,1,84,1)'"
+    )
+    assert trace(page, index=5)["opacity"] == 1
     assert [u for u in opened.requests[asked:] if not u.startswith(("data:", "blob:"))] == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import captum.attr
@@ -12,6 +13,7 @@ import pytest
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from core import Explainer, ModelHandle
 from core.cache import Cache
@@ -23,7 +25,7 @@ from core.methods.baselines import baseline
 from core.methods.path_blur import blurred
 from core.preprocessing import Preprocessing
 from core.targets import ClassLogit
-from tests.conftest import images, shared_handle
+from tests.conftest import ZOO, build, images, shared_handle
 
 SIZE = 12
 CLASSES = (2, 0)
@@ -407,3 +409,62 @@ def test_each_image_gets_the_same_draws_and_another_seed_gets_others() -> None:
     alone = ask(Run(owner, x[1:], ClassLogit(CLASSES[1]), seed=1))
     torch.testing.assert_close(both[1:], alone)
     assert off(ask(Run(owner, x, target, seed=2)), both) > 0.01
+
+
+# -- the first layer ----------------------------------------------------------------------------
+
+
+class ConvolutionsOf(TorchFunctionMode):
+    """Counts the calls of one convolution."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight, self.calls = weight, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += func is nn.functional.conv2d and args[1] is self.weight
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_first_layer_runs_once_for_the_whole_path_and_the_map_is_the_same(name: str) -> None:
+    settings = shared_handle(name).preprocessing
+    owner, plain = (
+        ModelHandle(build(name).double(), name=name, preprocessing=settings) for _ in range(2)
+    )
+    assert owner.stem is not None
+    vars(plain)["probe"] = replace(plain.probe, stem=None)
+    x, asked = images(owner, 2), {"target": 1, "steps": 9, "baselines": ("black", "blur")}
+    owner.budget = plain.budget = Budget(4)
+    convolution: Any = owner.model.get_submodule(owner.stem)
+    with ConvolutionsOf(convolution.weight) as counted:
+        ours = Explainer(owner).explain(x, "integrated_gradients", **asked)
+    whole = 2  # passes: the pictures' own, the baselines'
+    assert counted.calls == whole + 3  # the baselines, the pictures, and back
+    long = Explainer(plain).explain(x, "integrated_gradients", **asked)
+    assert (ours.values - long.values).abs().max() < 1e-6 * long.values.abs().max()
+    assert (ours.cost.forward, ours.cost.backward) == (long.cost.forward, long.cost.backward)
+
+
+class Twice(nn.Module):
+    """Sees the picture through a convolution and once more past it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).amax((2, 3)) + x.mean((1, 2, 3))[:, None]
+
+
+class Scaled(Twice):
+    """Changes the picture before the convolution sees it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(2 * x).amax((2, 3))
+
+
+@pytest.mark.parametrize("kind", [Twice, Scaled])
+def test_a_first_layer_that_is_not_alone_is_none(kind: type[nn.Module]) -> None:
+    settings = Preprocessing(input_size=(3, SIZE, SIZE), mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert ModelHandle(kind(), name="odd", preprocessing=settings).stem is None

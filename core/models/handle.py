@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from core.engine import Budget, without_classes
 from core.errors import NotApplicableError, unknown
-from core.models.layers import Probe, probe, stem_name
+from core.models.layers import Probe, probe
 from core.preprocessing import Preprocessing
 from core.types import AttentionLayer, Layer, Need
 
@@ -90,11 +90,10 @@ class ModelHandle:
         """(C, H, W) of what the model sees."""
         return self.preprocessing.input_size
 
-    @cached_property
+    @property
     def stem(self) -> str | None:
-        """The convolution that alone sees the picture; found when first needed, None if none."""
-        with self.lock:
-            return stem_name(self.model, self.input_size)
+        """The convolution that alone sees the picture; None if there is none."""
+        return self.probe.stem
 
     @cached_property
     def budget(self) -> Budget:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class Probe:
         outputs: number of outputs (classes).
         differentiable: whether the output has a gradient with respect to the input.
         row_bytes: bytes of all layer outputs for one row.
+        stem: the convolution that alone sees the picture; None if it is not one, or not alone.
     """
 
     layers: Mapping[str, Layer]
@@ -38,6 +39,7 @@ class Probe:
     outputs: int
     differentiable: bool
     row_bytes: int
+    stem: str | None
 
 
 def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Probe:
@@ -63,7 +65,12 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
         if isinstance(output, Tensor):
             seen[layer] = output
 
-    with capture.quiet(model), capture.watch(model, see), capture.attention(model) as maps:
+    with (
+        capture.quiet(model),
+        capture.watch(model, see),
+        capture.readers(model, x) as readers,
+        capture.attention(model) as maps,
+    ):
         logits = logits_of(model(x), name, features=without_classes(model))
     modules = dict(model.named_modules())
     stages = stage_names(model)
@@ -80,16 +87,13 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
         outputs=logits.shape[1],
         differentiable=logits.requires_grad,
         row_bytes=sum(sizes),
+        stem=_stem(model, x, readers),
     )
 
 
-def stem_name(model: nn.Module, input_size: tuple[int, int, int]) -> str | None:
-    """The convolution that alone sees the picture; None if it is not one, or not alone."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    x = like.new_zeros((1, *input_size)).requires_grad_()
-    with capture.quiet(model), torch.no_grad(), capture.readers(model, x) as names:
-        model(x)
-    stems = [name for name in names if isinstance(model.get_submodule(name), nn.Conv2d)]
+def _stem(model: nn.Module, x: Tensor, readers: Sequence[str]) -> str | None:
+    """The convolution among the modules that read `x`, if nothing else depends on `x`."""
+    stems = [name for name in readers if isinstance(model.get_submodule(name), nn.Conv2d)]
     if len(stems) != 1:
         return None
     with capture.quiet(model), capture.sever(model, stems):

@@ -27,15 +27,17 @@ def spent(cost: Cost) -> str:
 
 
 def promised(cost: Cost) -> str:
-    """What an answer will take.
+    """What an answer will take; it may take less, where others have asked for the same passes.
 
-    >>> promised(Cost(1, 1)), promised(Cost()), promised(Cost(4000))
-    ('1 forward, 1 backward pass: instant', 'No pass: instant', '4000 forward passes: minutes')
+    >>> promised(Cost(1, 1)), promised(Cost(4000))
+    ('At most 1 forward, 1 backward pass: instant', 'At most 4000 forward passes: minutes')
+    >>> promised(Cost())
+    'No pass: instant'
     """
     if not cost.forward:
         return "No pass: instant"
     last = cost.backward or cost.forward
-    return f"{passes(cost)} {'pass' if last == 1 else 'passes'}: {cost.pace}"
+    return f"At most {passes(cost)} {'pass' if last == 1 else 'passes'}: {cost.pace}"
 
 
 def fact(name: str, value: float) -> str:
