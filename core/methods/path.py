@@ -91,15 +91,18 @@ class IntegratedGradients(Method):
         def path() -> Iterator[Piece]:
             for start in here.split(len(there)):
                 for node in nodes:
-                    yield start + node * (there - start), run.owner
+                    yield torch.lerp(start, there, node), run.owner
 
         count, seen = len(run.x), 0
         gathered = torch.zeros_like(here)
         for _, _, grad in run.gradients(path(), len(every) * self.steps, stem):
             row = torch.arange(seen, seen + len(grad))
-            share = torch.tensor(weights)[row // count % self.steps].to(grad)
             image = row // (count * self.steps) * count + row % count
-            gathered.index_add_(0, image.to(grad.device), share[:, None, None, None] * grad)
+            shares = torch.zeros(len(gathered), len(grad), dtype=torch.float64)
+            shares[image, row - seen] = torch.tensor(weights, dtype=torch.float64)[
+                row // count % self.steps
+            ]
+            gathered += (shares.to(grad) @ grad.flatten(1)).view_as(gathered)
             seen += len(grad)
         if stem is not None:
             gathered = stem.back(gathered, every)
