@@ -98,8 +98,8 @@ class IntegratedGradients(Method):
         for _, _, grad in run.gradients(path(), len(every) * self.steps, stem):
             row = torch.arange(seen, seen + len(grad))
             image = row // (count * self.steps) * count + row % count
-            shares = torch.zeros(len(gathered), len(grad), dtype=torch.float64)
-            shares[image, row - seen] = torch.tensor(weights, dtype=torch.float64)[
+            shares = torch.zeros(len(gathered), len(grad))
+            shares[image, row - seen] = torch.tensor(weights)[
                 row // count % self.steps
             ]
             gathered += (shares.to(grad) @ grad.flatten(1)).view_as(gathered)
