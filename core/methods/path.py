@@ -99,9 +99,7 @@ class IntegratedGradients(Method):
             row = torch.arange(seen, seen + len(grad))
             image = row // (count * self.steps) * count + row % count
             shares = torch.zeros(len(gathered), len(grad))
-            shares[image, row - seen] = torch.tensor(weights)[
-                row // count % self.steps
-            ]
+            shares[image, row - seen] = torch.tensor(weights)[row // count % self.steps]
             gathered += (shares.to(grad) @ grad.flatten(1)).view_as(gathered)
             seen += len(grad)
         if stem is not None:
