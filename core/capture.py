@@ -128,6 +128,18 @@ def readers(model: nn.Module, x: Tensor) -> Iterator[list[str]]:
 
 
 @contextmanager
+def _around(
+    model: nn.Module, enter: Callable[..., None], leave: Callable[..., None]
+) -> Iterator[None]:
+    """Call `enter` before and `leave` after every module."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        yield
+
+
+@contextmanager
 def trail(model: nn.Module) -> Iterator[list[Tensor]]:
     """Record every tensor that enters or leaves a module, in order and as part of the graph."""
     passed: list[Tensor] = []
@@ -143,10 +155,7 @@ def trail(model: nn.Module) -> Iterator[list[Tensor]]:
     def leave(_module: nn.Module, _args: Any, output: Any) -> None:
         see(output)
 
-    with ExitStack() as stack:
-        for module in model.modules():
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
+    with _around(model, enter, leave):
         yield passed
 
 
@@ -339,10 +348,7 @@ def before(model: nn.Module, name: str) -> Iterator[Past]:
             found.calls, found.output = list(calls), kept
         calls.append((module, kept))
 
-    with ExitStack() as stack:
-        for module in model.modules():
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
+    with _around(model, enter, leave):
         yield found
 
 
