@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
 from core.engine import Run, Subject
@@ -89,3 +90,8 @@ def register(
         return cls
 
     return enter
+
+
+def relative_error(found: Tensor, asked: Tensor) -> Tensor:
+    """How far sums (B,) are from what they should be, as a share of it."""
+    return (found - asked).abs() / asked.abs().clamp_min(torch.finfo(asked.dtype).tiny)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from core.engine import Run, Subject
 from core.errors import NotApplicableError
 from core.methods.backprop import refused
-from core.methods.base import Method, register
+from core.methods.base import Method, register, relative_error
 from core.methods.baselines import Baseline, Baselines, baseline
 from core.rewrite import ACTIVATIONS, GATES, PARTS, PRODUCTS, Call, Rewrite
 from core.types import Cost, Law, Need
@@ -126,7 +126,7 @@ def _maps(run: Run, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     values = maps.unflatten(0, (-1, count)).mean(0)
     score, floor = scores.unflatten(0, (-1, count)).mean(0).unbind(1)
     rise = score - floor
-    error = (values.sum((1, 2)) - rise).abs() / rise.abs().clamp_min(torch.finfo(rise.dtype).tiny)
+    error = relative_error(values.sum((1, 2)), rise)
     run.extras["completeness_error"] = error
     return values, score
 

@@ -113,8 +113,3 @@ def displayed(x: Tensor, subject: Subject) -> Tensor:
     """An image (C, H, W) in model units as a person sees it: pixel values in [0, 1]."""
     black, white = subject.pixel(0.0).to(x), subject.pixel(1.0).to(x)
     return ((x - black) / (white - black)).clamp(0, 1)
-
-
-def relative_error(found: Tensor, asked: Tensor) -> Tensor:
-    """How far sums (B,) are from what they should be, as a share of it."""
-    return (found - asked).abs() / asked.abs().clamp_min(torch.finfo(asked.dtype).tiny)

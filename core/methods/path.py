@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.engine import Piece, Run, Subject
-from core.methods.base import Method, register
+from core.methods.base import Method, register, relative_error
 from core.methods.baselines import Baseline, Baselines, baseline
 from core.methods.quadrature import integrate
 from core.types import Cost, Law, Need
@@ -173,7 +173,7 @@ def mean_score(run: Run, starts: Tensor, keep: Hashable) -> Tensor:
 def completeness_error(values: Tensor, run: Run, floor: Tensor) -> Tensor:
     """How far the map's sum (B,) is from the score's rise over `floor` (B,), relatively."""
     rise = run.score() - floor
-    return (values.sum((1, 2)) - rise).abs() / rise.abs().clamp_min(torch.finfo(rise.dtype).tiny)
+    return relative_error(values.sum((1, 2)), rise)
 
 
 def _gauss_legendre(steps: int) -> tuple[list[float], list[float]]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from core.engine import Run, Subject
 from core.errors import NotApplicableError
 from core.methods.backprop import refused, rewritten_gradient
-from core.methods.base import Method, register
+from core.methods.base import Method, register, relative_error
 from core.rewrite import (
     ACTIVATIONS,
     GATES,
@@ -230,9 +230,7 @@ class Relevance(Method):
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         values, score = self._relevance(run)
-        tiny = torch.finfo(score.dtype).tiny
-        error = (values.sum((1, 2)) - score).abs() / score.abs().clamp_min(tiny)
-        run.extras["completeness_error"] = error
+        run.extras["completeness_error"] = relative_error(values.sum((1, 2)), score)
         return values, score
 
     def _relevance(self, run: Run) -> tuple[Tensor, Tensor]:

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from core.engine import Run, Subject
 from core.errors import TimmscopeError
-from core.methods.base import Method, register
+from core.methods.base import Method, register, relative_error
 from core.methods.masking import (
     AT_ONCE,
     Fill,
     Segmented,
     pieces,
-    relative_error,
     shown_parts,
     veil,
 )
