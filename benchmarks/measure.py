@@ -9,7 +9,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ def seconds(work: Work) -> float:
     return time.perf_counter() - began
 
 
-def medians(works: Mapping[str, Work], repeats: int) -> dict[str, float]:
-    """The median seconds of each, after a warm-up, taking turns: what slows one slows all."""
+def turns(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
+    """The seconds of each, turn by turn, after a warm-up: what slows one slows all."""
     for work in works.values():
         work()
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -37,7 +37,12 @@ def medians(works: Mapping[str, Work], repeats: int) -> dict[str, float]:
         order = list(works) if turn % 2 == 0 else list(works)[::-1]
         for name in order:
             times[name].append(seconds(works[name]))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return times
+
+
+def ratio(some: Sequence[float], others: Sequence[float]) -> float:
+    """The median over turns of one's time over another's."""
+    return statistics.median(a / b for a, b in zip(some, others, strict=True))
 
 
 def flops(work: Work) -> int:

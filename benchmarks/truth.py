@@ -17,18 +17,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks import mosaics
+from benchmarks.scoring import (
+    Values,
+    candidates,
+    fraction,
+    hit,
+    interval,
+    layer_facts,
+    percent,
+    share,
+    table,
+)
 from core import METHODS, Explainer, ModelHandle, load_model
 from core.cache import Cache
 from core.errors import NotApplicableError, TimmscopeError
 from core.explainer import FAULTS
-from core.image import open_picture
 from core.methods.base import Method
-from core.models.embedded import NAME
 from core.targets import ClassLogit
-from core.types import Law, Need, upsample
+from core.types import Law, upsample
 from core.worlds import WORLDS
 from core.worlds.scenes import CLASSES, HELD_OUT, Scene, scene
 from core.worlds.train import to_input
@@ -36,16 +45,12 @@ from core.worlds.train import to_input
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "truth.md"
 CONTROLS = tuple(key for key, cls in METHODS.items() if cls.family == "control")
-SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 FIRST = HELD_OUT + 10_000
 """The first seed looked at: not the pictures that the accuracy is measured on."""
-RESAMPLES = 2000
 CHUNK = 4
 """Pictures explained at a time."""
 FEWEST = 8
 """Pictures that every method is tried on, however long it takes."""
-
-Values = NDArray[np.float64]
 
 PARAMETERS: Mapping[str, Mapping[str, object]] = {
     "occlusion": {"window": 12, "stride": 6},
@@ -99,8 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found[key] = score(case, key, options.seconds)
             sys.stderr.write(f"{name} {key}: {_brief(found[key])}\n")
         parts += [_ranking(name, case, found), _layers_of_world(case)]
-    if not options.no_mosaics:
-        parts.append(_layers_of_mosaics())
+    if not options.no_photographs:
+        methods = list(dict.fromkeys([*CONTROLS, *options.methods]))
+        parts.append(mosaics.section(methods, options.seconds))
     options.page.write_text("\n".join(parts), encoding="utf-8")
     return 0
 
@@ -112,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--pictures", type=int, default=40, help="of one object, and of two")
     asked.add_argument("--seconds", type=float, default=120, help="the most for a method and model")
     asked.add_argument("--threads", type=int, default=2)
-    asked.add_argument("--no-mosaics", action="store_true", help="leave out the photographs")
+    asked.add_argument("--no-photographs", action="store_true", help="leave out the mosaics")
     asked.add_argument("--page", type=Path, default=PAGE)
     return asked
 
@@ -181,7 +187,7 @@ def _score_pairs(
         explainer, method, [s for s, _ in asked], [s.classes[w] for s, w in asked], seed
     )
     right = [
-        _of(share(v, s.masks[w]), share(v, s.masks.any(0)))
+        fraction(share(v, s.masks[w]), share(v, s.masks.any(0)))
         for v, (s, w) in zip(values, asked, strict=True)
     ]
     found.right = np.append(found.right, np.reshape(right, (-1, 2)).mean(1))
@@ -203,29 +209,6 @@ def explained(
     return upsample(answer.values, (height, width)).double().numpy()
 
 
-def share(values: Values, mask: NDArray[np.bool_]) -> float:
-    """Share of the positive values that lie in `mask`; 0 where there are none."""
-    positive = values.clip(0)
-    return _of(float(positive[mask].sum()), float(positive.sum()))
-
-
-def hit(values: Values, mask: NDArray[np.bool_]) -> float:
-    """Whether the largest value lies in `mask`; of several equal ones, the share that do."""
-    return float(mask[values == values.max()].mean())
-
-
-def _of(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else 0.0
-
-
-def interval(values: Values) -> tuple[float, float]:
-    """Where the mean of values like these lies, 95 %: percentiles over resamples."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def beats(found: Found, control: Found) -> bool:
     """Whether more lies inside than the control has there, picture by picture, 95 %."""
     count = min(len(found.inside), len(control.inside))
@@ -233,27 +216,6 @@ def beats(found: Found, control: Found) -> bool:
 
 
 # -- layers ---------------------------------------------------------------------------------------
-
-
-def candidates(explainer: Explainer) -> list[str]:
-    """The layers that could be the default: stages, outermost ones, norms of a transformer."""
-    handle = explainer.model
-    modules = dict(handle.model.named_modules())
-    stages = [layer.name for layer in handle.layers.values() if layer.stage]
-    return [
-        layer.name
-        for layer in handle.layers.values()
-        if layer.layout is not None
-        and min(layer.layout.grid) >= 3
-        and (layer.stage or next(modules[layer.name].parameters(), None) is not None)
-        and not any(stage.startswith(f"{layer.name}.") for stage in stages)
-        and (
-            layer.stage
-            or "." not in layer.name
-            or layer.name == handle.default_layer
-            or (handle.attention_layers and layer.kind == "LayerNorm")
-        )
-    ]
 
 
 def layer_scores(case: Case, layer: str) -> tuple[Values, Values] | None:
@@ -268,44 +230,6 @@ def layer_scores(case: Case, layer: str) -> tuple[Values, Values] | None:
     except NotApplicableError:
         return None
     return np.array(inside), np.array(hits)
-
-
-@dataclass(frozen=True)
-class Mosaic:
-    """Four photographs in the quarters of one picture."""
-
-    x: Tensor
-    classes: tuple[int, ...]
-
-
-def mosaics(explainer: Explainer) -> list[Mosaic]:
-    """Every order of the sample pictures, each as the model sees it alone."""
-    looks = [explainer.look(open_picture(ROOT / f"assets/samples/{n}.jpg")).x[0] for n in SAMPLES]
-    known = [explainer.predict(x).top(1)[0][0] for x in looks]
-    return [
-        Mosaic(
-            torch.cat([torch.cat([looks[i] for i in row], 2) for row in (order[:2], order[2:])], 1),
-            tuple(known[i] for i in order),
-        )
-        for order in itertools.permutations(range(len(looks)))
-    ]
-
-
-def grid_pointing(explainer: Explainer, mosaic: Mosaic, layers: Sequence[str]) -> Values:
-    """Share of Grad-CAM's mass in the right quarter (layers,), the mean over the four classes."""
-    _, height, width = mosaic.x.shape
-    shares = np.zeros((len(layers), 4))
-    for quarter, target in enumerate(mosaic.classes):
-        mask = np.zeros((height, width), dtype=bool)
-        top, left = quarter // 2 * (height // 2), quarter % 2 * (width // 2)
-        mask[top : top + height // 2, left : left + width // 2] = True
-        for i, layer in enumerate(layers):
-            answer = explainer.explain(
-                mosaic.x, "gradcam", target=target, layer=layer, along=layers
-            )
-            values = upsample(answer.values, (height, width))[0].double().numpy()
-            shares[i, quarter] = share(values, mask)
-    return shares.mean(1)
 
 
 # -- page -----------------------------------------------------------------------------------------
@@ -353,9 +277,9 @@ def _ranking(name: str, case: Case, found: Mapping[str, Found]) -> str:
         [
             str(place),
             f"`{key}`",
-            _percent(done[key].inside),
-            _percent(done[key].hits),
-            _percent(done[key].right),
+            percent(done[key].inside),
+            percent(done[key].hits),
+            percent(done[key].right),
             _verdict(key, done),
             str(len(done[key].inside)),
         ]
@@ -368,10 +292,10 @@ def _ranking(name: str, case: Case, found: Mapping[str, Found]) -> str:
         f"## `{name}`\n",
         f"{WORLDS[name].architecture}, {len(CLASSES)} classes. The object covers "
         f"{100 * area:.0f} % of a picture on average.\n",
-        _table(head, rows),
+        table(head, rows),
     ]
     if refused:
-        parts += ["Refused:\n", _table(["method", "reason"], refused)]
+        parts += ["Refused:\n", table(["method", "reason"], refused)]
     return "\n".join(parts)
 
 
@@ -389,71 +313,18 @@ def _layers_of_world(case: Case) -> str:
     rows = []
     for layer in candidates(case.explainer):
         scores = layer_scores(case, layer)
-        cells = ["does not apply", ""] if scores is None else [_percent(v) for v in scores]
-        rows.append([*_layer_facts(case.explainer, layer), *cells])
+        cells = ["does not apply", ""] if scores is None else [percent(v) for v in scores]
+        rows.append([*layer_facts(case.explainer, layer), *cells])
     return "\n".join(
         [
             f"### Grad-CAM by layer: `{handle.name}`\n",
-            _table(["layer", "grid", "", "inside", "pointing"], rows),
+            table(["layer", "grid", "", "inside", "pointing"], rows),
         ]
     )
-
-
-def _layers_of_mosaics() -> str:
-    """The grid pointing game on real photographs."""
-    whole = load_model(NAME, device="cpu")
-    alone = Explainer(whole)
-    channels, height, width = whole.input_size
-    double = {"input_size": (channels, 2 * height, 2 * width)}
-    explainer = Explainer(load_model(NAME, device="cpu", preprocessing=double))
-    layers = [name for name in candidates(explainer) if _applies(explainer, name)]
-    shown = mosaics(alone)
-    shares = np.stack([grid_pointing(explainer, mosaic, layers) for mosaic in shown])
-    rows = [
-        [*_layer_facts(explainer, layer), _percent(shares[:, i])] for i, layer in enumerate(layers)
-    ]
-    labels = [alone.model.labels[c] for c in shown[0].classes] if alone.model.labels else []
-    return "\n".join(
-        [
-            f"### Grad-CAM by layer: `{NAME}`, on photographs\n",
-            f"The grid pointing game ([arXiv:2104.00032](https://arxiv.org/abs/2104.00032)): "
-            f"four sample pictures, which the model takes for {', '.join(labels)}, in all "
-            f"{len(shown)} orders, side by side in one picture of {2 * width} x {2 * height} "
-            "pixels; the share of the positive attribution in the quarter of the class asked for. "
-            "25 % is chance. The interval is over the orders, not over other photographs.\n",
-            _table(["layer", "grid", "", "right quarter"], rows),
-        ]
-    )
-
-
-def _applies(explainer: Explainer, layer: str) -> bool:
-    try:
-        explainer.explain(torch.ones(explainer.model.input_size), "gradcam", target=0, layer=layer)
-    except NotApplicableError:
-        return False
-    return True
-
-
-def _layer_facts(explainer: Explainer, layer: str) -> list[str]:
-    layout = explainer.model.layers[layer].layout
-    assert layout is not None
-    chosen = "default" if layer == explainer.model.resolve_layer([Need.LAYER], None) else ""
-    return [f"`{layer}`", f"{layout.grid[0]} x {layout.grid[1]}", chosen]
-
-
-def _percent(values: Values) -> str:
-    low, high = interval(values)
-    return f"{100 * values.mean():.0f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _brief(found: Found) -> str:
     return found.refused or f"{100 * found.inside.mean():.0f} %, {found.seconds:.1f} s"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in cells), ""])
 
 
 if __name__ == "__main__":

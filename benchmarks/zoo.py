@@ -34,8 +34,11 @@ from core.types import Attribution, Law
 PAGE = Path(__file__).parent.parent / "docs" / "zoo.md"
 ROWS = 32
 """About how many rows a map may take; one differentiated counts for two more."""
-COARSE: dict[str, dict[str, object]] = {"kernel_shap": {"segments": 9}}
-"""Parameters to begin with where rows depend on another one: two a part at least, and a few."""
+BLACK: dict[str, object] = {"fill": "black"}
+COARSE = {"shap": BLACK, "kernel_shap": {"segments": 9} | BLACK}
+"""Parameters to begin with: a hidden picture that is known, and a few parts, as each takes rows."""
+SUMS = {Law.COMPLETE: "completeness", Law.EFFICIENT: "efficiency"}
+"""Promises of what a map sums to, and what the error is called by which it does not."""
 DISTINCT = 1e-3
 """Maps for two targets differ by at least this share of their largest value."""
 PATIENCE = 1800
@@ -161,23 +164,29 @@ def broken(explainer: Explainer, key: str) -> str:
         return f"the least value is {found.values.min().item():.3g}"
     if Law.CLASS_SENSITIVE in method.laws and (plain - other).abs().max() <= DISTINCT * scale:
         return "the map is the same for another target"
-    return _incomplete(explainer, x, method, found) if Law.COMPLETE in method.laws else ""
+    if Law.MODEL_FREE in method.laws and not torch.equal(plain, other):
+        return "the map is another one for another target"
+    return next(filter(None, (_wrong_sum(explainer, x, method, found, law) for law in SUMS)), "")
 
 
-def _incomplete(explainer: Explainer, x: Tensor, method: Method, found: Attribution) -> str:
-    """Whether the completeness error is missing or, for a black baseline, not what it is."""
-    error = found.extras.get("completeness_error")
+def _wrong_sum(
+    explainer: Explainer, x: Tensor, method: Method, found: Attribution, law: Law
+) -> str:
+    """Whether the error of a promised sum is missing or, over a black picture, another one."""
+    if law not in method.laws:
+        return ""
+    error = found.extras.get(f"{SUMS[law]}_error")
     if error is None or not torch.isfinite(error).all():
-        return "no completeness error is reported"
-    params = method.model_dump()
-    if params.get("baselines") != ("black",) and params.get("baseline") != "black":
+        return f"no {SUMS[law]} error is reported"
+    over = {name: getattr(method, name, None) for name in ("baselines", "baseline", "fill")}
+    if not {"black", ("black",)} & set(over.values()):
         return ""
     index = int(found.target.rpartition(":")[2])
     black = explainer.model.pixel(0.0).expand_as(x).clone()
     rise = found.score - explainer.predict(black).logits[0, index]
     own = (found.values.sum() - rise).abs() / rise.abs()
-    if not torch.allclose(own, error, rtol=0.1, atol=1e-2):
-        return f"the completeness error is {own.item():.3g}, reported as {error.item():.3g}"
+    if not torch.allclose(own, error.to(own), rtol=0.1, atol=1e-2):
+        return f"the {SUMS[law]} error is {own.item():.3g}, reported as {error.item():.3g}"
     return ""
 
 

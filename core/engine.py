@@ -7,28 +7,25 @@ methods asked already.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from core import capture
 from core.cache import Shelf
-from core.errors import MemoryExhaustedError, ModelError, NotApplicableError
+from core.errors import MemoryExhaustedError, NotApplicableError
+from core.outputs import logits_of, without_classes
+from core.passes import Budget, Meter, Piece, Progress, is_out_of_memory, merged
 from core.targets import Target, predicted
-from core.types import AttentionLayer, Cost, Layer, grouped
+from core.types import AttentionLayer, Layer, grouped
 
 T = TypeVar("T")
 KEPT_BYTES = 64 * 2**20
 """What the outputs kept for other targets may take."""
-
-Piece = tuple[Tensor, Tensor]
-"""Rows (n, C, H, W) and their owners (n,): which explained image each row belongs to."""
 
 
 class Subject(Protocol):
@@ -69,67 +66,8 @@ class Subject(Protocol):
     def pixel(self, value: float) -> Tensor:
         """A grey level in [0, 1] as (C, 1, 1) model units."""
 
-
-class Budget:
-    """Rows per pass, learnt: halved when memory runs out, and remembered.
-
-    Args:
-        forward: rows to begin with in a forward pass.
-        backward: rows to begin with where a backward pass follows; by default as many.
-    """
-
-    def __init__(self, forward: int, backward: int | None = None) -> None:
-        self._start = (forward, backward or forward)
-        self._known: dict[Hashable, int] = {}
-
-    def rows(self, key: Hashable = (), *, backward: bool = False) -> int:
-        """Rows per pass for inputs of the kind `key`."""
-        return self._known.get((backward, key), self._start[backward])
-
-    def halve(self, key: Hashable, rows: int, *, backward: bool = False) -> None:
-        """Remember that `rows` rows of the kind `key` did not fit."""
-        fewer = min(rows // 2, self.rows(key, backward=backward))
-        self._known[backward, key] = max(1, fewer)
-
-
-@dataclass
-class Progress:
-    """Rows done of rows expected, told to whoever wants to know.
-
-    Attributes:
-        callback: called as ``callback(done, expected)``; may raise `CancelledError` to stop.
-    """
-
-    callback: Callable[[int, int], None] | None = None
-    done: int = 0
-    expected: int = 0
-
-    def expect(self, rows: int) -> None:
-        """Announce work to come."""
-        self.expected += rows
-        self._tell()
-
-    def advance(self, rows: int) -> None:
-        """Report work done."""
-        self.done += rows
-        self._tell()
-
-    def _tell(self) -> None:
-        if self.callback is not None:
-            self.callback(self.done, max(self.done, self.expected))
-
-
-@dataclass
-class Meter:
-    """Counts the work of one run."""
-
-    forward: int = 0
-    backward: int = 0
-    began: float = field(default_factory=time.perf_counter)
-
-    def cost(self) -> Cost:
-        """The work so far."""
-        return Cost(self.forward, self.backward, time.perf_counter() - self.began)
+    def to_pixels(self, x: Tensor) -> Tensor:
+        """Model units (..., C, H, W) as a person sees them: pixel values in [0, 1]."""
 
 
 class Stem:
@@ -480,7 +418,7 @@ class Run:
         def limit() -> int:
             return max(1, budget.rows(key, backward=backward) // copies)
 
-        for rows, owner in _merged(pieces, limit, expected):
+        for rows, owner in merged(pieces, limit, expected):
             pending = [(rows, owner)]
             while pending:
                 rows, owner = pending.pop()
@@ -573,86 +511,6 @@ class Run:
         self.progress.advance(2 * rows if backward else rows)
 
 
-def without_classes(model: nn.Module) -> bool:
-    """Whether a model says that it gives features, not scores of classes."""
-    classes = getattr(model, "num_classes", None)
-    return isinstance(classes, int) and classes == 0
-
-
-def logits_of(output: Any, name: str, *, features: bool = False) -> Tensor:
-    """The (B, N) scores within whatever a model returns.
-
-    A mapping gives its `logits`, a tuple or list its first tensor. Raises `ModelError` if nothing
-    of the shape (B, N) is there.
-
-    Args:
-        output: what the model returned.
-        name: what the model is called in messages.
-        features: the outputs are features; those of tokens or of cells are averaged over positions.
-    """
-    if isinstance(output, Mapping) and "logits" in output:
-        output = output["logits"]
-    if isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if features and isinstance(output, Tensor):
-        output = _averaged(output)
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(
-            f"{name} returns {shape} where (images, classes) is needed; wrap it in a module that "
-            "returns one score per class"
-        )
-    return output
-
-
-def _averaged(features: Tensor) -> Tensor:
-    """Features (B, N) of tokens (B, L, N) or cells, whichever of the outer axes is the channels'.
-
-    >>> [tuple(_averaged(torch.ones(s)).shape) for s in ((1, 9, 64), (1, 64, 3, 4), (1, 3, 4, 64))]
-    [(1, 64), (1, 64), (1, 64)]
-    """
-    if features.ndim == 4:
-        last = features.shape[3] > features.shape[1]  # channels outnumber rows at a model's end
-        return features.mean((1, 2) if last else (2, 3))
-    return features.mean(1) if features.ndim == 3 else features
-
-
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors by name, of all passes."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out, on whatever device."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in text for words in ("can't allocate memory", "out of memory", "not enough memory")
-    )
-
-
-def _merged(pieces: Iterable[Piece], limit: Callable[[], int], expected: int) -> Iterator[Piece]:
-    """The same rows in the same order, in even passes of at most ``limit()`` rows.
-
-    Even, because a last pass of one or two rows takes nearly as long as a full one.
-    """
-    waiting: list[Piece] = []
-    count = done = 0
-    for piece in pieces:
-        waiting.append(piece)
-        count += len(piece[0])
-        while count >= (size := _even(expected - done, limit())):
-            rows, owner = (torch.cat(parts) for parts in zip(*waiting, strict=True))
-            yield rows[:size], owner[:size]
-            waiting, count, done = [(rows[size:], owner[size:])], count - size, done + size
-    if count:
-        rows, owner = (torch.cat(parts) for parts in zip(*waiting, strict=True))
-        yield rows, owner
-
-
-def _even(left: int, limit: int) -> int:
-    """The size of the next pass so that the fewest passes share `left` rows evenly.
-
-    >>> [_even(left, 8) for left in (50, 42, 35, 0)]
-    [8, 7, 7, 8]
-    """
-    return math.ceil(left / math.ceil(left / limit)) if left > 0 else limit

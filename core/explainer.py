@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from core import capture
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
 from core.cache import Cache, Shelf
-from core.engine import Progress, Run
+from core.engine import Run
 from core.errors import CancelledError, NotApplicableError, TimmscopeError, UnknownNameError
 from core.image import Picture, open_picture
 from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS, Metric
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
+from core.passes import Progress
 from core.preprocessing import Geometry, Preprocessing
 from core.targets import ClassLogit, Target, parse_target
 from core.types import Attribution, Need, Prediction, Score, upsample

@@ -34,7 +34,8 @@ class Law(StrEnum):
     LINEAR_EXACT = "linear_exact"
     """On a linear model the map is the exact contribution of each pixel."""
     CLASS_SENSITIVE = "class_sensitive"
-    """Another target gives another map."""
+    """With default parameters another target gives another map; how well it tells objects apart is
+    measured in docs/truth.md."""
     NONNEGATIVE = "nonnegative"
     """With default parameters no value is below zero."""
     MODEL_FREE = "model_free"
@@ -62,10 +63,12 @@ class Cost:
     def pace(self) -> Literal["instant", "seconds", "minutes"]:
         """What to expect on a laptop's CPU; a backward pass takes about two forward ones.
 
-        >>> Cost(1, 1).pace, Cost(52, 50).pace, Cost(4000).pace
-        ('instant', 'seconds', 'minutes')
+        Ten forward passes are reckoned to a second.
+
+        >>> Cost(1, 1).pace, Cost(52, 50).pace, Cost(1, seconds=40).pace, Cost(4000).pace
+        ('instant', 'seconds', 'seconds', 'minutes')
         """
-        passes = self.forward + 2 * self.backward
+        passes = self.forward + 2 * self.backward + 10 * self.seconds
         return "instant" if passes <= 6 else "seconds" if passes <= 600 else "minutes"
 
 
@@ -94,6 +97,13 @@ class Layout:
     def tokens(self) -> int:
         """Number of tokens, or of cells where there is no prefix."""
         return self.prefix + self.grid[0] * self.grid[1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image's output."""
+        if self.format == "NLC":
+            return self.tokens, self.channels
+        return (self.channels, *self.grid) if self.format == "NCHW" else (*self.grid, self.channels)
 
     def to_nchw(self, output: Tensor) -> Tensor:
         """A layer's output as (B, K, h, w), prefix tokens left out; a view where possible."""

@@ -17,10 +17,11 @@ from timm.models.swin_transformer import window_partition
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle, capture
-from core.engine import Progress, Run
+from core.engine import Run
 from core.errors import NotApplicableError, UnknownNameError
 from core.methods.attention_flow import flows
 from core.methods.base import METHODS
+from core.passes import Progress
 from core.preprocessing import Preprocessing
 from core.targets import ClassLogit
 from tests.conftest import build, images, shared_handle

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from core import Explainer, ModelHandle, load_model
 from core.cache import Cache
-from core.engine import Budget
 from core.errors import CancelledError, NotApplicableError
+from core.passes import Budget
 from core.preprocessing import Preprocessing
 from core.targets import ClassLogit
 from core.types import Need

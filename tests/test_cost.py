@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from core import Explainer, ModelHandle
 from core.cache import Cache
-from core.engine import Budget
+from core.passes import Budget
 from core.preprocessing import Preprocessing
 from tests.conftest import handle, images, pairs, quick, shared_handle
 

@@ -150,6 +150,50 @@ def test_a_bright_corner_shows_in_its_own_corner(name: str) -> None:
     assert difference[~inside].sum() < 1e-3 * difference.sum()
 
 
+class Shuffled(nn.Module):
+    """Tokens (B, L, C) in another order."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[:, torch.randperm(64, generator=torch.Generator().manual_seed(0))]
+
+
+class Tokens(nn.Module):
+    """Patches as tokens, row by row, then shuffled, then mixed all with all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Sequential(nn.Conv2d(3, 5, 4, 4), nn.Flatten(2), Transposed())
+        self.shuffled, self.mixed = Shuffled(), Mixed()
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.mixed(self.shuffled(self.patches(x))).mean(1))
+
+
+class Transposed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+class Mixed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.tanh().mean(1, keepdim=True).expand_as(x) * torch.ones(1, 64, 1)
+
+
+def test_a_layer_that_keeps_an_order_of_its_own_does_not_lie_on_the_picture() -> None:
+    layers = probe(Tokens(), (3, 32, 32), "tokens").layers
+    assert layers["patches"].layout == Layout("NLC", (8, 8), 5)
+    assert layers["shuffled"].layout is None
+    assert layers["mixed"].layout == Layout("NLC", (8, 8), 5), "nothing speaks against it"
+
+
+def test_hieras_blocks_keep_an_order_of_their_own_up_to_the_last_stage() -> None:
+    model = timm.create_model("hiera_tiny_224", embed_dim=24, stages=(1, 1, 1, 1), num_classes=3)
+    layers = probe(model.eval(), (3, 224, 224), "hiera").layers
+    assert layers["blocks.0"].layout is None
+    assert layers["blocks.3"].layout == Layout("NLC", (7, 7), 192)
+
+
 def test_a_single_cell_is_no_grid() -> None:
     owner = shared_handle("efficientnet")
     pooled = [n for n in owner.layers if n.endswith(("global_pool.pool", "se.conv_reduce"))]

@@ -17,12 +17,13 @@ from torch.overrides import TorchFunctionMode
 
 from core import Explainer, ModelHandle
 from core.cache import Cache
-from core.engine import Budget, Run
+from core.engine import Run
 from core.errors import TimmscopeError
 from core.methods import quadrature
 from core.methods.base import METHODS
 from core.methods.baselines import baseline
 from core.methods.path_blur import blurred
+from core.passes import Budget
 from core.preprocessing import Preprocessing
 from core.targets import ClassLogit
 from tests.conftest import ZOO, build, images, shared_handle

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
 from core.methods.lime import Lime, segment_means, similarity
-from core.methods.masking import displayed, inpainted
+from core.methods.masking import inpainted
 from core.preprocessing import Preprocessing
 from core.segments import superpixels
 from core.targets import ClassLogit
@@ -259,7 +259,7 @@ def test_lime_takes_the_references_defaults() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_superpixels_leave_no_number_out(how: Any, channels: int) -> None:
     owner = shared_handle("resnet")
-    pixels = displayed(images(owner, 1)[0, :channels, :48, :64], owner)[:channels]
+    pixels = owner.to_pixels(images(owner, 1)[0, :channels, :48, :64])[:channels]
     labels = superpixels(pixels, how, count=12)
     assert labels.shape == (48, 64)
     assert labels.unique().tolist() == list(range(int(labels.max()) + 1))
@@ -269,8 +269,7 @@ def test_superpixels_leave_no_number_out(how: Any, channels: int) -> None:
 
 def test_parts_are_those_of_the_picture_as_a_person_sees_it(lite0: Explainer) -> None:
     look = lite0.look(SAMPLES / "coffee.jpg")
-    shown = displayed(look.x[0], lite0.model)
-    torch.testing.assert_close(shown, lite0.model.preprocessing.to_pixels(look.x[0]))
+    shown = lite0.model.to_pixels(look.x[0])
     answer = lite0.explain(look, "lime", segmentation="slic", segments=30, samples=10, seed=1)
     assert torch.equal(answer.extras["segments"][0], superpixels(shown, "slic", 30))
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from benchmarks import truth
+from benchmarks import mosaics, truth
 from core import Explainer, load_model
 from core.errors import UnknownNameError
 from core.methods.base import METHODS
@@ -274,16 +274,35 @@ def test_the_page_names_every_world_and_every_control() -> None:
 def test_a_small_page_is_written(tmp_path: Path) -> None:
     words = ["--models", "world_resnet", "--methods", "gradcam", "saliency", "--pictures", "4"]
     page = tmp_path / "truth.md"
-    assert truth.main([*words, "--no-mosaics", "--page", str(page), "--threads", "1"]) == 0
+    assert truth.main([*words, "--no-photographs", "--page", str(page), "--threads", "1"]) == 0
     text = page.read_text(encoding="utf-8")
     assert text.index("| `gradcam` |") < text.index("| `random` |")
     assert "Grad-CAM by layer" in text
     json.dumps(text)
 
 
-def test_a_mosaic_shows_each_picture_where_it_says(lite0: Explainer) -> None:
-    first = truth.mosaics(lite0)[0]
-    height, width = lite0.model.input_size[1:]
-    assert first.x.shape == (3, 2 * height, 2 * width)
-    quarter = first.x[:, height:, :width]
-    assert lite0.predict(quarter).top(1)[0][0] == first.classes[2]
+def test_a_mosaic_shows_each_photograph_where_it_says() -> None:
+    known = [(torch.full((3, 4, 6), float(label)), label) for label in (7, 8, 9, 9, 5)]
+    shown = list(mosaics.mosaics(known, rounds=3))
+    assert len(shown) == 3
+    for mosaic in shown:
+        assert len(set(mosaic.classes)) == 4
+        assert mosaic.x.shape == (3, 8, 12)
+        quarters = [mosaic.x[:, t : t + 4, j : j + 6] for t in (0, 4) for j in (0, 6)]
+        assert [int(q.unique()) for q in quarters] == list(mosaic.classes)
+    again = list(mosaics.mosaics(known, rounds=3))
+    assert [m.classes for m in shown] == [m.classes for m in again]
+
+
+def test_gradcam_finds_the_right_quarter_on_photographs_and_the_centre_does_not() -> None:
+    played = mosaics.game("tf_efficientnet_lite0", rounds=1)
+    assert played.known >= 18
+    assert mosaics.score(played, "gradcam", seconds=60).shares.mean() > 0.6
+    assert mosaics.score(played, "centre", seconds=60).shares.mean() == pytest.approx(
+        0.25, abs=0.01
+    )
+
+
+def test_a_second_real_network_is_built_from_its_package() -> None:
+    found = mosaics.game("mobilenet_v2 of torchvision", rounds=1)
+    assert found.known >= 15

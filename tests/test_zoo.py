@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from benchmarks import zoo as sweep
 from core import METHODS, Explainer, ModelHandle
-from core.engine import logits_of
 from core.errors import ModelError, UnknownNameError
 from core.models import zoo
 from core.models.layers import SMALLEST_GRID
+from core.outputs import logits_of
 from core.preprocessing import Preprocessing
 from core.types import Law, Prediction
 
@@ -189,12 +189,25 @@ def test_a_broken_promise_fails(monkeypatch: pytest.MonkeyPatch, change: Any, re
     assert reason in verdict.reason
 
 
-def test_a_wrong_completeness_error_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Law.COMPLETE in METHODS["integrated_gradients"].laws
-    break_(monkeypatch, "integrated_gradients", lambda v, s: (3 * v, s))
-    verdict = sweep.examine(shared("levit"), "integrated_gradients")
+@pytest.mark.parametrize(
+    ("key", "law"), [("integrated_gradients", Law.COMPLETE), ("kernel_shap", Law.EFFICIENT)]
+)
+def test_a_wrong_sum_fails(monkeypatch: pytest.MonkeyPatch, key: str, law: Law) -> None:
+    assert law in METHODS[key].laws
+    assert sweep.examine(shared("levit"), key).word == sweep.WORKS
+    break_(monkeypatch, key, lambda v, s: (3 * v, s))
+    verdict = sweep.examine(shared("levit"), key)
     assert verdict.word == sweep.FAILS
-    assert "the completeness error is" in verdict.reason
+    assert f"the {sweep.SUMS[law]} error is" in verdict.reason
+
+
+def test_a_control_that_knows_the_target_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_(monkeypatch, "centre", lambda v, s: (v * s.abs(), s))
+    verdict = sweep.examine(shared("levit"), "centre")
+    assert (verdict.word, verdict.reason) == (
+        sweep.FAILS,
+        "the map is another one for another target",
+    )
 
 
 def test_a_crash_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.engine import Run, Subject
 from core.errors import NotApplicableError
-from core.methods.base import METHODS, Method, register
+from core.methods.base import METHODS, Method, register, rehearsed
 from core.methods.gradient import Reduction, reduced
 from core.rewrite import MAX_POOLS, Call, Rewrite, nonlinear
 from core.targets import ClassLogit
@@ -48,27 +47,18 @@ def rewritten_gradient(
     return torch.cat(grads), torch.cat(scores)
 
 
-_REFUSALS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str], str]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
 def refused(subject: Subject, key: str, attempt: Callable[[Run], object]) -> str:
-    """Why `attempt` refuses the model, tried once on a grey picture; empty if it does not.
+    """Why `attempt` refuses the model, tried once on a grey picture; empty if it does not."""
 
-    What a model is made of decides, so the answer holds until its structure changes.
-    """
-    known = _REFUSALS.setdefault(subject.model, {})
-    question = key, repr(subject.model)
-    if question not in known:
+    def rehearse() -> str:
         grey = subject.pixel(0.5).expand(1, *subject.input_size)
         try:
             attempt(Run(subject, grey, ClassLogit(0)))
         except NotApplicableError as refusal:
-            known[question] = str(refusal)
-        else:
-            known[question] = ""
-    return known[question]
+            return str(refusal)
+        return ""
+
+    return rehearsed(subject, key, rehearse)
 
 
 # -- guided backpropagation ---------------------------------------------------------------------

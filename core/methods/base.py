@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.engine import Run, Subject
+from core.models.handle import structure
 from core.registry import Parameters, Registry
 from core.types import Cost, Law, Need
 
@@ -45,7 +47,8 @@ class Method(Parameters, ABC):
         """The rows its definition needs, forward and backward, to explain one image.
 
         The image's own score is counted, finding out the predicted class is not. Where it depends
-        on what is found on the way, the most it can be.
+        on what is found on the way, the most it can be. Seconds are stated where the time goes
+        elsewhere than into passes.
         """
 
     def requires(self) -> frozenset[Need]:
@@ -90,6 +93,23 @@ def register(
         return cls
 
     return enter
+
+
+_REHEARSED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str], str]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def rehearsed(subject: Subject, key: str, rehearse: Callable[[], str]) -> str:
+    """Why a method refuses a model, found out once; empty if it does not.
+
+    What a model is made of decides, so the answer holds until its structure changes.
+    """
+    known = _REHEARSED.setdefault(subject.model, {})
+    question = key, structure(subject.model)
+    if question not in known:
+        known[question] = rehearse()
+    return known[question]
 
 
 def relative_error(found: Tensor, asked: Tensor) -> Tensor:

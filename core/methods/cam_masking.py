@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core import capture
-from core.engine import LayerGradients, Meter, Piece, Run, Subject
+from core.engine import LayerGradients, Run, Subject
 from core.methods.base import Method, register
 from core.methods.cam import CAM_LAWS, check_alive
+from core.passes import Meter, Piece
 from core.types import Cost, Need
 
 AFFINE = 1e-5

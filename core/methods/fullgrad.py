@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from typing import Literal
 
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 from core import capture
 from core.engine import Run, Subject
 from core.errors import NotApplicableError
-from core.methods.base import Method, register
-from core.models.handle import structure
+from core.methods.base import Method, register, rehearsed
 from core.targets import Target
 from core.types import Cost, Law, Layout, Need, upsample
 
@@ -59,7 +57,7 @@ class FullGrad(Method):
         return Cost(2, 2)
 
     def refusal(self, subject: Subject) -> str:
-        return _refusal(subject)
+        return rehearsed(subject, self.key, lambda: _left_over(subject))
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         size, target = (run.x.shape[2], run.x.shape[3]), run.target
@@ -183,18 +181,9 @@ def _sum(term: Tensor) -> Tensor:
 
 # -- where it holds -----------------------------------------------------------------------------
 
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[str, str]] = weakref.WeakKeyDictionary()
 
-
-def _refusal(subject: Subject) -> str:
-    """Why the terms do not add up in this model, tried once on a picture of noise; empty if so."""
-    built = structure(subject.model)
-    if subject.model not in _KNOWN or _KNOWN[subject.model][0] != built:
-        _KNOWN[subject.model] = built, _tried(subject)
-    return _KNOWN[subject.model][1]
-
-
-def _tried(subject: Subject) -> str:
+def _left_over(subject: Subject) -> str:
+    """Why the terms do not add up in this model, tried on pictures of noise; empty if they do."""
     low, high = subject.pixel(0.0), subject.pixel(1.0)
     noise = torch.rand((4, *subject.input_size), generator=torch.Generator().manual_seed(0))
     run = Run(subject, low + noise.to(low) * (high - low))

@@ -38,7 +38,7 @@ def reduced(grad: Tensor, reduction: Reduction) -> Tensor:
     "saliency",
     label="Saliency",
     family="gradient",
-    about="Best for seeing which pixels the score reacts to; not for how much they contributed.",
+    about="Best for seeing which pixels the score reacts to; not for telling two objects apart.",
     paper="arXiv:1312.6034",
     needs=[Need.GRADIENT],
     laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
@@ -115,7 +115,11 @@ class Noisy(Method):
 
     def work(self, subject: Subject, layer: str | None) -> Cost:
         each = METHODS.make(self.base).work(subject, layer)
-        return Cost(self.samples * each.forward + 1, self.samples * each.backward)
+        return Cost(
+            self.samples * each.forward + 1,
+            self.samples * each.backward,
+            self.samples * each.seconds,
+        )
 
     def noisy_maps(self, run: Run) -> Iterator[Tensor]:
         """The base method's maps of noisy copies, as many copies at once as fit: (n, B, h, w)."""

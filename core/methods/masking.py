@@ -10,9 +10,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.engine import Piece, Run, Subject
+from core.engine import Run
 from core.methods.base import Method
 from core.methods.baselines import baseline
+from core.passes import Piece
 from core.segments import Segmentation, superpixels
 
 Fill = Literal["blur", "mean", "inpaint", "black", "white", "zero"]
@@ -104,12 +105,6 @@ class Segmented(Method):
         how = self.segmentation, self.segments, self.coarseness
 
         def compute() -> Tensor:
-            return superpixels(displayed(run.x[image], run.subject), *how)
+            return superpixels(run.subject.to_pixels(run.x[image]), *how)
 
         return run.shelf.get_or_compute(("segments", image, how), compute)
-
-
-def displayed(x: Tensor, subject: Subject) -> Tensor:
-    """An image (C, H, W) in model units as a person sees it: pixel values in [0, 1]."""
-    black, white = subject.pixel(0.0).to(x), subject.pixel(1.0).to(x)
-    return ((x - black) / (white - black)).clamp(0, 1)

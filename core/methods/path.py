@@ -11,10 +11,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.engine import Piece, Run, Subject
+from core.engine import Run, Subject
 from core.methods.base import Method, register, relative_error
 from core.methods.baselines import Baseline, Baselines, baseline
 from core.methods.quadrature import integrate
+from core.passes import Piece
 from core.types import Cost, Law, Need
 
 

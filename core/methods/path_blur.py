@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Piece, Run, Subject
+from core.engine import Run, Subject
 from core.methods.base import Method, register
 from core.methods.path import completeness_error, in_steps
+from core.passes import Piece
 from core.types import Cost, Law, Need
 
 

@@ -9,9 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Piece, Run, Subject
+from core.engine import Run, Subject
 from core.methods.base import Method, register
 from core.methods.baselines import Baseline, baseline
+from core.passes import Piece
 from core.types import Cost, Law
 
 

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.engine import Piece, Run
+from core.engine import Run
+from core.passes import Piece
 
 FIRST = 9
 """Nodes to begin with, evenly spaced, both ends among them."""

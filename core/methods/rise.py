@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.engine import Piece, Run, Subject
+from core.engine import Run, Subject
 from core.methods.base import Method, register
 from core.methods.baselines import Baseline, baseline
 from core.methods.masking import AT_ONCE
+from core.passes import Piece
 from core.types import Cost, Law
 
 

@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Piece, Run
+from core.engine import Run
 from core.errors import TimmscopeError
 from core.methods.baselines import Baseline, baseline
 from core.metrics.base import Metric, register
+from core.passes import Piece
 from core.types import Score
 
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.engine import Budget, without_classes
 from core.errors import NotApplicableError, unknown
 from core.models.layers import Probe, probe
+from core.outputs import without_classes
+from core.passes import Budget
 from core.preprocessing import Preprocessing
 from core.types import AttentionLayer, Layer, Need
 
@@ -235,6 +236,10 @@ class ModelHandle:
     def pixel(self, value: float) -> Tensor:
         """A grey level in [0, 1] as (C, 1, 1) model units, on the model's device."""
         return self.preprocessing.pixel(value).to(self.device, self.dtype)
+
+    def to_pixels(self, x: Tensor) -> Tensor:
+        """Model units (..., C, H, W) as a person sees them: pixel values in [0, 1]."""
+        return self.preprocessing.to_pixels(x)
 
 
 # -- models that others may use or change -------------------------------------------------------

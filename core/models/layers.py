@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from core import capture
-from core.engine import logits_of, without_classes
+from core.models.order import out_of_order
 from core.models.places import OWN_ORDER, Located, locate
+from core.outputs import logits_of, without_classes
 from core.types import AttentionLayer, Format, Layer, Layout
 
 SMALLEST_GRID = 3
@@ -79,6 +80,10 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
         n: Layer(n, type(modules[n]).__name__, guess.layout(n, seen.get(n)), n in stages)
         for n in order
     }
+    layouts = {n: layer.layout for n, layer in layers.items() if layer.layout is not None}
+    if any(layout.format == "NLC" for layout in layouts.values()):
+        for n in out_of_order(model, x.detach(), layouts):
+            layers[n] = replace(layers[n], layout=None)
     sizes = [t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n])]
     return Probe(
         layers=layers,

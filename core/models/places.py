@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from core import capture
+from core.models.order import astray
 from core.types import Layout, Places, grouped
 
 BEFORE, AFTER = 200, 32
 """How many tensors before and after an attention map are looked at."""
-NEAR = 1.5
-"""How many cells a token may be from where it is said to lie, or pixels from one another."""
 FEW = 64
 """Up to so many keys, each is looked at alone where patches feed several."""
 
@@ -155,8 +154,7 @@ class _Pass:
                     (size.sum(1), height, row),
                     (size.sum(0), width, column),
                 ):
-                    centre, spread = _moments(along, cells)
-                    if spread < NEAR < abs(centre - place - 0.5):
+                    if astray(along, cells, place + 0.5):
                         return False
         return True
 
@@ -301,14 +299,6 @@ def _queries(
         found = _number(whole, (1, len(tokens)), rows)
         return None if found is None else (Places(found[1], found[0]), _flat(layout))
     return None
-
-
-def _moments(weights: Tensor, cells: int) -> tuple[float, float]:
-    """Mean and standard deviation of a distribution over an axis that is `cells` long."""
-    share = weights / weights.sum()
-    place = (torch.arange(len(share)).to(share) + 0.5) * cells / len(share)
-    mean = (share * place).sum()
-    return float(mean), float((share * (place - mean) ** 2).sum().sqrt())
 
 
 def _tokens(tensor: Tensor, layout: Layout) -> Tensor:

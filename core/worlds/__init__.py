@@ -84,10 +84,10 @@ RECIPES: Mapping[str, World] = MappingProxyType(
             World(
                 "world_convnext",
                 "test_convnext",
-                MappingProxyType({**_FINE, "ls_init_value": None}),
+                MappingProxyType({**_FINE, "ls_init_value": None, "stem_type": "overlap_act"}),
                 "head.fc",
-                rate=2e-3,
-                views=192_000,
+                rate=4e-3,
+                views=160_000,
                 cells=True,
                 rescaled=True,
             ),

@@ -154,15 +154,16 @@
     }
   }
 
-  let warm = false;
+  let cold = 4;
 
-  // The first restyling of a visit compiles what the later ones run: have it done before it counts.
+  // The first restylings of a visit compile what later ones run: have it done before it counts.
   function warmUp(card) {
-    if (warm) return;
-    warm = true;
+    if (!cold) return;
+    cold -= 1;
     const idle = window.requestIdleCallback ?? ((callback) => setTimeout(callback, 200));
     idle(() => {
       if (card.drawn) window.Plotly.restyle(card.plot, { colorscale: [look(card.panel).colorscale] });
+      warmUp(card);
     }, { timeout: 2000 });
   }
 
@@ -222,16 +223,20 @@
   let queue = [];
   let frame = 0;
 
-  // A slider fires faster than the screen repaints, and a grid takes longer than one frame.
+  // The first change is drawn at once. A slider fires faster than the screen repaints, and a grid
+  // takes longer than one frame: what comes sooner than the next frame waits for it.
   function step() {
     const until = performance.now() + 24;
     while (queue.length && performance.now() < until) queue.shift().restyle();
-    frame = queue.length ? requestAnimationFrame(step) : 0;
+    frame = requestAnimationFrame(() => {
+      frame = 0;
+      if (queue.length) step();
+    });
   }
 
   timmscope.redraw = () => {
     queue = [...roots].flatMap((root) => root.cards.filter((card) => card.near));
-    frame ||= requestAnimationFrame(step);
+    if (!frame) step();
   };
 
   timmscope.mount = (element, props, trigger, watch) => {
