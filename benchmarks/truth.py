@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts += [_ranking(name, case, found), _layers_of_world(case)]
     if not options.no_photographs:
         methods = list(dict.fromkeys([*CONTROLS, *options.methods]))
-        parts.append(mosaics.section(methods, options.seconds))
+        parts.append(mosaics.section(methods, options.seconds, options.rounds))
     options.page.write_text("\n".join(parts), encoding="utf-8")
     return 0
 
@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--seconds", type=float, default=120, help="the most for a method and model")
     asked.add_argument("--threads", type=int, default=2)
     asked.add_argument("--no-photographs", action="store_true", help="leave out the mosaics")
+    asked.add_argument("--rounds", type=int, default=mosaics.ROUNDS, help="uses of a photograph")
     asked.add_argument("--page", type=Path, default=PAGE)
     return asked
 

@@ -63,6 +63,9 @@ class Subject(Protocol):
     def stem(self) -> str | None:
         """The convolution that alone sees the picture; None if there is none."""
 
+    def clone(self) -> Subject:
+        """The same on a copy of the model, whose weights may be changed."""
+
     def pixel(self, value: float) -> Tensor:
         """A grey level in [0, 1] as (C, 1, 1) model units."""
 
@@ -229,15 +232,26 @@ class Run:
                 are few enough, and then another target costs no pass.
         """
         target = self.target
-        if keep is None or expected * self.outputs().shape[1] * 4 > KEPT_BYTES:
-            return torch.cat([target(out, owner) for owner, out in self._replies(pieces, expected)])
+        if self._keeps(expected, keep):
+            owners, outs = self.replies(pieces, expected, keep)
+            return target(outs, owners)
+        return torch.cat([target(out, owner) for owner, out in self._replies(pieces, expected)])
+
+    def replies(
+        self, pieces: Iterable[Piece], expected: int = 0, keep: Hashable | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Owners (n,) and the model's outputs (n, N) of all rows in `pieces`; see `scores`."""
 
         def compute() -> tuple[Tensor, Tensor]:
             owners, outs = zip(*self._replies(pieces, expected), strict=True)
             return torch.cat(owners), torch.cat(outs)
 
-        owners, outs = self.shelf.get_or_compute(("replies", keep), compute)
-        return target(outs, owners)
+        if not self._keeps(expected, keep):
+            return compute()
+        return self.shelf.get_or_compute(("replies", keep), compute)
+
+    def _keeps(self, rows: int, keep: Hashable | None) -> bool:
+        return keep is not None and rows * self.outputs().shape[1] * 4 <= KEPT_BYTES
 
     def _replies(self, pieces: Iterable[Piece], expected: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Owners (n,) and outputs (n, N) of rows, pass by pass, without gradients."""

@@ -17,22 +17,26 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core import capture
+from core.analysis.agreement import Agreement, agreement
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
 from core.cache import Cache, Shelf
 from core.engine import Run
 from core.errors import CancelledError, NotApplicableError, TimmscopeError, UnknownNameError
 from core.image import Picture, open_picture
 from core.methods.base import METHODS, Method
-from core.metrics.base import METRICS, Metric
+from core.metrics.base import METRICS, Again, Given, Known, Metric
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
-from core.passes import Progress
+from core.passes import Progress, in_turn
 from core.preprocessing import Geometry, Preprocessing
 from core.targets import ClassLogit, Target, parse_target
+from core.truth import Box, on_input, truth_of
 from core.types import Attribution, Need, Prediction, Score, upsample
+from core.verdict import AGAIN, PATIENCE, QUESTIONS, Verdict, verdict
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,12 @@ FAULTS = (
     AssertionError,
 )
 """What a method, or the code of somebody's model, may raise; `TimmscopeError` is a `ValueError`."""
+
+LACKING = {
+    Given.TRUTH: "needs to know where the evidence is; give a mask as truth",
+    Given.METHOD: "asks the method again; give its attribution, not the map alone",
+}
+"""What is missing where a metric cannot be measured."""
 
 PictureLike = str | Path | bytes | PIL.Image.Image | np.ndarray | Picture
 TargetLike = Target | str | int | Sequence[str | int] | None
@@ -260,7 +270,7 @@ class Explainer:
             pictures: see `explain`.
             methods: keys or instances.
             params: parameters by method key.
-            on_progress: told of rows done and expected, of each method in turn.
+            on_progress: told of rows done and expected, of all methods together.
             **question: `target`, `layer`, `seed` as for `explain`. A layer concerns the methods
                 that can look there, the others look where they would.
 
@@ -277,14 +287,20 @@ class Explainer:
         self.target(question.get("target"), len(look.x))
         results: dict[str, Attribution] = {}
         errors: dict[str, str] = {}
+        made: dict[str, Method] = {}
         for key, method in asked.items():
             try:
-                instance = METHODS.make(method, given.get(key))
+                made[key] = METHODS.make(method, given.get(key))
+            except TimmscopeError as error:
+                errors[key] = str(error)
+        rows = [len(look.x) * self._rows(instance, layer) for instance in made.values()]
+        for (key, instance), told in zip(made.items(), in_turn(on_progress, rows), strict=True):
+            try:
                 results[key] = self.explain(
                     look,
                     instance,
                     layer=self._suitable(instance, layer),
-                    on_progress=on_progress,
+                    on_progress=told,
                     **question,
                 )
             except CancelledError:
@@ -301,6 +317,7 @@ class Explainer:
         metric: str | Metric = "deletion",
         *,
         target: TargetLike = None,
+        truth: Tensor | None = None,
         seed: int = 0,
         on_progress: OnProgress | None = None,
         **params: object,
@@ -312,24 +329,68 @@ class Explainer:
             values: their maps: an attribution, or a tensor (B, h, w).
             metric: a metric's key, or a `Metric`.
             target: what was explained; by default each picture's predicted class.
+            truth: for metrics that need it, (B, H, W) True where the evidence is, in the pixels of
+                the model's input.
             seed: where random draws start.
             on_progress: told of rows done and expected.
             **params: the metric's parameters.
         """
         instance = METRICS.make(metric, params)
         look = self.look(pictures)
-        run = self._run(look, self.target(target, len(look.x)), None, seed, on_progress)
-        if isinstance(values, Attribution) and values.target not in ("", run.target.key):
+        answer = values if isinstance(values, Attribution) else None
+        layer = answer.layer if answer is not None else None
+        run = self._run(look, self.target(target, len(look.x)), layer, seed, on_progress)
+        if answer is not None and answer.target not in ("", run.target.key):
             raise TimmscopeError(
-                f"the map explains {values.target}, not {run.target.key}; "
+                f"the map explains {answer.target}, not {run.target.key}; "
                 "pass the target that it explains"
             )
-        raw = values.values if isinstance(values, Attribution) else values
-        maps = upsample(raw.detach().float().cpu(), (look.x.shape[2], look.x.shape[3]))
-        question = "measure", instance.key, instance.model_dump_json(), run.asked, seed, _hash(maps)
+        maps = _over(values.values if isinstance(values, Attribution) else values, look.x)
+        known = Known(truth, answer, None if answer is None else _again(answer))
+        for given in sorted(instance.needs):
+            if not known.has(given):
+                raise NotApplicableError(f"{instance.label} {LACKING[given]}")
+        asker = None if answer is None else (answer.method, str(answer.params), layer)
+        question = (
+            "measure",
+            instance.key,
+            instance.model_dump_json(),
+            run.asked,
+            seed,
+            _hash(maps),
+            asker if Given.METHOD in instance.needs else None,
+            _hash(truth) if truth is not None and Given.TRUTH in instance.needs else None,
+        )
         with capture.plain(self.model.device):
-            kept = run.shelf.get_or_compute(question, lambda: instance.measure(run, maps))
+            kept = run.shelf.get_or_compute(question, lambda: instance.measure(run, maps, known))
         return copy.deepcopy(kept)
+
+    def truth(
+        self,
+        pictures: PictureLike | Look | Sequence[PictureLike],
+        source: str | Path | Sequence[Box] | NDArray[np.bool_],
+        *,
+        label: str | None = None,
+    ) -> Tensor:
+        """Where the evidence is, as `measure` takes it: (B, H, W) in the model's input.
+
+        Args:
+            pictures: the pictures.
+            source: for each of them the same: a file (see `core.truth.read_truth`), a box as
+                "left,top,right,bottom", a list of boxes, or a mask; in pixels of the picture.
+            label: of a file, only objects of this class.
+
+        Raises:
+            TimmscopeError: it cannot be read, does not fit, or marks nothing that the model sees.
+        """
+        look = self.look(pictures)
+        if not look.pictures:
+            raise TimmscopeError("tensors are no pictures; give a mask over them as truth itself")
+        masks = [
+            on_input(truth_of(source, geometry.picture, picture.name, label), geometry)
+            for picture, geometry in zip(look.pictures, look.geometries, strict=True)
+        ]
+        return torch.stack(masks)
 
     def controls(
         self,
@@ -337,6 +398,7 @@ class Explainer:
         metric: str | Metric = "deletion",
         *,
         target: TargetLike = None,
+        truth: Tensor | None = None,
         seed: int = 0,
         on_progress: OnProgress | None = None,
         **params: object,
@@ -353,11 +415,63 @@ class Explainer:
                 self.explain(look, key, target=target, seed=seed, on_progress=on_progress),
                 instance,
                 target=target,
+                truth=truth,
                 seed=seed,
                 on_progress=on_progress,
             )
             for key in keys
         }
+
+    def agreement(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        answers: Mapping[str, Attribution],
+        image: int = 0,
+    ) -> Agreement:
+        """How far methods agree on one of the pictures, and where they do not.
+
+        Args:
+            pictures: the pictures explained.
+            answers: attributions by method key.
+            image: which picture.
+        """
+        x = self.look(pictures).x
+        return agreement({key: _over(a.values, x)[image] for key, a in answers.items()})
+
+    def verdict(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        answer: Attribution,
+        *,
+        target: TargetLike = None,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> list[Verdict]:
+        """Whether each picture's map deserves trust: faithful, stable, complete, and sane.
+
+        Args:
+            pictures: the pictures explained.
+            answer: their maps.
+            target: what was explained; by default each picture's predicted class.
+            seed: where random draws start.
+            on_progress: told of rows done and expected, of each metric in turn.
+        """
+        look = self.look(pictures)
+        asked: dict[str, Any] = {"target": target, "seed": seed, "on_progress": on_progress}
+        scores: dict[str, Score] = {}
+        beside: dict[str, dict[str, Score]] = {}
+        unanswered: dict[str, str] = {}
+        rows = self._rows(METHODS.make(answer.method, answer.params), answer.layer)
+        for key in QUESTIONS:
+            if AGAIN.get(key, 0) * rows > PATIENCE:
+                unanswered[key] = f"it takes {AGAIN[key]} x {rows} rows; ask for it by itself"
+                continue
+            try:
+                scores[key] = self.measure(look, answer, key, **asked)
+            except NotApplicableError as reason:
+                unanswered[key] = str(reason)
+        beside["srg"] = self.controls(look, "srg", **asked)
+        return [verdict(scores, beside, unanswered, image) for image in range(len(look.x))]
 
     def features(
         self,
@@ -414,6 +528,14 @@ class Explainer:
         name = self.model.resolve_layer([need], layer)
         return self._run(self.look(picture), None, name, 0, on_progress)
 
+    def _rows(self, method: Method, layer: str | None) -> int:
+        """The rows that progress counts for one image; none where the method will be refused."""
+        try:
+            cost = method.work(self.model, self._layer_for(method, self._suitable(method, layer)))
+        except FAULTS:
+            return 0
+        return cost.forward + cost.backward
+
     def _suitable(self, method: Method, layer: str | None) -> str | None:
         """`layer` for the methods it concerns, None (their default) for the others."""
         attends = layer in self.model.attention_layers
@@ -468,6 +590,17 @@ class Explainer:
 def _own(tensor: Tensor) -> Tensor:
     """A copy on the CPU that keeps nothing else alive and shares nothing with what is cached."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _over(values: Tensor, x: Tensor) -> Tensor:
+    """Maps (B, h, w) in the pixels of the images `x` (B, C, H, W), on the CPU."""
+    return upsample(values.detach().float().cpu(), (x.shape[2], x.shape[3]))
+
+
+def _again(answer: Attribution) -> Again:
+    """Asks the method that gave `answer` again."""
+    method = METHODS.make(answer.method, answer.params)
+    return lambda run: _over(method.attribute(run)[0], run.x)
 
 
 def _hash(tensor: Tensor) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -63,6 +64,30 @@ class Progress:
     def _tell(self) -> None:
         if self.callback is not None:
             self.callback(self.done, max(self.done, self.expected))
+
+
+def in_turn(
+    callback: Callable[[int, int], None] | None, rows: Sequence[int]
+) -> Iterator[Callable[[int, int], None]]:
+    """For each of several pieces of work a callback of its own, which tells of all of them.
+
+    Args:
+        callback: called as ``callback(done, expected)``.
+        rows: how many rows each piece takes, at most.
+
+    >>> first, second = in_turn(print, [10, 30])
+    >>> first(4, 8), second(15, 30)
+    4 40
+    25 40
+    (None, None)
+    """
+
+    def tell(before: int, most: int, done: int, _expected: int) -> None:
+        if callback is not None:
+            callback(before + min(done, most), sum(rows))
+
+    for i, most in enumerate(rows):
+        yield partial(tell, sum(rows[:i]), most)
 
 
 @dataclass

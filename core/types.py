@@ -318,6 +318,8 @@ class Score:
         cost: the work it took.
         curve_x: (s+1,) where the metric follows a curve: its abscissa.
         curve_y: (B, s+1) the curve.
+        low: (B,) where the value comes from a sample: the lower end of its 95% interval.
+        high: (B,) the upper end.
     """
 
     value: Tensor
@@ -326,3 +328,5 @@ class Score:
     cost: Cost = Cost()
     curve_x: Tensor | None = None
     curve_y: Tensor | None = None
+    low: Tensor | None = None
+    high: Tensor | None = None

@@ -39,6 +39,9 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
   #view .form { flex-direction: column; }
   #view .form > * { flex: none !important; }
   .gradio-container > .main { padding: 12px !important; }
+  #explain { flex-direction: column; flex-wrap: nowrap; }
+  #ask { display: contents; }
+  #method-settings { order: 1; }
   footer .divider { display: none !important; }
 }
 

@@ -37,6 +37,20 @@ is what that means on a laptop's CPU.
 """
 
 
+QUALITIES = {
+    "faithfulness": [
+        "srg", "deletion", "insertion", "road",
+        "faithfulness_correlation", "sensitivity_n", "infidelity", "completeness_error",
+    ],
+    "sensitivity": ["sensitivity_n", "max_sensitivity"],
+    "complexity": ["complexity", "sparseness"],
+    "stability": ["max_sensitivity"],
+    "localisation": ["pointing_game", "energy_inside", "mass_accuracy", "rank_accuracy", "iou"],
+    "consistency": ["randomisation", "randomisation_entropy", "class_sensitivity"],
+}  # fmt: skip
+"""What papers and requirements call it, and the keys that answer."""
+
+
 def page() -> str:
     """The whole page, as Markdown."""
     parts = [INTRO, _meanings("Needs", Need), _meanings("Promises", Law), _methods(), _metrics()]
@@ -112,7 +126,11 @@ def _metrics() -> str:
         "A score means something only beside those of the controls, the methods that know nothing\n"
         "of the model.\n"
     )
-    return "\n".join(["## Metrics\n", note, overview, *map(_entry, classes)])
+    qualities = _table(
+        ["what is asked for", "metrics"],
+        ([name, _listed(f"`{key}`" for key in keys)] for name, keys in QUALITIES.items()),
+    )
+    return "\n".join(["## Metrics\n", note, overview, qualities, *map(_entry, classes)])
 
 
 # -- parts of the page ----------------------------------------------------------------------------

@@ -135,10 +135,24 @@ def test_one_failing_method_never_kills_the_others(service: Service) -> None:
     assert [row[0] for row in found.table] == ["Grad-CAM", "Attention"]
 
 
+def test_agreement_stands_below_the_maps(service: Service) -> None:
+    found = actions.compare(service, about(), ["gradcam", "hirescam", "sobel"], {}, None, False)
+    *maps, where, ranks, tops = found.panels
+    assert len(maps) == 3
+    assert where["map"]
+    assert where["title"] == "Where they disagree"
+    for panel in (ranks, tops):
+        (trace,) = panel["figure"]["data"]
+        assert not panel["map"]
+        assert [row[i] for i, row in enumerate(trace["z"])] == [1, 1, 1]
+        assert trace["z"][0][1] > trace["z"][0][2], "Grad-CAM is more like HiResCAM than edges"
+        assert panel["figure"]["layout"]["xaxis"]["ticktext"][2] == "Edges (control)"
+
+
 def test_a_shared_range_is_the_same_for_all(service: Service) -> None:
     def ranges(shared: bool) -> list[tuple[float, float]]:
         found = actions.compare(service, about(), ["gradcam", "sobel"], {}, None, shared)
-        traces = [panel["figure"]["data"][0] for panel in found.panels]
+        traces = [panel["figure"]["data"][0] for panel in found.panels[:2]]
         return [(trace["zmin"], trace["zmax"]) for trace in traces]
 
     own, shared = ranges(False), ranges(True)
@@ -165,15 +179,29 @@ def test_attention_heads_or_the_reason_why_there_are_none(service: Service) -> N
 
 def test_scores_stand_beside_the_controls(service: Service) -> None:
     settings = {key: {"steps": 3} for key in ("deletion", "insertion")}
-    found = actions.measure(service, about(), ["gradcam"], list(METRICS), settings, None)
+    metrics = ["deletion", "insertion", "complexity", "completeness_error"]
+    found = actions.measure(service, about(), ["gradcam"], metrics, settings, None)
     assert [row[0] for row in found.table] == [
         "Grad-CAM",
         *(cls.label for cls in METHODS.values() if cls.family == "control"),
     ]
     assert found.headers[1:3] == ["Deletion ↓", "Insertion ↑"]
-    assert len(found.headers) == 1 + len(METRICS)
+    assert len(found.headers) == 1 + len(metrics)
+    assert len(found.panels) == 2, "one for each curve"
+    assert all(row[3] > 0 and row[4] is None for row in found.table), "none promises a sum"
     dashes = [trace.get("line", {}).get("dash") for trace in found.panels[0]["figure"]["data"]]
     assert len(dashes) == len(found.table)
+
+
+def test_a_map_is_put_to_the_test(service: Service) -> None:
+    shown = actions.judge(service, about(), "gradcam", {}, None)
+    assert shown[0]["title"].startswith("Verdict: ")
+    assert {card["tone"] for card in shown[1:]} <= {"good", "doubtful", "bad", ""}
+    assert any("Symmetric relevance gain" in card["caption"] for card in shown)
+    (told,) = actions.judge(service, about(), "sobel", {}, None)
+    assert "knows nothing of the model" in told["caption"]
+    (told,) = actions.judge(service, about(), "attention", {}, None)
+    assert "softmax attention" in told["caption"]
 
 
 def test_the_model_says_which_methods_it_cannot_run_and_why(service: Service) -> None:
@@ -329,7 +357,16 @@ def test_facts_are_told_in_their_own_units_and_maps_are_none() -> None:
     assert facts(found) == told
     assert summary(found).endswith("R² 0.50; standard error 0.0123; converged: yes.")
     assert "does not add up" in summary(with_extras(efficiency_error=0.2))
-    assert summary(with_extras(segments=torch.zeros(224, 224))) == ""
+
+
+def test_regions_are_summed_up_in_words() -> None:
+    parts = torch.arange(4).repeat_interleave(224 * 56).view(224, 224)
+    values = torch.tensor([2.0, 0.5, 0.0, -1.0])[parts][None]
+    lime = dataclasses.replace(with_extras(segments=parts, r2=0.5), values=values)
+    told = "4 regions: 2 speak for it, the strongest by 2; 1 speaks against it, the strongest by 1."
+    assert summary(lime) == f"{told} R² 0.50."
+    shap = dataclasses.replace(with_extras(segments=parts, efficiency_error=0.0), values=values)
+    assert "the strongest by 2.51e+04" in summary(shap), "its pixels add up"
 
 
 def test_segments_are_drawn_and_saved(

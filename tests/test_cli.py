@@ -30,6 +30,8 @@ QUICK = [
     *("--set", "occlusion.window=112"),
     *("--set", "occlusion.stride=112"),
 ]
+LOADING = ("explain", "evaluate", "look")
+"""Modules of commands that load a model."""
 ASKED = "gradcam,integrated_gradients,occlusion,attention_rollout"
 
 
@@ -66,7 +68,9 @@ def command(*words: object) -> Outcome:
 @pytest.fixture(autouse=True, scope="module")
 def _models_stay_loaded() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "load_model", functools.cache(load_model))
+        loaded = functools.cache(load_model)
+        for module in LOADING:
+            patch.setattr(f"core.cli.{module}.load_model", loaded)
         yield
 
 
@@ -380,7 +384,7 @@ def assert_refused(done: Outcome, *words: str) -> None:
         (["--set", "gradcam.rel=1"], ["gradcam has no parameter 'rel'", "relu"]),
         (["--set", "gradcam.relu=maybe"], ["gradcam.relu = maybe"]),
         (["--set", "gradcam.relu=may\nbe"], ["gradcam.relu"]),
-        (["--set", "gradcam.relu"], ["'gradcam.relu'", "method.param=value"]),
+        (["--set", "gradcam.relu"], ["'gradcam.relu'", "key.param=value"]),
         (["--set", "gradcan.relu=1"], ["gradcan", "did you mean"]),
         (["--set", "occlusion.window=9"], ["occlusion", "--methods"]),
         (["--methods", "occlusion", "--set", "occlusion.window=0"], ["occlusion.window = 0", "1"]),
@@ -417,7 +421,8 @@ def test_an_unusable_picture_stops_all_before_any_work(
     def untouched(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(cli, "load_model", untouched)
+    for module in LOADING:
+        monkeypatch.setattr(f"core.cli.{module}.load_model", untouched)
     corrupt = tmp_path / "corrupt.jpg"
     corrupt.write_bytes(COFFEE.read_bytes()[:2000])
     for bad in (corrupt, tmp_path / "missing.jpg", tmp_path):
@@ -434,7 +439,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
     def untouched(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(cli, "load_model", untouched)
+    for module in LOADING:
+        monkeypatch.setattr(f"core.cli.{module}.load_model", untouched)
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         for words in (["explain", COFFEE], ["features", COFFEE]):

@@ -341,8 +341,11 @@ def test_compare(page: Page) -> None:
     choose(page, "#compare-methods", "Attention")
     page.locator("h1").click()
     page.click("#compare-run")
-    drawn(page, "#compare-result", 4)
-    expect(page.locator("#compare-result .ts-card")).to_have_count(5)
+    drawn(page, "#compare-result")
+    cards = page.locator("#compare-result .ts-card")
+    expect(cards).to_have_count(8)
+    cards.last.scroll_into_view_if_needed()
+    drawn(page, "#compare-result", 7)
     expect(page.locator("#compare-result [data-tone=error]")).to_contain_text("softmax attention")
     expect(page.get_by_text("completeness error").first).to_be_visible()
     shot(page, "compare-1280-light")
@@ -365,10 +368,24 @@ def test_features_and_attention(visit: Callable[..., Visit], url: str) -> None:
     shot(page, "features-1280-light")
 
 
+def test_a_map_is_judged_and_the_verdict_goes_with_it(page: Page) -> None:
+    drawn(page, "#result", 1)
+    page.click("#judge")
+    verdict = page.locator("#verdict .ts-card")
+    expect(verdict.first).to_contain_text("Verdict: ", timeout=PATIENCE)
+    assert verdict.count() >= 4
+    shot(page, "verdict-1280-light")
+    choose(page, "#method", "HiResCAM")
+    title(page, "HiResCAM")
+    expect(verdict).to_have_count(0)
+
+
 def test_metrics(page: Page) -> None:
     page.get_by_role("tab", name="Metrics").click()
     page.click("#metric-run")
-    drawn(page, "#metric-result", 2)
+    drawn(page, "#metric-result")
+    page.locator("#metric-result .ts-card").last.scroll_into_view_if_needed()
+    drawn(page, "#metric-result", 3)
     expect(page.locator("#scores")).to_contain_text("Random (control)")
     shot(page, "metrics-1280-light")
 

@@ -416,6 +416,21 @@ def test_progress_ends_when_all_is_done(asker: Explainer) -> None:
     assert told[-1][0] == told[-1][1]
 
 
+def test_the_progress_of_a_comparison_is_that_of_all_methods(asker: Explainer) -> None:
+    asker = Explainer(asker.model)
+    told: list[tuple[int, int]] = []
+    asker.compare(
+        images(asker.model, 2),
+        ["gradcam", "attention", "occlusion", "random"],
+        target=1,
+        params=QUICK,
+        on_progress=lambda done, expected: told.append((done, expected)),
+    )
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len({expected for _, expected in told}) == 1
+    assert told[-1][0] >= 0.8 * told[-1][1]
+
+
 # -- many at once -------------------------------------------------------------------------------
 
 

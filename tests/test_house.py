@@ -63,7 +63,7 @@ def test_core_loads_neither_the_page_nor_its_libraries() -> None:
     core = loaded_by("import core; [*core.METHODS], [*core.METRICS]")
     assert {"core", "torch", "timm"} <= core
     assert not {"plotly", *page} & core
-    assert not page & loaded_by("import core.cli, core.views.figures")
+    assert not page & loaded_by("import core.cli, core.views.maps, core.views.charts")
 
 
 @EACH_FILE

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from typing import Any
+
 import pytest
 import torch
+from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined
 from torch import Tensor, nn
 
 from core import METRICS, Explainer, ModelHandle
-from core.errors import TimmscopeError, UnknownNameError
+from core.errors import NotApplicableError, TimmscopeError, UnknownNameError
+from core.metrics.imputation import imputed
 from core.metrics.removal import ranking
+from core.metrics.subsets import correlation, fisher
 from core.preprocessing import Preprocessing
 from tests.conftest import images, shared_handle
 
@@ -44,8 +51,8 @@ def evidence() -> Tensor:
 
 
 def test_the_true_evidence_beats_its_inverse_and_the_controls(spot: Explainer) -> None:
-    for key, cls in METRICS.items():
-        params = {"baseline": "zero", "steps": 16}
+    for key in ("deletion", "insertion", "srg"):
+        cls, params = METRICS[key], {"baseline": "zero", "steps": 16}
         right = spot.measure(white(), evidence(), key, target=0, **params).value[0]
         wrong = spot.measure(white(), -evidence(), key, target=0, **params).value[0]
         controls = spot.controls(white(), key, target=0, **params)
@@ -58,7 +65,7 @@ def test_the_true_evidence_beats_its_inverse_and_the_controls(spot: Explainer) -
 
 
 def test_the_curve_runs_from_the_picture_to_the_baseline(spot: Explainer) -> None:
-    score = spot.measure(white(), evidence(), "deletion", target=0, steps=16)
+    score = spot.measure(white(), evidence(), "deletion", target=0, steps=16, baseline="zero")
     full, empty = torch.tensor([4.0, 0.0]).softmax(0)[0], 0.5
     assert score.curve_x is not None
     assert score.curve_y is not None
@@ -82,7 +89,7 @@ def test_insertion_mirrors_deletion(spot: Explainer) -> None:
 
 
 def test_steps_that_do_not_divide_the_pixels_count_the_last_part(spot: Explainer) -> None:
-    score = spot.measure(white(), evidence(), "deletion", target=0, steps=7)
+    score = spot.measure(white(), evidence(), "deletion", target=0, steps=7, baseline="zero")
     assert score.curve_x is not None
     assert score.curve_y is not None
     assert score.curve_x[-1] == 1
@@ -102,7 +109,7 @@ def test_ties_are_broken_at_random_but_reproducibly() -> None:
 def test_a_coarse_map_is_brought_to_the_pixels_first(spot: Explainer) -> None:
     coarse = torch.zeros(1, 4, 4)
     coarse[:, 1, 1] = 1
-    score = spot.measure(white(), coarse, "deletion", target=0, steps=16)
+    score = spot.measure(white(), coarse, "deletion", target=0, steps=16, baseline="zero")
     assert score.value[0] < 0.6
 
 
@@ -132,3 +139,213 @@ def test_maps_that_cannot_be_ranked_are_refused(spot: Explainer) -> None:
         spot.measure(white(), evidence(), "deletion", target=0, steps=0)
     with pytest.raises(UnknownNameError, match="did you mean 'deletion'"):
         spot.measure(white(), evidence(), "deletoin", target=0)
+
+
+# -- curves that share their pictures -------------------------------------------------------------
+
+
+def rows_of(explainer: Explainer, x: Tensor, maps: list[Tensor], steps: int) -> int:
+    """Rows that deletion, insertion and gain of several maps take together."""
+    return sum(
+        explainer.measure(x, values, key, target=1, steps=steps).cost.forward
+        for values in maps
+        for key in ("deletion", "insertion", "srg")
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_three_metrics_of_several_maps_share_their_rows(count: int) -> None:
+    owner = shared_handle("resnet")
+    x = images(owner, 1)
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.rand(1, *x.shape[2:], generator=generator) for _ in range(count)]
+    assert rows_of(Explainer(owner), x, maps, steps=7) == count * 2 * 6 + 2
+
+
+@pytest.mark.parametrize("steps", [4, 7, 16])
+def test_the_gain_is_insertion_less_deletion(spot: Explainer, steps: int) -> None:
+    params: dict[str, Any] = {"steps": steps, "baseline": "black", "target": 0}
+    got = {
+        key: spot.measure(white(), evidence(), key, **params)
+        for key in ("deletion", "insertion", "srg")
+    }
+    expected = got["insertion"].value - got["deletion"].value
+    torch.testing.assert_close(got["srg"].value, expected, atol=1e-6, rtol=0)
+    curve = got["srg"].curve_y
+    assert curve is not None
+    assert curve[0, 0] == curve[0, -1] == 0
+
+
+# -- imputation -----------------------------------------------------------------------------------
+
+
+def random_mask(share: float, seed: int = 0) -> Tensor:
+    return torch.rand(20, 20, generator=torch.Generator().manual_seed(seed)) > share
+
+
+REFERENCE_WARNS = pytest.mark.filterwarnings("ignore:__array_wrap__")
+
+
+@REFERENCE_WARNS
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_imputation_is_the_references(share: float) -> None:
+    x = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(1))
+    shown = random_mask(share)
+    theirs = NoisyLinearImputer(noise=0.0)(x, shown.float())
+    ours = imputed(x, shown[None], noise=0.0)[0]
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_imputed_pixels_are_the_mean_of_their_neighbours() -> None:
+    x = torch.rand(1, 20, 20, generator=torch.Generator().manual_seed(1))
+    shown = torch.ones(20, 20, dtype=torch.bool)
+    shown[5, 5] = False
+    around = x[0, 4:7, 4:7]
+    beside, across = around[0, 1] + around[1, 0] + around[1, 2] + around[2, 1], around[::2, ::2]
+    expected = beside / 6 + across.sum() / 12
+    found = imputed(x, shown[None], noise=0.0)
+    assert found[0, 0, 5, 5].item() == pytest.approx(expected.item(), abs=1e-6)
+    nothing = imputed(x, torch.zeros(1, 20, 20, dtype=torch.bool), noise=0.0)
+    torch.testing.assert_close(nothing[0], x.mean((1, 2), keepdim=True).expand_as(x))
+
+
+@REFERENCE_WARNS
+def test_road_is_the_references_where_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.metrics.imputation.NOISE", 0.0)
+    preprocessing = Preprocessing(input_size=(3, 20, 20), mean=(0.5,) * 3, std=(0.5,) * 3)
+    owner = ModelHandle(Spot(), name="spot", preprocessing=preprocessing)
+    x, values = torch.rand(2, 1, 3, 20, 20, generator=torch.Generator().manual_seed(2))
+    values = values[:, 0]  # no two alike: the reference takes ties all at once
+    ours = Explainer(owner).measure(x, values, "road", target=0)
+
+    def softmax(output: Tensor) -> Tensor:
+        return output.softmax(-1)[0]
+
+    reference = ROADCombined()
+    for averager in (reference.morf_averager, reference.lerf_averager):
+        kind = averager.imputer
+        averager.imputer = functools.partial(quiet, kind)
+    theirs = reference(x, values.numpy(), [softmax], owner.model)
+    assert float(ours.value[0]) == pytest.approx(float(theirs[0]), abs=1e-5)
+
+
+def quiet(kind: Any, percentile: int) -> Any:
+    """One of the reference's metrics without noise."""
+    metric = kind(percentile)
+    metric.perturbation.imputer.noise = 0.0
+    return metric
+
+
+# -- shape, place, subsets, stability -------------------------------------------------------------
+
+
+def test_shape_of_maps_is_as_worked_out_by_hand(spot: Explainer) -> None:
+    flat, single = torch.full((1, SIDE, SIDE), -2.0), torch.zeros(1, SIDE, SIDE)
+    single[0, 3, 3] = -1
+    cases = {"complexity": (math.log(SIDE**2), 0.0), "sparseness": (0.0, 1 - 1 / SIDE**2)}
+    for key, (of_flat, of_single) in cases.items():
+        for values, expected in ((flat, of_flat), (single, of_single), (0 * flat, of_flat)):
+            found = spot.measure(white(), values, key, target=0).value.item()
+            assert found == pytest.approx(expected, abs=1e-6), key
+
+
+def test_places_are_as_worked_out_by_hand(spot: Explainer) -> None:
+    truth = evidence().bool()
+    half = torch.zeros(1, SIDE, SIDE)
+    half[:, 4:8, 6:10] = 1  # 8 of its 16 pixels on the evidence, which has 16
+    half[:, 0, 0] = -4
+    expected = {
+        "pointing_game": 0.5,
+        "energy_inside": 0.5,
+        "mass_accuracy": 8 / 20,
+        "rank_accuracy": 0.5,
+        "iou": 8 / 24,
+    }
+    for key, value in expected.items():
+        found = spot.measure(white(), half, key, target=0, truth=truth).value.item()
+        assert found == pytest.approx(value, abs=1e-6), key
+        right = spot.measure(white(), evidence(), key, target=0, truth=truth).value.item()
+        assert right == pytest.approx(1), key
+        wrong = spot.measure(white(), -evidence(), key, target=0, truth=truth).value.item()
+        assert wrong < 0.1 or key == "mass_accuracy", key
+
+
+def test_a_metric_that_lacks_something_says_what(spot: Explainer) -> None:
+    with pytest.raises(NotApplicableError, match="Pointing game needs to know where"):
+        spot.measure(white(), evidence(), "pointing_game", target=0)
+    with pytest.raises(NotApplicableError, match="Max-sensitivity asks the method again"):
+        spot.measure(white(), evidence(), "max_sensitivity", target=0)
+    truth = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    with pytest.raises(TimmscopeError, match="marks no pixel"):
+        spot.measure(white(), evidence(), "iou", target=0, truth=truth)
+    with pytest.raises(TimmscopeError, match="does not fit maps"):
+        spot.measure(white(), evidence(), "iou", target=0, truth=truth[:, 1:])
+    answer = spot.explain(white(), "sobel", target=0)
+    with pytest.raises(NotApplicableError, match="promises no sum"):
+        spot.measure(white(), answer, "completeness_error", target=0)
+
+
+class Additive(nn.Module):
+    """The first class adds up weighted pixels: what a set of pixels adds is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = (x.mean(1) * self.weight).sum((1, 2))
+        return torch.stack([score, 0 * score], 1)
+
+
+@pytest.fixture
+def additive() -> Explainer:
+    preprocessing = Preprocessing(input_size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Explainer(ModelHandle(Additive(), name="additive", preprocessing=preprocessing))
+
+
+SUBSETS = {"faithfulness_correlation": 1.0, "sensitivity_n": 1.0, "infidelity": 0.0}
+
+
+@pytest.mark.parametrize("key", SUBSETS)
+def test_the_exact_map_of_an_additive_model_is_faithful(additive: Explainer, key: str) -> None:
+    exact = additive.model.model.weight.detach()[None]  # type: ignore[union-attr,operator]
+    ask = functools.partial(additive.measure, white(), metric=key, target=0, baseline="zero")
+    found = ask(3 * exact)
+    assert found.value.item() == pytest.approx(SUBSETS[key], abs=1e-4), "scale plays no part"
+    assert ask(exact.abs()).value.item() != pytest.approx(SUBSETS[key], abs=0.05)
+    assert ask(torch.ones_like(exact)).value.item() == pytest.approx(1 - SUBSETS[key], abs=0.35)
+    if found.low is not None:
+        assert found.high is not None
+        assert found.low <= found.value <= found.high
+
+
+@pytest.mark.parametrize("key", SUBSETS)
+def test_another_map_takes_no_pass(additive: Explainer, key: str) -> None:
+    first = additive.measure(white(), evidence(), key, target=0)
+    assert first.cost.forward > 0
+    assert additive.measure(white(), -evidence(), key, target=0).cost.forward == 0
+
+
+def test_fishers_interval_holds_the_truth_as_often_as_it_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, noise = torch.randn(2, 2000, 30, generator=generator)
+    low, high = fisher(correlation(a, 0.6 * a + 0.8 * noise), 30)
+    assert ((low <= 0.6) & (high >= 0.6)).float().mean().item() == pytest.approx(0.95, abs=0.015)
+
+
+def test_a_map_that_ignores_the_picture_is_stable_and_a_gradient_of_noise_is_not() -> None:
+    owner = shared_handle("resnet")
+    x, explainer = images(owner, 1), Explainer(shared_handle("resnet"))
+    ask = functools.partial(explainer.measure, x, metric="max_sensitivity", target=1, samples=3)
+    assert ask(explainer.explain(x, "centre", target=1)).value.item() == 0
+    sharp = ask(explainer.explain(x, "saliency", target=1)).value.item()
+    calm = ask(explainer.explain(x, "gradcam", target=1)).value.item()
+    assert 0 < calm < sharp
+
+
+def test_the_completeness_error_is_the_methods_own(additive: Explainer) -> None:
+    answer = additive.explain(white(), "integrated_gradients", target=0)
+    found = additive.measure(white(), answer, "completeness_error", target=0)
+    assert found.value.item() == pytest.approx(float(answer.extras["completeness_error"]))
+    assert found.cost.forward == 0

@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from core.preprocessing import Geometry
-from core.views import figures
+from core.views import charts, maps, panels
 from dashboard.components import VIEW_JS, Panels
 from dashboard.components.panels import encode
 from dashboard.theme import launch_options
@@ -33,30 +33,30 @@ CROP = Geometry(picture=(H, W), input=(GRID, GRID), box=(50, 0, 350, 300))
 HOSTILE = "</script><img src=x onerror=window.hacked=1><b>bold</b>%{x}{{value}}${window.hacked=1}`"
 
 
-def overlay(title: str, values: np.ndarray = RAW) -> figures.Panel:
-    return figures.overlay_panel(PICTURE, values, CROP, title=title, caption="a caption")
+def overlay(title: str, values: np.ndarray = RAW) -> panels.Panel:
+    return maps.overlay_panel(PICTURE, values, CROP, title=title, caption="a caption")
 
 
-def hostile() -> list[figures.Panel]:
+def hostile() -> list[panels.Panel]:
     return [
-        figures.overlay_panel(PICTURE, RAW, CROP, title=HOSTILE, caption=HOSTILE, unit=HOSTILE),
-        figures.bars_panel([(HOSTILE, 0.5)], title=HOSTILE),
-        figures.curves_panel([{"name": HOSTILE, "x": [0, 1], "y": [0, 1]}], HOSTILE, HOSTILE),
-        figures.error_panel(HOSTILE, HOSTILE),
+        maps.overlay_panel(PICTURE, RAW, CROP, title=HOSTILE, caption=HOSTILE, unit=HOSTILE),
+        charts.bars_panel([(HOSTILE, 0.5)], title=HOSTILE),
+        charts.curves_panel([{"name": HOSTILE, "x": [0, 1], "y": [0, 1]}], HOSTILE, HOSTILE),
+        panels.error_panel(HOSTILE, HOSTILE),
     ]
 
 
-FILLS: dict[str, Callable[[], list[figures.Panel]]] = {
+FILLS: dict[str, Callable[[], list[panels.Panel]]] = {
     "one": lambda: [overlay("one")],
     "again": lambda: [overlay("again", RAW[::-1])],
     "many": lambda: [
         *(overlay(f"map {i}") for i in range(3)),
-        figures.error_panel("Rollout", "no attention here"),
-        figures.bars_panel([("cat", 0.7), ("dog", 0.3)]),
-        figures.map_panel(abs(RAW), "small"),
+        panels.error_panel("Rollout", "no attention here"),
+        charts.bars_panel([("cat", 0.7), ("dog", 0.3)]),
+        maps.map_panel(abs(RAW), "small"),
     ],
     "hostile": hostile,
-    "failed": lambda: [figures.error_panel("Rollout", "no attention here")],
+    "failed": lambda: [panels.error_panel("Rollout", "no attention here")],
     "none": lambda: [],
 }
 
@@ -73,7 +73,7 @@ def url() -> Iterator[str]:
             buttons = [gr.Button(name) for name in FILLS]
         heard = gr.Textbox(label="heard")
         with gr.Tab("First"):
-            shown = Panels([figures.empty_panel("nothing yet")], elem_id="shown", card_width=260)
+            shown = Panels([panels.empty_panel("nothing yet")], elem_id="shown", card_width=260)
         with gr.Tab("Second"):
             Panels([overlay("hidden")], elem_id="hidden")
             late = gr.Button("late")
@@ -408,7 +408,7 @@ def test_figures_follow_the_window(visit: Open, url: str) -> None:
 
 def test_one_picture_travels_once() -> None:
     one, three = (len(encode([overlay("a")] * n)) for n in (1, 3))
-    assert three - one < 2 * len(figures.picture_uri(PICTURE))
+    assert three - one < 2 * len(maps.picture_uri(PICTURE))
     assert encode([overlay("a")] * 3).count("data:image") == 1
 
 

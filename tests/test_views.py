@@ -15,7 +15,7 @@ from PIL import Image
 
 from core.errors import TimmscopeError, UnknownNameError
 from core.preprocessing import Geometry
-from core.views import colour, figures
+from core.views import charts, colour, maps, panels
 
 RNG = np.random.default_rng(0)
 MAPS = {
@@ -148,8 +148,8 @@ def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
     for draw in (
         lambda: colour.limits(values),
         lambda: colour.colourise(values, "gray", (0, 1)),
-        lambda: figures.pack(values),
-        lambda: figures.overlay_panel(GREY, values, WHOLE),
+        lambda: maps.pack(values),
+        lambda: maps.overlay_panel(GREY, values, WHOLE),
     ):
         with pytest.raises(TimmscopeError, match="1 of the map's 4 values are not finite"):
             draw()
@@ -228,8 +228,8 @@ def test_overlay_of_a_huge_picture_is_bounded() -> None:
 
 @MAP
 def test_packed_values_are_within_half_a_step(values: np.ndarray) -> None:
-    packed = json.loads(json.dumps(figures.pack(values)))
-    back = figures.unpack(packed)
+    packed = json.loads(json.dumps(maps.pack(values)))
+    back = maps.unpack(packed)
     step = (packed["hi"] - packed["lo"]) / 65535
     rounding = np.spacing(np.float32(abs(values).max()))
     assert back.shape == values.shape
@@ -238,15 +238,15 @@ def test_packed_values_are_within_half_a_step(values: np.ndarray) -> None:
 
 def test_packed_extremes_are_exact() -> None:
     values = MAPS["signed"].astype(np.float32)
-    back = figures.unpack(figures.pack(values))
+    back = maps.unpack(maps.pack(values))
     assert back.min() == values.min()
     assert back.max() == values.max()
 
 
-def valid(panel: figures.Panel) -> Any:
+def valid(panel: panels.Panel) -> Any:
     """The panel's figure as Plotly's own classes take it, which refuse a wrong name or value."""
     data = [
-        trace | ({"z": figures.unpack(trace["z"])} if "z" in trace else {})
+        trace | ({"z": maps.unpack(trace["z"])} if "z" in trace else {})
         for trace in panel["figure"]["data"]
     ]
     json.dumps(panel, allow_nan=False)
@@ -254,7 +254,7 @@ def valid(panel: figures.Panel) -> Any:
 
 
 def test_cells_of_the_map_tile_the_box() -> None:
-    panel = figures.overlay_panel(GREY, np.ones((4, 8)), crop(20, 10, 60, 50))
+    panel = maps.overlay_panel(GREY, np.ones((4, 8)), crop(20, 10, 60, 50))
     trace = valid(panel).data[0]
     # Edge coordinate e of the box is axis coordinate e - 0.5: pixel 0 is centred on 0.
     assert trace.x0 - trace.dx / 2 == pytest.approx(20 - 0.5)
@@ -267,7 +267,7 @@ def test_cells_of_the_map_tile_the_box() -> None:
 def test_axes_count_the_original_pictures_pixels() -> None:
     big = Image.new("RGB", (3000, 1500))
     where = Geometry(picture=(1500, 3000), input=(8, 8), box=(0, 0, 3000, 1500))
-    figure = valid(figures.overlay_panel(big, np.ones((8, 8)), where))
+    figure = valid(maps.overlay_panel(big, np.ones((8, 8)), where))
     assert figure.layout.xaxis.range == (-0.5, 2999.5)
     assert figure.layout.yaxis.range == (1499.5, -0.5)
     image = figure.layout.images[0]
@@ -277,24 +277,24 @@ def test_axes_count_the_original_pictures_pixels() -> None:
 
 
 def test_crop_is_outlined_in_the_panel() -> None:
-    figure = valid(figures.overlay_panel(GREY, np.ones((4, 4)), crop(20, 10, 60, 50)))
+    figure = valid(maps.overlay_panel(GREY, np.ones((4, 4)), crop(20, 10, 60, 50)))
     assert {(s.x0, s.y0, s.x1, s.y1) for s in figure.layout.shapes} == {(19.5, 9.5, 59.5, 49.5)}
-    assert not valid(figures.overlay_panel(GREY, np.ones((4, 4)), WHOLE)).layout.shapes
+    assert not valid(maps.overlay_panel(GREY, np.ones((4, 4)), WHOLE)).layout.shapes
 
 
 def test_signed_maps_say_so_and_share_a_range_if_told() -> None:
-    own = figures.overlay_panel(GREY, MAPS["signed"], WHOLE)
+    own = maps.overlay_panel(GREY, MAPS["signed"], WHOLE)
     assert own["signed"]
     assert own["figure"]["data"][0]["zmin"] == -own["figure"]["data"][0]["zmax"]
-    shared = figures.overlay_panel(GREY, MAPS["magnitudes"], WHOLE, limits=(-9, 9))
+    shared = maps.overlay_panel(GREY, MAPS["magnitudes"], WHOLE, limits=(-9, 9))
     assert shared["signed"]
     assert shared["figure"]["data"][0]["zmax"] == 9
-    assert not figures.overlay_panel(GREY, MAPS["magnitudes"], WHOLE)["signed"]
+    assert not maps.overlay_panel(GREY, MAPS["magnitudes"], WHOLE)["signed"]
 
 
 def test_zoom_belongs_to_the_picture() -> None:
     def revision(picture: Image.Image, values: np.ndarray) -> str:
-        return str(figures.overlay_panel(picture, values, WHOLE)["figure"]["layout"]["uirevision"])
+        return str(maps.overlay_panel(picture, values, WHOLE)["figure"]["layout"]["uirevision"])
 
     other = Image.new("RGB", (100, 60), (0, 0, 99))
     assert revision(GREY, MAPS["signed"]) == revision(GREY, MAPS["magnitudes"])
@@ -302,21 +302,21 @@ def test_zoom_belongs_to_the_picture() -> None:
 
 
 def test_encoded_picture_serves_for_the_picture() -> None:
-    uri = figures.picture_uri(GREY)
-    first = figures.overlay_panel(GREY, MAPS["signed"], WHOLE, title="a")
-    assert figures.overlay_panel(uri, MAPS["signed"], WHOLE, title="a") == first
+    uri = maps.picture_uri(GREY)
+    first = maps.overlay_panel(GREY, MAPS["signed"], WHOLE, title="a")
+    assert maps.overlay_panel(uri, MAPS["signed"], WHOLE, title="a") == first
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 3, 3), (0, 3)])
 def test_what_is_no_map_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(TimmscopeError, match=r"shape .* cannot be drawn"):
-        figures.overlay_panel(GREY, np.zeros(shape), WHOLE)
+        maps.overlay_panel(GREY, np.zeros(shape), WHOLE)
     with pytest.raises(TimmscopeError, match=r"shape .* cannot be drawn"):
-        figures.map_panel(np.zeros(shape))
+        maps.map_panel(np.zeros(shape))
 
 
 def test_small_map_counts_its_cells() -> None:
-    panel = figures.map_panel(RNG.random((14, 7)), "Head 3")
+    panel = maps.map_panel(RNG.random((14, 7)), "Head 3")
     trace = valid(panel).data[0]
     assert (trace.x0, trace.y0, trace.dx, trace.dy) == (0, 0, 1, 1)
     assert panel["aspect"] == 2
@@ -324,7 +324,7 @@ def test_small_map_counts_its_cells() -> None:
 
 
 def test_bars_keep_rows_of_one_name_apart() -> None:
-    panel = figures.bars_panel([("crane", 0.6), ("crane", 0.3), ("<b>kite</b>", 0.1)])
+    panel = charts.bars_panel([("crane", 0.6), ("crane", 0.3), ("<b>kite</b>", 0.1)])
     figure = valid(panel)
     assert list(figure.data[1].y) == [0, 1, 2]
     assert list(figure.data[1].x) == [0.6, 0.3, 0.1]
@@ -337,22 +337,22 @@ def test_bars_keep_rows_of_one_name_apart() -> None:
 
 def test_bars_of_other_values_are_told_as_they_are() -> None:
     rows = [("feature 3", 12.5), ("feature 1", 5.0), ("feature 2", -1.0)]
-    figure = valid(figures.bars_panel(rows, shares=False))
+    figure = valid(charts.bars_panel(rows, shares=False))
     assert list(figure.data[1].x) == [1, 0.4, 0]
     notes = [a.text for a in figure.layout.annotations]
     assert notes[1::2] == ["<b>12.5</b>", "<b>5</b>", "<b>-1</b>"]
-    assert list(figures.bars_panel([("a", -2.0)], shares=False)["figure"]["data"][1]["x"]) == [0]
+    assert list(charts.bars_panel([("a", -2.0)], shares=False)["figure"]["data"][1]["x"]) == [0]
 
 
 def test_curves_tell_controls_from_methods() -> None:
     line = {"x": [0, 0.5, 1], "y": [1, 0.4, 0]}
-    curves: list[figures.Curve] = [
+    curves: list[charts.Curve] = [
         {"name": "a", **line, "auc": 0.45},
         {"name": "b", **line},
         {"name": "random", **line, "style": "dash"},
         {"name": "<i>sobel", **line, "style": "dash", "auc": None},
     ]
-    one, two, random, sobel = valid(figures.curves_panel(curves, "removed", "score")).data
+    one, two, random, sobel = valid(charts.curves_panel(curves, "removed", "score")).data
     assert (one.line.dash, random.line.dash) == ("solid", "dash")
     assert len({one.line.color, two.line.color, random.line.color}) == 3
     assert random.line.color == sobel.line.color
@@ -363,13 +363,13 @@ def test_curves_tell_controls_from_methods() -> None:
 
 def test_curve_with_missing_points_is_refused() -> None:
     with pytest.raises(TimmscopeError, match="curve 'a' has 2 x but 1 y"):
-        figures.curves_panel([{"name": "a", "x": [0, 1], "y": [1]}], "x", "y")
+        charts.curves_panel([{"name": "a", "x": [0, 1], "y": [1]}], "x", "y")
 
 
 def test_panels_without_a_figure_say_why() -> None:
-    error = figures.error_panel("Rollout", "this model has no attention")
+    error = panels.error_panel("Rollout", "this model has no attention")
     assert (error["tone"], error["caption"]) == ("error", "this model has no attention")
-    assert figures.empty_panel("choose a picture")["tone"] == ""
+    assert panels.empty_panel("choose a picture")["tone"] == ""
     assert not valid(error).data
 
 
@@ -377,12 +377,12 @@ HOSTILE = "</script><img src=x onerror=alert(1)>%{x}${alert(1)}{{value}}`"
 
 
 def test_text_stays_data() -> None:
-    panel = figures.overlay_panel(GREY, MAPS["signed"], WHOLE, title=HOSTILE, caption=HOSTILE)
+    panel = maps.overlay_panel(GREY, MAPS["signed"], WHOLE, title=HOSTILE, caption=HOSTILE)
     assert (panel["title"], panel["caption"]) == (HOSTILE, HOSTILE)
     drawn = [
-        figures.overlay_panel(GREY, MAPS["signed"], WHOLE, unit=HOSTILE),
-        figures.bars_panel([(HOSTILE, 0.5)]),
-        figures.curves_panel([{"name": HOSTILE, "x": [0], "y": [0]}], HOSTILE, HOSTILE),
+        maps.overlay_panel(GREY, MAPS["signed"], WHOLE, unit=HOSTILE),
+        charts.bars_panel([(HOSTILE, 0.5)]),
+        charts.curves_panel([{"name": HOSTILE, "x": [0], "y": [0]}], HOSTILE, HOSTILE),
     ]
     for figure in (valid(panel).to_json() for panel in drawn):
         assert "<img" not in figure
@@ -392,15 +392,32 @@ def test_text_stays_data() -> None:
 def test_borders_run_between_segments_in_picture_pixels() -> None:
     labels = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2]])
     place = crop(20, 10, 60, 40)  # ten picture pixels to each cell
-    figure = valid(figures.overlay_panel(GREY, np.ones((3, 4)), place, segments=labels))
+    figure = valid(maps.overlay_panel(GREY, np.ones((3, 4)), place, segments=labels))
     dark, light, *outline = figure.layout.shapes
     assert dark.path == light.path == "M19.5,29.5H59.5M39.5,9.5V29.5"
     assert len(outline) == 2
-    one = figures.overlay_panel(GREY, np.ones((3, 4)), WHOLE, segments=np.zeros((3, 4), int))
+    one = maps.overlay_panel(GREY, np.ones((3, 4)), WHOLE, segments=np.zeros((3, 4), int))
     assert not valid(one).layout.shapes
 
 
 def test_any_object_with_the_right_names_places_a_map() -> None:
     place = SimpleNamespace(picture=(60, 100), box=(0, 0, 100, 60), whole=True)
-    one = figures.overlay_panel(GREY, MAPS["signed"], place)
-    assert one == figures.overlay_panel(GREY, MAPS["signed"], WHOLE)
+    one = maps.overlay_panel(GREY, MAPS["signed"], place)
+    assert one == maps.overlay_panel(GREY, MAPS["signed"], WHOLE)
+
+
+def test_a_matrix_names_its_rows_and_columns_as_they_are() -> None:
+    panel = charts.matrix_panel([[1, 0.5], [0.25, 1]], ["<b>one", "two"], title="Likeness")
+    (trace,) = panel["figure"]["data"]
+    axes = [panel["figure"]["layout"][axis]["ticktext"] for axis in ("xaxis", "yaxis")]
+    assert axes == [["&lt;b&gt;one", "two"]] * 2
+    assert trace["text"] == [["1.00", "0.50"], ["0.25", "1.00"]]
+    assert trace["customdata"][1][0] == "two and &lt;b&gt;one"
+    assert (trace["zmin"], trace["zmax"]) == (0, 1)
+    assert not panel["map"], "its colours are not the reader's to change"
+    assert panel["height"] > 0
+
+
+def test_a_finding_has_a_tone_and_nothing_to_draw() -> None:
+    panel = panels.finding_panel("Does it?", "It does.", "good")
+    assert (panel["tone"], panel["figure"]["data"]) == ("good", [])

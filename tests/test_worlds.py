@@ -220,7 +220,10 @@ def test_the_centre_control_is_a_gaussian_in_the_middle() -> None:
 
 @EACH_WORLD
 @pytest.mark.parametrize("key", LOCALISES)
-def test_the_evidence_is_found(key: str, name: str) -> None:
+def test_the_evidence_is_found(key: str, name: str, request: pytest.FixtureRequest) -> None:
+    if (key, name) == ("gradcam", "world_vit"):
+        why = "at the transformer's default layer Grad-CAM does no better than the controls"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=why))
     found = truth.score(case(name), METHODS.make(key, LOCALISES[key]), seconds=60)
     assert found.refused == ""
     for control in truth.CONTROLS:
@@ -268,7 +271,7 @@ def test_the_page_names_every_world_and_every_control() -> None:
     for name in WORLDS:
         assert f"## `{name}`" in text
     for key in truth.CONTROLS:
-        assert text.count(f"| `{key}` |") == len(WORLDS)
+        assert text.count(f"| `{key}` |") == len(WORLDS) + text.count("## Photographs")
 
 
 def test_a_small_page_is_written(tmp_path: Path) -> None:

@@ -1,73 +1,92 @@
-"""Deletion and insertion: take pixels away, or give them back, in the order a map ranks them."""
+"""What the model still says while pixels go, or come back, in the order a map ranks them."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator
-from typing import ClassVar
+import hashlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from core.engine import Run
-from core.errors import TimmscopeError
-from core.methods.baselines import Baseline, baseline
-from core.metrics.base import Metric, register
+from core.methods.masking import AT_ONCE
+from core.metrics.base import Known, Metric, check, register
+from core.metrics.imputation import Removed, remover
 from core.passes import Piece
 from core.types import Score
 
+REMOVED = "share of pixels removed", "probability"
+RESTORED = "share of pixels restored", "probability"
+GAINED = "share of pixels removed", "gain in probability"
+
 
 class Removal(Metric):
-    """What deletion and insertion share.
+    """What the members of the family share.
 
-    The curve follows the probability of the target (of "A rather than B", the difference of two,
-    from -1 to 1) over the fraction of pixels changed; the score is the area under it by the
-    trapezoid rule. Ties are broken at random by the run's seed. A map of one single value is
-    thereby a random ranking.
+    A curve follows the probability of the target (of "A rather than B", the difference of two, from
+    -1 to 1) over the fraction of pixels changed; areas are taken by the trapezoid rule. Ties are
+    broken at random by the run's seed: a map of one single value is thereby a random ranking.
+    Curves that run over the same pictures are one: with the same steps and baseline, deletion,
+    insertion and symmetric relevance gain of one map take 2 (steps - 1) rows together, and two rows
+    more whatever the number of maps.
     """
 
-    starts_whole: ClassVar[bool]
-    """Whether the curve begins, or ends, with the unperturbed picture, whose score is known."""
-
     steps: int = Field(28, ge=1, le=1000, description="Steps from the first pixel to the last")
+    baseline: Removed = Field("blur", description="What removed pixels become")
 
-    def measure(self, run: Run, values: Tensor) -> Score:
-        _check(values, run.x)
-        empty = self.background(run)
+    def deletion(self, run: Run, values: Tensor) -> Tensor:
+        """(B, steps + 1) probabilities while the most relevant pixels go."""
+        return self._curve(run, values, restored=False)
+
+    def insertion(self, run: Run, values: Tensor) -> Tensor:
+        """(B, steps + 1) probabilities while the most relevant pixels come back."""
+        return self._curve(run, values, restored=True)
+
+    def fractions(self, values: Tensor) -> Tensor:
+        """(steps + 1,) of the pixels that have had their turn."""
+        pixels = values[0].numel()
+        return torch.tensor(bounds(pixels, self.steps), dtype=torch.float32) / pixels
+
+    def _area(self, run: Run, values: Tensor, curve: Tensor) -> Score:
+        x = self.fractions(values)
+        return self.score(run, torch.trapezoid(curve, x), curve_x=x, curve_y=curve)
+
+    def _curve(self, run: Run, values: Tensor, *, restored: bool) -> Tensor:
+        check(values, run.x)
         order = ranking(values, run.generator())
-        bounds = [round(step * order.shape[1] / self.steps) for step in range(self.steps + 1)]
-        perturbed = bounds[1:] if self.starts_whole else bounds[:-1]
+        inner = bounds(order.shape[1], self.steps)[1:-1]
+        count = len(run.x)
 
         def rows() -> Iterator[Piece]:
-            for bound in perturbed:
-                chosen = torch.zeros_like(order, dtype=torch.bool)
-                chosen.scatter_(1, order[:, :bound], True)
-                mask = chosen.view_as(values)[:, None].to(run.x.device)
-                yield self.mix(run.x, empty, mask), run.owner
+            for image in range(count):
+                hide = remover(run, image, self.baseline)
+                for some in _chunks(inner, AT_ONCE):
+                    had = torch.stack([_first(order[image], bound) for bound in some])
+                    shown = had if restored else ~had
+                    shown = shown.view(-1, *values.shape[1:]).to(run.x.device)
+                    yield hide(shown), run.owner[image].expand(len(shown))
 
-        asked = run.nested(run.x, run.owner, run.target.probability())
-        scores = asked.scores(rows(), expected=len(perturbed) * len(run.x)).view(-1, len(run.x))
-        whole = asked.target(run.outputs(), run.owner)[None]
-        parts = [whole, scores] if self.starts_whole else [scores, whole]
-        curve = torch.cat(parts).T.cpu()
-        fractions = torch.tensor(bounds, dtype=torch.float32) / order.shape[1]
-        return Score(
-            value=torch.trapezoid(curve, fractions),
-            metric=self.key,
-            params=self.model_dump(),
-            cost=run.meter.cost(),
-            curve_x=fractions,
-            curve_y=curve,
+        digest = hashlib.sha1(order.numpy().tobytes()).hexdigest()
+        asked = self.baseline, run.seed, tuple(inner), restored, digest
+        target = run.target.probability()
+        whole = target(run.outputs(), run.owner)[:, None]
+        empty = target(self._emptied(run), run.owner)[:, None]
+        between = whole[:, :0]
+        if inner:
+            owner, outputs = run.replies(rows(), count * len(inner), keep=("removal", asked))
+            between = target(outputs, owner).view(count, -1)
+        ends = (empty, whole) if restored else (whole, empty)
+        return torch.cat([ends[0], between, ends[1]], 1).detach().float().cpu()
+
+    def _emptied(self, run: Run) -> Tensor:
+        """(B, N) outputs for the pictures with every pixel removed."""
+        nothing = torch.zeros((1, *run.x.shape[2:]), dtype=torch.bool, device=run.x.device)
+        rows = (
+            (remover(run, i, self.baseline)(nothing), run.owner[i : i + 1])
+            for i in range(len(run.x))
         )
-
-    @abstractmethod
-    def background(self, run: Run) -> Tensor:
-        """The pictures (B, C, H, W) that pixels come from or go to."""
-
-    @abstractmethod
-    def mix(self, x: Tensor, empty: Tensor, chosen: Tensor) -> Tensor:
-        """The rows scored once the most relevant pixels, `chosen` (B, 1, H, W), had their turn."""
+        return run.replies(rows, len(run.x), keep=("emptied", self.baseline, run.seed))[1]
 
 
 @register(
@@ -77,19 +96,14 @@ class Removal(Metric):
     higher_is_better=False,
     range=(0.0, 1.0),
     paper="arXiv:1806.07421",
+    axes=REMOVED,
 )
 class Deletion(Removal):
     """Area under the probability while pixels go, the best first (Petsiuk et al., 2018)."""
 
-    starts_whole = True
-
-    baseline: Baseline = Field("zero", description="What removed pixels become")
-
-    def background(self, run: Run) -> Tensor:
-        return baseline(self.baseline, run)
-
-    def mix(self, x: Tensor, empty: Tensor, chosen: Tensor) -> Tensor:
-        return torch.where(chosen, empty, x)
+    def measure(self, run: Run, values: Tensor, known: Known) -> Score:
+        curve = self.deletion(run, values)
+        return self._area(run, values, curve)
 
 
 @register(
@@ -99,19 +113,81 @@ class Deletion(Removal):
     higher_is_better=True,
     range=(0.0, 1.0),
     paper="arXiv:1806.07421",
+    axes=RESTORED,
 )
 class Insertion(Removal):
     """Area under the probability while pixels come, the best first (Petsiuk et al., 2018)."""
 
-    starts_whole = False
+    def measure(self, run: Run, values: Tensor, known: Known) -> Score:
+        curve = self.insertion(run, values)
+        return self._area(run, values, curve)
 
-    baseline: Baseline = Field("blur", description="What the picture starts as")
 
-    def background(self, run: Run) -> Tensor:
-        return baseline(self.baseline, run)
+class Gain(Removal):
+    """How much longer the probability lasts if the least relevant pixels go first.
 
-    def mix(self, x: Tensor, empty: Tensor, chosen: Tensor) -> Tensor:
-        return torch.where(chosen, x, empty)
+    The pictures without the least relevant pixels are those with the most relevant ones restored:
+    read backwards, insertion is deletion from the other end.
+    """
+
+    def gain(self, run: Run, values: Tensor) -> Tensor:
+        """(B, steps + 1) least relevant first minus most relevant first."""
+        return self.insertion(run, values).flip(1) - self.deletion(run, values)
+
+
+@register(
+    "srg",
+    label="Symmetric relevance gain",
+    about="Do the pixels it ranks low matter less than those it ranks high?",
+    higher_is_better=True,
+    range=(-1.0, 1.0),
+    paper="arXiv:2401.06654",
+    axes=GAINED,
+)
+class SymmetricRelevanceGain(Gain):
+    """Area between the curves of least and most relevant first (Bluecher et al., 2024).
+
+    What the removed pixels become shifts both curves alike, and largely cancels.
+    """
+
+    def measure(self, run: Run, values: Tensor, known: Known) -> Score:
+        gain = self.gain(run, values)
+        return self._area(run, values, gain)
+
+
+@register(
+    "road",
+    label="ROAD",
+    about="The same, with removed pixels that leave no trace of having been removed?",
+    higher_is_better=True,
+    range=(-0.5, 0.5),
+    paper="arXiv:2202.00449",
+    axes=GAINED,
+)
+class Road(Gain):
+    """Half the difference of least and most relevant first, with noisy linear imputation.
+
+    The mean over the steps between nothing and everything (Rong et al., 2022). Imputed pixels
+    continue their surroundings, so that the shape of what was removed tells the model little.
+    """
+
+    steps: int = Field(10, ge=2, le=100, description="10 removes 10%, 20%, up to 90%")
+    baseline: Removed = Field("imputation", description="What removed pixels become")
+
+    def measure(self, run: Run, values: Tensor, known: Known) -> Score:
+        gain = self.gain(run, values) / 2
+        inner = gain[:, 1:-1].mean(1)
+        return self.score(run, inner, curve_x=self.fractions(values), curve_y=gain)
+
+
+def bounds(pixels: int, steps: int) -> list[int]:
+    """How many pixels have had their turn after each step, the same from either end.
+
+    >>> bounds(10, 4), bounds(2, 3)
+    ([0, 2, 5, 8, 10], [0, 1, 1, 2])
+    """
+    half = [round(step * pixels / steps) for step in range(steps // 2 + 1)]
+    return half + [pixels - bound for bound in half[: (steps + 1) // 2]][::-1]
 
 
 def ranking(values: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,13 +201,10 @@ def ranking(values: Tensor, generator: torch.Generator) -> Tensor:
     return shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
 
 
-def _check(values: Tensor, x: Tensor) -> None:
-    if values.shape != (len(x), *x.shape[2:]):
-        raise TimmscopeError(
-            f"a map of shape {tuple(values.shape)} does not fit images of shape {tuple(x.shape)}; "
-            f"give one of shape {(len(x), *x.shape[2:])}"
-        )
-    if not torch.isfinite(values).all():
-        raise TimmscopeError(
-            "the map has values that are not finite (NaN or infinite); it cannot be ranked"
-        )
+def _first(order: Tensor, bound: int) -> Tensor:
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(0, order[:bound], True)
+
+
+def _chunks(bounds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(bounds), size):
+        yield bounds[start : start + size]

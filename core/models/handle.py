@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import itertools
@@ -230,6 +231,20 @@ class ModelHandle:
                 f"{found[-1].reason}"
             )
         return ""
+
+    def clone(self) -> ModelHandle:
+        """A handle on a copy of the model, whose weights may be changed."""
+        twin = ModelHandle(
+            copy.deepcopy(self.model),
+            name=self.name,
+            preprocessing=self.preprocessing,
+            labels=self.labels,
+            device=self.device,
+            source=self.source,
+            owned=True,
+        )
+        twin.__dict__["probe"] = self.probe  # the layers are where they were
+        return twin
 
     # -- pixels ---------------------------------------------------------------------------------
 

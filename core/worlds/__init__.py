@@ -78,7 +78,7 @@ RECIPES: Mapping[str, World] = MappingProxyType(
                 MappingProxyType({"img_size": SIDE, "patch_size": 12}),
                 "head",
                 rate=2e-3,
-                views=384_000,
+                views=352_000,
                 cells=True,
             ),
             World(

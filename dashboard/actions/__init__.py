@@ -23,6 +23,7 @@ from dashboard.actions.model import (
 )
 from dashboard.actions.question import Asked, Choices, Settings, ask
 from dashboard.actions.save import download
+from dashboard.actions.trust import judge
 
 __all__ = [
     "Asked",
@@ -43,6 +44,7 @@ __all__ = [
     "download",
     "explain",
     "features",
+    "judge",
     "measure",
     "method_choices",
     "predict",

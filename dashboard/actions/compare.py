@@ -8,10 +8,12 @@ from typing import Any
 
 from core import METHODS, Attribution
 from core.errors import CancelledError, TimmscopeError
-from core.explainer import OnProgress
+from core.explainer import Comparison, OnProgress
 from core.export import colour_range, map_on_input
-from core.views.figures import Panel, empty_panel, error_panel, overlay_panel, picture_uri
-from dashboard.actions.question import Settings, answers, ask, trouble
+from core.views.charts import matrix_panel
+from core.views.maps import overlay_panel, picture_uri
+from core.views.panels import Panel, empty_panel, error_panel
+from dashboard.actions.question import Asked, Settings, answers, ask, trouble
 from dashboard.actions.words import facts, spent
 from dashboard.state import Question, Service
 
@@ -72,7 +74,38 @@ def compare(
             )
         )
         table.append(_row(label, found))
-    return Compared(panels, table, asked.question)
+    return Compared(panels + _agreement(asked, answer, uri), table, asked.question)
+
+
+def _agreement(asked: Asked, answer: Comparison, uri: str) -> list[Panel]:
+    """Where methods disagree, and how far they agree; nothing for fewer than two."""
+    if len(answer.results) < 2:
+        return []
+    found = asked.explainer.agreement(asked.look, answer.results)
+    names = [METHODS[key].label for key in found.methods]
+    return [
+        overlay_panel(
+            uri,
+            found.disagreement.numpy(),
+            asked.look.geometries[0],
+            title="Where they disagree",
+            caption="Spread of each pixel's rank among the methods: 0 if all rank it alike",
+            limits=(0.0, 0.5),
+        ),
+        matrix_panel(
+            found.spearman.tolist(),
+            names,
+            title="Rank correlation",
+            caption="1 where two methods rank all pixels alike, 0 where they have nothing to do "
+            "with each other",
+        ),
+        matrix_panel(
+            found.overlap.tolist(),
+            names,
+            title="Overlap of the top 10%",
+            caption="Intersection over union of the pixels that two methods rank highest",
+        ),
+    ]
 
 
 def _row(label: str, found: Attribution) -> list[Any]:

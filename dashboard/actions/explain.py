@@ -9,17 +9,15 @@ from core import METHODS, Attribution, Explainer
 from core.errors import CancelledError, TimmscopeError
 from core.explainer import OnProgress
 from core.export import colour_range, map_on_input
-from core.views.figures import Panel, error_panel, overlay_panel
+from core.views.maps import overlay_panel
+from core.views.panels import Panel, error_panel
 from dashboard.actions.question import Asked, Settings, ask, trouble
 from dashboard.actions.recipe import recipe
-from dashboard.actions.words import facts, spent
+from dashboard.actions.words import SUMS, facts, regions, spent
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
 
 logger = logging.getLogger(__name__)
-
-SUMS = ("completeness_error", "efficiency_error")
-"""Extras of methods whose values add up, to the score's rise, up to that error."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +122,6 @@ def summary(found: Attribution) -> str:
             told.append(
                 f"**{words} {error:.1%}**: the map's sum against the score's rise; it {verdict}."
             )
-    if rest := facts(found, besides=SUMS):
-        told.append(f"{rest[0].upper()}{rest[1:]}.")
+    more = filter(None, (regions(found), facts(found, besides=SUMS)))
+    told += [f"{words[0].upper()}{words[1:]}." for words in more]
     return " ".join(told)

@@ -8,7 +8,8 @@ from core.analysis.features import FeatureMaps
 from core.errors import CancelledError, TimmscopeError
 from core.explainer import OnProgress
 from core.views.colour import is_signed, limits
-from core.views.figures import Panel, map_panel, overlay_panel, picture_uri
+from core.views.maps import map_panel, overlay_panel, picture_uri
+from core.views.panels import Panel
 from dashboard.actions.question import ask, trouble
 from dashboard.state import Question, Service
 

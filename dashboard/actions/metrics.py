@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from core import METHODS, METRICS, Attribution
-from core.errors import CancelledError, TimmscopeError
+from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.explainer import OnProgress
 from core.types import Score
-from core.views.figures import Curve, Panel, curves_panel, empty_panel, error_panel
+from core.views.charts import Curve, curves_panel
+from core.views.panels import Panel, empty_panel, error_panel
 from dashboard.actions.question import Asked, Settings, answers, ask, trouble
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
@@ -60,10 +62,8 @@ def measure(
         return Measured([trouble("Not measured", question, error)], [], METHOD_ONLY)
     panels = [_curves(key, found) for key, found in scores.items() if _has_curve(found)]
     panels += [error_panel(METHODS[key].label, why) for key, why in answer.errors.items()]
-    table = [
-        [METHODS[key].label, *(round(float(scores[m][key].value[0]), 4) for m in metrics)]
-        for key in next(iter(scores.values()))
-    ]
+    keys = dict.fromkeys(key for found in scores.values() for key in found)
+    table = [[METHODS[key].label, *(_cell(scores[m].get(key)) for m in metrics)] for key in keys]
     headers = [_with_arrow(key) for key in metrics]
     return Measured(panels, table, METHOD_ONLY + headers, asked.question)
 
@@ -75,32 +75,33 @@ def _scores(
     settings: Settings,
     on_progress: OnProgress | None,
 ) -> dict[str, Score]:
-    """The metric of each result and then of each control."""
+    """The metric of each result and then of each control, as far as it applies to them."""
     instance = METRICS.make(metric, params_of(settings, metric, METRICS[metric]))
-    own = {
-        key: asked.explainer.measure(
-            asked.look, found, instance, target=asked.target, on_progress=on_progress
-        )
-        for key, found in results.items()
-    }
-    controls = asked.explainer.controls(
-        asked.look, instance, target=asked.target, on_progress=on_progress
-    )
-    return own | controls
+    asker = asked.explainer
+    question: dict[str, Any] = {"target": asked.target, "on_progress": on_progress}
+    own = {}
+    for key, found in results.items():
+        with suppress(NotApplicableError):  # its cell stays empty
+            own[key] = asker.measure(asked.look, found, instance, **question)
+    with suppress(NotApplicableError):
+        own |= asker.controls(asked.look, instance, **question)
+    return own
+
+
+def _cell(score: Score | None) -> float | None:
+    return None if score is None else round(float(score.value[0]), 4)
 
 
 def _has_curve(scores: Mapping[str, Score]) -> bool:
-    return all(score.curve_x is not None for score in scores.values())
+    return bool(scores) and all(score.curve_x is not None for score in scores.values())
 
 
 def _curves(metric: str, scores: Mapping[str, Score]) -> Panel:
     cls = METRICS[metric]
     better = "higher" if cls.higher_is_better else "lower"
-    verb = "restored" if cls.higher_is_better else "removed"
     return curves_panel(
         [_curve(key, score) for key, score in scores.items()],
-        f"share of pixels {verb}",
-        "probability",
+        *cls.axes,
         title=_with_arrow(metric),
         caption=f"{cls.about} Area under the curve; {better} is better.",
     )

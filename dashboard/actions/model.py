@@ -10,7 +10,8 @@ from core.errors import CancelledError, TimmscopeError
 from core.explainer import OnProgress
 from core.methods.base import Method
 from core.types import Need, Prediction
-from core.views.figures import Panel, bars_panel
+from core.views.charts import bars_panel
+from core.views.panels import Panel
 from dashboard.actions.question import Choices, Settings, trouble
 from dashboard.actions.words import promised
 from dashboard.controls import params_of

@@ -11,7 +11,7 @@ from core.errors import NotApplicableError, TimmscopeError
 from core.explainer import Comparison, Look, OnProgress
 from core.targets import Target
 from core.types import Prediction
-from core.views.figures import Panel, empty_panel, error_panel
+from core.views.panels import Panel, empty_panel, error_panel
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
 

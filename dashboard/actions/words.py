@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import torch
+
 from core.types import Attribution, Cost
+
+SUMS = ("completeness_error", "efficiency_error")
+"""Extras of methods whose values add up, to the score's rise, up to that error."""
 
 
 def passes(cost: Cost) -> str:
@@ -56,6 +61,22 @@ def fact(name: str, value: float) -> str:
     if name.endswith("_error") and name != "standard_error":
         return f"{words} {value:.1%}"
     return f"{words} {value:.3g}"
+
+
+def regions(found: Attribution) -> str:
+    """What the parts of the first picture say; empty for maps that are not made of parts."""
+    labels = found.extras.get("segments")
+    if labels is None:
+        return ""
+    parts = labels[0].flatten().long()
+    weights = torch.zeros(int(parts.max()) + 1).index_add_(0, parts, found.values[0].flatten())
+    if not any(name in found.extras for name in SUMS):
+        weights /= parts.bincount()
+    told = [f"{len(weights)} regions"]
+    for side, word in ((weights[weights > 0], "for"), (-weights[weights < 0], "against")):
+        strongest = f", the strongest by {float(side.max()):.3g}" if len(side) else ""
+        told.append(f"{len(side)} {'speaks' if len(side) == 1 else 'speak'} {word} it{strongest}")
+    return f"{told[0]}: {told[1]}; {told[2]}"
 
 
 def facts(found: Attribution, besides: Collection[str] = ()) -> str:

@@ -1,4 +1,4 @@
-// Draws panels (see core/views/figures.py) as cards with one Plotly figure each.
+// Draws panels (see core/views/panels.py) as cards with one Plotly figure each.
 //
 // The page's view (colormap, opacity, fading) lives here and never asks the server: a change restyles
 // every map on the page, and maps that arrive later take it too. Text reaches the page through

@@ -18,7 +18,7 @@ import gradio as gr
 import plotly
 
 from core.views.colour import COLORMAPS, default_colormap, stops
-from core.views.figures import Panel
+from core.views.panels import Panel
 
 HERE = Path(__file__).parent
 SCRIPTS = (
@@ -42,7 +42,7 @@ MOUNT_JS = "window.timmscope.mount(element, props, trigger, watch); // fires 'se
 
 
 class Panels(gr.HTML):
-    """A responsive grid of cards, one per panel of `core.views.figures`.
+    """A responsive grid of cards, one per panel of `core.views`.
 
     Its value is a list of panels. Cards keep their place in the list: an update redraws the figure
     in place, and zoom stays while the picture is the same.

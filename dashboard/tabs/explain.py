@@ -9,7 +9,7 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from core import METHODS
-from core.errors import TimmscopeError
+from core.errors import CancelledError, TimmscopeError
 from core.explainer import OnProgress
 from dashboard import actions
 from dashboard.components.panels import Panels
@@ -26,8 +26,8 @@ SAVE_JS = "() => setTimeout(() => document.querySelector('#download-file').click
 
 def build(side: Sidebar, view: list[Component]) -> None:
     """The tab, wired; files are saved as the view shows them."""
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=260):
+    with gr.Row(equal_height=False, elem_id="explain"):
+        with gr.Column(scale=2, min_width=260, elem_id="ask"):
             method = gr.Dropdown(
                 METHOD_CHOICES, value=DEFAULT_METHOD, label="Method", elem_id="method"
             )
@@ -39,9 +39,10 @@ def build(side: Sidebar, view: list[Component]) -> None:
                     "Explain", variant="primary", elem_id="run", size="md", min_width=100
                 )
                 stop = gr.Button("Cancel", elem_id="stop", size="md", min_width=80)
-            groups = settings(METHODS, side.store, DEFAULT_METHOD)
+            with gr.Column(elem_id="method-settings"):
+                groups = settings(METHODS, side.store, DEFAULT_METHOD)
         with gr.Column(scale=5, min_width=300):
-            result = Panels(elem_id="result", card_width=280, columns=1, min_height=420)
+            result = Panels(elem_id="result", card_width=280, columns=1, min_height=320)
             trust = gr.Markdown(elem_id="trust", elem_classes="ts-note")
             with gr.Row():
                 saves = {
@@ -50,6 +51,10 @@ def build(side: Sidebar, view: list[Component]) -> None:
                     )
                     for kind in KINDS
                 }
+            judge = gr.Button(
+                "Can this map be trusted?", elem_id="judge", size="sm", variant="secondary"
+            )
+            verdict = Panels([], elem_id="verdict", card_width=240, columns=2)
             file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")
             with gr.Accordion("The same in Python", open=False):
                 recipe = gr.Code(language="python", interactive=False, show_label=False)
@@ -68,7 +73,8 @@ def build(side: Sidebar, view: list[Component]) -> None:
         settings: dict[str, Any],
     ) -> Any:
         found = actions.explain(service, question, method, settings, layer, on_progress)
-        return found.panels, found.summary, found.recipe, (question, method, settings, layer)
+        last = question, method, settings, layer
+        return found.panels, found.summary, found.recipe, last
 
     def takes(
         model: str, weights: str, method: str, layer: str | None, settings: dict[str, Any]
@@ -121,7 +127,37 @@ def build(side: Sidebar, view: list[Component]) -> None:
     saved = [
         _saving(side, button, kind, [last, *view], file, result) for kind, button in saves.items()
     ]
-    cancelling(side, stop, ["explain", "save"], [first, *rest, *saved])
+    for event in (first, *rest):  # a verdict is on the map before
+        event.then(lambda: [], None, verdict, queue=False, **QUIET)
+    judged = _judging(side, judge, last, verdict)
+    cancelling(side, stop, ["explain", "save", "trust"], [first, *rest, *saved, judged])
+
+
+def _judging(side: Sidebar, button: gr.Button, last: gr.State, verdict: Panels) -> Dependency:
+    """A button that puts the explanation on the page to the test."""
+
+    def judge(
+        last: Any,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it there
+    ) -> Any:
+        if last is None:
+            raise gr.Error("nothing to judge yet; press Explain first")
+        question, method, settings, layer = last
+        on_progress = begin(side.service, "trust", request, progress)
+        try:
+            return actions.judge(side.service, question, method, settings, layer, on_progress)
+        except CancelledError:
+            return gr.skip()
+
+    return button.click(
+        judge,
+        last,
+        verdict,
+        show_progress_on=verdict,
+        api_visibility="private",
+        trigger_mode="always_last",
+    )
 
 
 def _saving(

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core.explainer import OnProgress
-from core.views.figures import empty_panel
+from core.views.panels import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice

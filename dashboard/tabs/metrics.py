@@ -8,7 +8,8 @@ import gradio as gr
 
 from core import METRICS
 from core.explainer import OnProgress
-from core.views.figures import empty_panel
+from core.metrics.base import Given
+from core.views.panels import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice, settings
@@ -17,6 +18,8 @@ from dashboard.sidebar import Sidebar
 from dashboard.state import Question
 from dashboard.tabs.work import METHOD_CHOICES, cancelling, follow_model, keep
 
+MEASURED = {key: cls for key, cls in METRICS.items() if Given.TRUTH not in cls.needs}
+"""Metrics that ask for nothing but the picture and the model."""
 EMPTY = [empty_panel("Choose methods and metrics, then press Measure.")]
 
 
@@ -33,8 +36,8 @@ def build(side: Sidebar) -> None:
             min_width=280,
         )
         metrics = gr.CheckboxGroup(
-            [(cls.label, key) for key, cls in METRICS.items()],
-            value=list(METRICS),
+            [(cls.label, key) for key, cls in MEASURED.items()],
+            value=["deletion", "insertion", "srg"],
             label="Metrics",
             elem_id="metrics",
             scale=2,
@@ -42,7 +45,7 @@ def build(side: Sidebar) -> None:
         )
         layer = Choice([], label="Layer", info="For CAM methods", scale=1, min_width=160)
     with gr.Accordion("Settings", open=False), gr.Row():
-        for key, cls in METRICS.items():
+        for key, cls in MEASURED.items():
             with gr.Column(min_width=240):
                 gr.Markdown(f"**{cls.label}**")
                 settings({key: cls}, side.store, key)
@@ -52,9 +55,7 @@ def build(side: Sidebar) -> None:
         )
         stop = gr.Button("Cancel", size="md", scale=0, min_width=120)
     result = Panels(EMPTY, elem_id="metric-result", card_width=320, columns=2, min_height=260)
-    table = gr.Dataframe(
-        interactive=False, visible=False, label="Area under the curve", elem_id="scores"
-    )
+    table = gr.Dataframe(interactive=False, visible=False, label="Scores", elem_id="scores")
 
     answered = gr.State()
 

@@ -1,0 +1,228 @@
+"""Bars, curves and tables of numbers as panels."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NotRequired, TypedDict
+
+from core.errors import TimmscopeError
+from core.views.colour import finite
+from core.views.panels import Json, Panel, layout_of, panel, plain
+
+ACCENT, QUIET = "#6366f1", "rgba(99,102,241,0.42)"
+CYCLE = (
+    "#6366f1", "#ea580c", "#0d9488", "#db2777", "#0284c7", "#65a30d", "#9333ea", "#b45309",
+)  # fmt: skip
+"""Line colours with a contrast of 3 or more on white and on near-black alike."""
+CONTROL = "#7c8394"
+CONTROL_DASHES = ("dash", "dot", "dashdot", "longdash")
+GRID, TRACK = "rgba(128,128,140,0.22)", "rgba(128,128,140,0.16)"
+
+
+class Curve(TypedDict):
+    """One line of `curves_panel`.
+
+    Attributes:
+        name: shown in the legend.
+        x, y: equally many numbers.
+        style: "dash" for controls.
+        auc: area under the curve, shown beside the name.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: NotRequired[Literal["solid", "dash"]]
+    auc: NotRequired[float | None]
+
+
+def bars_panel(
+    rows: Sequence[tuple[str, float]],
+    *,
+    title: str = "Prediction",
+    caption: str = "",
+    highlight: int | None = 0,
+    shares: bool = True,
+) -> Panel:
+    """Bars with the label above each and its value at the right.
+
+    Args:
+        rows: (label, value), largest first.
+        title: a few words.
+        caption: a sentence or two.
+        highlight: the row in the accent colour, such as the explained class; None for none.
+        shares: whether the values are probabilities, on a scale from 0 to 1; others are told as
+            they are, on a scale from 0 to the largest.
+    """
+    at = list(range(len(rows)))
+    values = [float(value) for _, value in rows]
+    top = 1.0 if shares else max([*values, 0.0]) or 1.0
+    form = "{:.1%}" if shares else "{:.3g}"
+    bar = {"type": "bar", "orientation": "h", "y": at, "width": 0.24, "showlegend": False}
+    track = bar | {
+        "x": [1.0] * len(at),
+        "marker": {"color": TRACK, "cornerradius": 3},
+        "hoverinfo": "skip",
+    }
+    filled = bar | {
+        "x": [max(value, 0.0) / top for value in values],
+        "marker": {
+            "color": [ACCENT if i == highlight else QUIET for i in at],
+            "cornerradius": 3,
+        },
+        "text": [plain(label) for label, _ in rows],
+        "textposition": "none",
+        "customdata": [f"{value:.2%}" if shares else f"{value:.5g}" for value in values],
+        "hovertemplate": "%{text}<br><b>%{customdata}</b><extra></extra>",
+    }
+    layout = layout_of({"l": 0, "r": 0, "t": 0, "b": 0}) | {
+        "barmode": "overlay",
+        "dragmode": False,
+        "xaxis": {"range": [0, 1], "visible": False, "fixedrange": True},
+        "yaxis": {"range": [len(rows) - 0.8, -0.55], "visible": False, "fixedrange": True},
+        "annotations": [
+            note
+            for i, (label, value) in enumerate(rows)
+            for note in (
+                _note(plain(textwrap.shorten(str(label), 34, placeholder="…")), 0, i, "left"),
+                _note(f"<b>{form.format(value)}</b>", 1, i, "right"),
+            )
+        ],
+    }
+    return panel(title, caption, [track, filled], layout, height=max(1, len(rows)) * 40 + 2)
+
+
+def curves_panel(
+    curves: Sequence[Curve],
+    x_title: str,
+    y_title: str,
+    *,
+    title: str = "",
+    caption: str = "",
+    height: int = 360,
+) -> Panel:
+    """Lines over common axes; controls are dashed and grey.
+
+    Args:
+        curves: one line each, in the order of the legend.
+        x_title: what the horizontal axis counts.
+        y_title: what the vertical axis counts.
+        title: a few words.
+        caption: a sentence or two.
+        height: CSS pixels, the legend's rows not counted.
+
+    Raises:
+        TimmscopeError: a curve whose x and y differ in length.
+    """
+    strokes = _strokes()
+    data = [_line(curve, strokes) for curve in curves]
+    rows = -(-len(curves) // 2)
+    layout = layout_of({"l": 8, "r": 12, "t": 8, "b": 8}) | {
+        "dragmode": "zoom",
+        "uirevision": f"{x_title}|{y_title}",
+        "hovermode": "closest",
+        "showlegend": True,
+        "xaxis": _axis(x_title),
+        "yaxis": _axis(y_title),
+        "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "yref": "paper"},
+    }
+    return panel(title, caption, data, layout, height=height + 20 * rows)
+
+
+def matrix_panel(
+    table: Sequence[Sequence[float]],
+    names: Sequence[str],
+    *,
+    title: str = "",
+    caption: str = "",
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> Panel:
+    """A square table of numbers, each in a cell whose colour says how large it is.
+
+    Args:
+        table: (m, m), rows from the top.
+        names: of rows and columns.
+        title: a few words.
+        caption: a sentence or two.
+        limits: the values of the faintest and the strongest colour.
+    """
+    rows = [[float(value) for value in row] for row in table]
+    trace = {
+        "type": "heatmap",
+        "z": rows,
+        "zmin": limits[0],
+        "zmax": limits[1],
+        "colorscale": [[0, "rgba(99,102,241,0.04)"], [1, "rgba(99,102,241,0.75)"]],
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+        "text": [[f"{value:.2f}" for value in row] for row in rows],
+        "texttemplate": "%{text}",
+        "textfont": {"size": 12},
+        "customdata": [[f"{plain(a)} and {plain(b)}" for b in names] for a in names],
+        "hovertemplate": "%{customdata}: <b>%{z:.3f}</b><extra></extra>",
+    }
+    at = list(range(len(names)))
+    ticks = {
+        "tickvals": at,
+        "ticktext": [plain(name) for name in names],
+        "showgrid": False,
+        "zeroline": False,
+        "automargin": True,
+        "fixedrange": True,
+    }
+    trace |= {"x": at, "y": at}
+    layout = layout_of({"l": 8, "r": 8, "t": 8, "b": 8}) | {
+        "dragmode": False,
+        "xaxis": ticks | {"side": "bottom", "tickangle": -35},
+        "yaxis": ticks | {"autorange": "reversed"},
+    }
+    return panel(title, caption, [trace], layout, height=120 + 46 * len(names))
+
+
+def _note(text: str, x: float, y: float, side: str) -> Json:
+    return {
+        "text": text, "x": x, "xref": "x", "xanchor": side, "y": y - 0.16, "yref": "y",
+        "yanchor": "bottom", "align": side, "showarrow": False, "font": {"size": 13},
+        "borderpad": 0,
+    }  # fmt: skip
+
+
+def _line(curve: Curve, strokes: Mapping[str, Iterator[Json]]) -> Json:
+    name, x, y = str(curve["name"]), finite(curve["x"]), finite(curve["y"])
+    if len(x) != len(y):
+        raise TimmscopeError(f"curve {name!r} has {len(x)} x but {len(y)} y; give as many of each")
+    auc = curve.get("auc")
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": x.tolist(),
+        "y": y.tolist(),
+        "name": plain(name) + ("" if auc is None else f"  <b>{auc:.3f}</b>"),
+        "text": plain(name),
+        "line": next(strokes[curve.get("style", "solid")]),
+        "hovertemplate": "%{text}<br>%{x:.3~g}, <b>%{y:.4~g}</b><extra></extra>",
+    }
+
+
+def _axis(title: str) -> Json:
+    return {
+        "title": {"text": plain(title), "standoff": 8, "font": {"size": 12}},
+        "gridcolor": GRID,
+        "linecolor": GRID,
+        "zeroline": False,
+        "automargin": True,
+        "nticks": 6,
+    }
+
+
+def _strokes() -> dict[str, Iterator[Json]]:
+    """Line after line in a look of its own: colours for methods, dashes for controls."""
+    return {
+        "solid": ({"color": c, "width": 2.25, "dash": "solid"} for c in itertools.cycle(CYCLE)),
+        "dash": (
+            {"color": CONTROL, "width": 1.5, "dash": d} for d in itertools.cycle(CONTROL_DASHES)
+        ),
+    }

@@ -1,0 +1,242 @@
+"""Many pictures: rows, intervals, significance, and going on where work stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import scipy.stats
+
+from core import METHODS, METRICS, Explainer, cli
+from core.errors import TimmscopeError
+from core.evaluate import Row, beside, evaluate, expanded, holm, interval, sign_flip, summary
+from core.journal import Journal, write_rows
+
+SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
+CONTROLS = {key for key, cls in METHODS.items() if cls.family == "control"}
+
+
+def rows_of(lite0: Explainer, *pictures: Path, **question: Any) -> list[Row]:
+    methods = [METHODS.make("gradcam"), METHODS.make("attention")]
+    metrics = [METRICS.make("complexity"), METRICS.make("srg", {"steps": 2})]
+    return list(evaluate(lite0, pictures, methods, metrics, **question))
+
+
+def test_a_row_for_everything_and_reasons_where_there_is_no_score(
+    lite0: Explainer, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    rows = rows_of(lite0, SAMPLES / "coffee.jpg", bad)
+    assert len(rows) == len({row.key for row in rows}) == 2 * 2 * (2 + len(CONTROLS))
+    for row in rows:
+        if "bad" in row.picture:
+            assert "bad.jpg" in row.error
+        elif row.method == "attention":
+            assert "softmax attention" in row.error
+        else:
+            assert row.value is not None
+            assert not row.error
+            assert row.target.startswith("logit")
+    (gradcam,) = (r for r in rows if (r.method, r.metric) == ("gradcam", "srg") and not r.error)
+    direct = lite0.measure(
+        SAMPLES / "coffee.jpg", lite0.explain(SAMPLES / "coffee.jpg"), "srg", steps=2
+    )
+    assert gradcam.value == pytest.approx(direct.value.item())
+
+
+def test_what_is_done_is_not_done_again(lite0: Explainer) -> None:
+    rows = rows_of(lite0, SAMPLES / "coffee.jpg")
+    done = {row.key for row in rows[:5]}
+    assert [r.key for r in rows_of(lite0, SAMPLES / "coffee.jpg", done=done)] == [
+        r.key for r in rows[5:]
+    ]
+
+
+def test_folders_give_their_pictures_by_name(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.PNG", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [p.name for p in expanded([tmp_path, Path("x.jpg")])] == ["a.PNG", "b.jpg", "x.jpg"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TimmscopeError, match="no pictures"):
+        expanded([tmp_path / "empty"])
+    (tmp_path / "a.xml").write_text("")
+    assert beside(tmp_path)(Path("elsewhere/a.jpg")) == tmp_path / "a.xml"
+    assert beside(tmp_path)(Path("elsewhere/b.jpg")) is None
+
+
+# -- what rows say together -----------------------------------------------------------------------
+
+
+def made(scores: dict[str, list[float]], metric: str = "srg") -> list[Row]:
+    return [
+        Row(f"{i}.jpg", method, metric, value, forward=10 if method == "gradcam" else 100)
+        for method, values in scores.items()
+        for i, value in enumerate(values)
+    ]
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    samples = rng.normal(0.3, 1, size=(300, 60))
+    held = [low <= 0.3 <= high for low, high in map(interval, samples)]
+    assert np.mean(held) == pytest.approx(0.94, abs=0.03)
+
+
+def test_sign_flips_are_scipys() -> None:
+    rng = np.random.default_rng(2)
+    for count in (6, 40):
+        differences = rng.normal(0.2, 1, size=count)
+        theirs = scipy.stats.permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=20000, rng=3
+        ).pvalue
+        assert sign_flip(differences) == pytest.approx(theirs, abs=0.03)
+
+
+def test_holms_adjustment_never_falls_and_never_exceeds_one() -> None:
+    assert holm([0.5, 0.001, 0.2]) == pytest.approx([0.5, 0.003, 0.4])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_summary_ranks_with_a_reason() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, 20)
+    scores = {
+        "layercam": (0.50 + noise).tolist(),
+        "gradcam": (0.50 + noise[::-1] - 0.001).tolist(),
+        "random": noise.tolist(),
+    }
+    found = summary(made(scores))["srg"]
+    assert found["ranking"][-1] == "random"
+    assert found["methods"]["random"]["pictures"] == 20
+    apart = next(p for p in found["pairs"] if set(p["methods"]) == {"layercam", "random"})
+    assert apart["low"] > 0.4
+    assert apart["p"] < 0.01
+    level = next(p for p in found["pairs"] if set(p["methods"]) == {"layercam", "gradcam"})
+    assert level["low"] < 0 < level["high"]
+    assert "gradcam cannot be told from it and takes 10% of its passes" in found["advice"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ({"random": [0.5, 0.6, 0.7], "gradcam": [0.1, 0.2, 0.3]}, "a map that knows nothing"),
+        ({"gradcam": [0.5, 0.1, 0.7], "sobel": [0.4, 0.6, 0.2]}, "the control sobel"),
+        ({"gradcam": [0.5, 0.6, 0.7], "sobel": [0.1, 0.2, 0.3]}, "apart from all others"),
+    ],
+)
+def test_advice_is_plain(scores: dict[str, list[float]], words: str) -> None:
+    assert words in summary(made(scores))["srg"]["advice"]
+
+
+def test_lower_can_be_better_and_errors_are_counted() -> None:
+    rows = made({"gradcam": [1.0, 2.0], "random": [3.0, 4.0]}, "complexity")
+    rows += [
+        Row("9.jpg", "gradcam", "complexity", error="no"),
+        Row("1.jpg", "a", "iou", error="no"),
+    ]
+    found = summary(rows)
+    assert found["complexity"]["ranking"] == ["gradcam", "random"]
+    assert found["complexity"]["errors"] == {"gradcam": 1}
+    assert found["iou"] == {"errors": {"a": 1}}
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_from_every_kind_of_file(tmp_path: Path) -> None:
+    rows = [*made({"gradcam": [0.5]}), Row("ä,b.jpg", "random", "srg", error="no\nway")]
+    for suffix in (".csv", ".json", ".parquet"):
+        write_rows(tmp_path / f"rows{suffix}", rows)
+    assert json.loads((tmp_path / "rows.json").read_text())[1]["error"] == "no\nway"
+    table = pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert [Row(**facts) for facts in table] == rows
+    with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    assert found[1]["picture"] == "ä,b.jpg"
+    assert float(found[0]["value"]) == 0.5
+
+
+def test_a_journal_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    table, rows = tmp_path / "rows.csv", made({"gradcam": [0.1, 0.2, 0.3]})
+    with Journal(table, {"seed": 0}, resume=False) as journal:
+        journal.add(rows[0])
+        journal.add(rows[1])
+    with journal.path.open("a") as file:
+        file.write('{"picture": "2.jp')  # the machine went down here
+    with pytest.raises(TimmscopeError, match="go on with --resume"):
+        Journal(table, {"seed": 0}, resume=False)
+    with pytest.raises(TimmscopeError, match="another seed"):
+        Journal(table, {"seed": 1}, resume=True)
+    with Journal(table, {"seed": 0}, resume=True) as journal:
+        assert journal.rows == rows[:2]
+        journal.add(rows[2])
+        journal.finish()
+    assert not journal.path.exists()
+    assert len(table.read_text().splitlines()) == 4
+    with pytest.raises(TimmscopeError, match=r"'\.xls'"):
+        Journal(tmp_path / "rows.xls", {}, resume=False)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, Any, str]:
+    code = cli.main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if out else None, err
+
+
+def test_the_command_gives_rows_a_summary_and_resumes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("coffee.jpg", "chelsea.jpg"):
+        shutil.copy(SAMPLES / name, tmp_path / name)
+    words = [
+        "evaluate",
+        tmp_path,
+        "--methods",
+        "gradcam,layercam",
+        "--metrics",
+        "srg,energy_inside",
+    ]
+    words += ["--set", "srg.steps=2", "--truth", "100,50,350,250", "--rows", tmp_path / "rows.csv"]
+    original = evaluate
+
+    def stopped(*args: Any, **options: Any) -> Iterator[Row]:
+        for count, row in enumerate(original(*args, **options)):
+            if count == 3:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr("core.cli.evaluate.evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(capsys, *words)
+    capsys.readouterr()
+    monkeypatch.setattr("core.cli.evaluate.evaluate", original)
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "go on with --resume" in err
+    code, answer, err = run(capsys, *words, "--resume")
+    assert code == 0
+    assert "picture 2" in err
+    assert answer["pictures"] == 2
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2 * 2 * (2 + len(CONTROLS))
+    assert set(answer["summary"]["energy_inside"]["methods"]) == {"gradcam", "layercam", *CONTROLS}
+    assert answer["summary"]["srg"]["advice"]
+
+
+def test_a_metric_without_its_truth_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = run(capsys, "evaluate", SAMPLES, "--metrics", "iou,srg")
+    assert code == 2
+    assert "iou needs to know where the evidence is; give --truth" in err

@@ -1,0 +1,150 @@
+"""Boxes, masks and annotations become the mask that they describe, or are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from core import Explainer
+from core.errors import TimmscopeError, UnknownNameError
+from core.preprocessing import Geometry
+from core.truth import boxed, on_input, read_truth
+
+SIZE = (6, 8)
+"""Height and width of the picture."""
+EXPECTED = boxed([(1, 2, 4, 5)], SIZE)
+
+
+def voc(*objects: tuple[str, tuple[int, int, int, int]]) -> str:
+    edges = ("xmin", "ymin", "xmax", "ymax")
+    parts = [
+        f"<object><name>{name}</name><bndbox>"
+        + "".join(f"<{edge}>{v}</{edge}>" for edge, v in zip(edges, box, strict=True))
+        + "</bndbox></object>"
+        for name, box in objects
+    ]
+    return f"<annotation>{''.join(parts)}</annotation>"
+
+
+def coco(**annotation: Any) -> dict[str, Any]:
+    return {
+        "images": [{"id": 3, "file_name": "a/cat.jpg"}, {"id": 4, "file_name": "dog.jpg"}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"image_id": 3, "category_id": 1, **annotation},
+            {"image_id": 4, "category_id": 2, "bbox": [0, 0, 8, 6]},
+        ],
+    }
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_box_holds_the_pixels_whose_centres_it_holds() -> None:
+    assert boxed([(0.4, 0, 1.6, 1)], (1, 3)).tolist() == [[True, True, False]]
+    assert EXPECTED.sum() == 9
+
+
+def test_a_voc_box_counts_pixels_from_one_and_its_last_one_too(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.xml", voc(("cat", (2, 3, 4, 5)), ("dog", (1, 1, 1, 1))))
+    assert np.array_equal(read_truth(path, SIZE, label="cat"), EXPECTED)
+    assert read_truth(path, SIZE).sum() == 10
+
+
+RUNS = [8, 3, 3, 3, 3, 3, 25]
+"""`EXPECTED`, column by column."""
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        {"bbox": [1, 2, 3, 3]},
+        {"segmentation": {"size": [6, 8], "counts": RUNS}},
+        {"segmentation": {"size": [6, 8], "counts": "833000f0"}},
+        {"segmentation": [[1, 2, 4, 2, 4, 5, 1, 5]]},
+    ],
+    ids=["box", "runs", "compressed", "polygon"],
+)
+def test_coco_in_all_its_forms(tmp_path: Path, annotation: dict[str, Any]) -> None:
+    path = written(tmp_path, "a.json", json.dumps(coco(**annotation)))
+    found = read_truth(path, SIZE, picture="elsewhere/cat.jpg")
+    assert np.array_equal(found, EXPECTED)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "RGB", "RGBA", "P"])
+def test_masks_as_pictures(tmp_path: Path, mode: str) -> None:
+    if mode == "P":
+        values = EXPECTED.astype(np.uint8) * 7
+        values[0] = 255  # what VOC leaves undecided
+        image = PIL.Image.fromarray(values, "L")
+        image = image.convert("P")
+        image.putdata(values.flatten().tolist())
+    elif mode == "RGBA":
+        image = PIL.Image.new("RGBA", SIZE[::-1], (9, 9, 9, 0))
+        image.putalpha(PIL.Image.fromarray(EXPECTED.astype(np.uint8) * 255))
+    else:
+        image = PIL.Image.fromarray(EXPECTED.astype(np.uint8) * 255).convert(mode)
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(read_truth(tmp_path / "mask.png", SIZE), EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.xml", "<annotation", "no annotation that can be read"),
+        ("a.xml", "<!DOCTYPE x [<!ENTITY a 'aaaa'>]><annotation/>", "declares entities"),
+        ("a.xml", voc(), "names no object"),
+        ("a.json", "{}", "no annotation that can be read"),
+        ("a.json", "[1, 2", "no annotation that can be read"),
+        ("a.json", json.dumps(coco(segmentation={"size": [6, 8], "counts": [1, 2]})), "add up"),
+        ("a.json", json.dumps(coco(segmentation={"size": [9, 9], "counts": [81]})), "does not fit"),
+        ("a.png", "no picture", "a.png"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    with pytest.raises(TimmscopeError, match=reason):
+        read_truth(written(tmp_path, name, text), SIZE, picture="cat.jpg")
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TimmscopeError, match="no file"):
+        read_truth(tmp_path / "none.png", SIZE)
+    path = written(tmp_path, "a.json", json.dumps(coco(bbox=[1, 2, 3, 3])))
+    with pytest.raises(TimmscopeError, match=r"bird\.jpg"):
+        read_truth(path, SIZE, picture="bird.jpg")
+    with pytest.raises(UnknownNameError, match="cats"):
+        read_truth(path, SIZE, picture="cat.jpg", label="cats")
+
+
+def test_the_truth_lies_on_the_input_where_the_crop_shows_it() -> None:
+    crop = Geometry(picture=SIZE, input=(8, 8), box=(1.0, 1.0, 5.0, 5.0))
+    expected = boxed([(0, 2, 6, 8)], (8, 8))
+    assert np.array_equal(on_input(EXPECTED, crop).numpy(), expected)
+    padded = Geometry(picture=SIZE, input=(10, 12), box=(-2.0, -2.0, 10.0, 8.0))
+    assert np.array_equal(on_input(EXPECTED, padded).numpy(), boxed([(3, 4, 6, 7)], (10, 12)))
+    with pytest.raises(TimmscopeError, match="does not fit a picture"):
+        on_input(EXPECTED[1:], crop)
+    elsewhere = Geometry(picture=SIZE, input=(8, 8), box=(5.0, 0.0, 8.0, 3.0))
+    with pytest.raises(TimmscopeError, match="no pixel that the model sees"):
+        on_input(EXPECTED, elsewhere)
+
+
+def test_a_box_around_the_cup_scores_gradcam_better_than_one_beside_it(lite0: Explainer) -> None:
+    picture = Path(__file__).parents[1] / "assets/samples/coffee.jpg"
+    look = lite0.look(picture)
+    answer = lite0.explain(look, "gradcam")
+    height, width = look.geometries[0].picture
+    inside = []
+    for box in ((150, 0, 450, height), (0, 0, 150, height)):
+        truth = on_input(boxed([box], (height, width)), look.geometries[0])[None]
+        score = lite0.measure(look, answer, "energy_inside", truth=truth)
+        inside.append(score.value.item())
+    assert inside[0] > 0.7 > 0.2 > inside[1]
