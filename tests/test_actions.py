@@ -196,7 +196,7 @@ def test_scores_stand_beside_the_controls(service: Service) -> None:
 def test_a_map_is_put_to_the_test(service: Service) -> None:
     shown = actions.judge(service, about(), "gradcam", {}, None)
     assert shown[0]["title"].startswith("Verdict: ")
-    assert {card["tone"] for card in shown[1:]} <= {"good", "doubtful", "bad", ""}
+    assert {card["tone"] for card in shown[1:]} <= {"good", "doubtful", "bad", "unasked"}
     assert any("Symmetric relevance gain" in card["caption"] for card in shown)
     (told,) = actions.judge(service, about(), "sobel", {}, None)
     assert "knows nothing of the model" in told["caption"]

@@ -158,7 +158,7 @@ def matrix_panel(
         "showscale": False,
         "xgap": 2,
         "ygap": 2,
-        "text": [[f"{value:.2f}" for value in row] for row in rows],
+        "text": [[f"{round(value, 2) + 0.0:.2f}" for value in row] for row in rows],
         "texttemplate": "%{text}",
         "textfont": {"size": 12},
         "customdata": [[f"{plain(a)} and {plain(b)}" for b in names] for a in names],

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 Json = dict[str, Any]
-Tone = Literal["", "error", "good", "doubtful", "bad"]
+Tone = Literal["", "error", "good", "doubtful", "bad", "unasked"]
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', sans-serif"
 
 

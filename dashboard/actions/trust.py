@@ -51,7 +51,7 @@ def cards(judged: Verdict) -> list[Panel]:
         finding_panel(f"Verdict: {judged.tone}", judged.words, judged.tone),
         *(_card(finding) for finding in findings),
         *(
-            finding_panel(METRICS[key].about, f"Not asked: {reason}.", "")
+            finding_panel(METRICS[key].about, f"Not asked: {reason}.", "unasked")
             for key, reason in judged.unanswered.items()
         ),
     ]
