@@ -32,6 +32,8 @@ from core.models import zoo
 from core.types import Attribution, Law
 
 PAGE = Path(__file__).parent.parent / "docs" / "zoo.md"
+JOURNAL = Path(__file__).parent.parent / "out" / "zoo.jsonl"
+"""Where reports are kept as they come, for `--resume`."""
 ROWS = 32
 """About how many rows a map may take; one differentiated counts for two more."""
 BLACK: dict[str, object] = {"fill": "black"}
@@ -253,10 +255,26 @@ def gathered(family: str, keys: Sequence[str], output: str, end: str) -> Report:
 # -- all of them ----------------------------------------------------------------------------------
 
 
-def sweep(families: Sequence[str], keys: Sequence[str], jobs: int) -> list[Report]:
-    """Reports on all families, in order, several at a time."""
-    with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda family: _parent(family, keys), families))
+def sweep(families: Sequence[str], keys: Sequence[str], jobs: int, journal: Path) -> None:
+    """Reports on all families into the journal, several at a time."""
+    journal.parent.mkdir(exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool, journal.open("a", encoding="utf-8") as file:
+        for report in pool.map(lambda family: _parent(family, keys), families):
+            file.write(json.dumps(asdict(report)) + "\n")
+            file.flush()
+
+
+def kept(journal: Path, keys: Sequence[str]) -> dict[str, Report]:
+    """The last report on each family in a journal, in their order; none that lacks a method."""
+    if not journal.exists():
+        return {}
+    found = {}
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        told = json.loads(line)
+        verdicts = {told["method"]: Verdict(**told) for told in told.pop("verdicts")}
+        if verdicts.keys() >= set(keys):
+            found[told["family"]] = Report(**told, verdicts=[verdicts[key] for key in keys])
+    return {family: found[family] for family in sorted(found)}
 
 
 INTRO = """\
@@ -344,6 +362,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", help="some only, by comma; then the page is printed")
     parser.add_argument("--jobs", type=int, default=2, help="families at a time")
     parser.add_argument("--choose", action="store_true", help="measure which models to take")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help=f"go on with what {JOURNAL.name} holds; families that are named are tried again",
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     keys = args.methods.split(",") if args.methods else list(METHODS)
@@ -353,9 +376,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.choose:
         choose(args.families.split(",") if args.families else timm.list_modules())
         return 0
-    families = args.families.split(",") if args.families else list(zoo.members())
-    reports = sweep(families, keys, args.jobs)
-    if args.families or args.methods:
+    if not args.resume:
+        JOURNAL.unlink(missing_ok=True)
+    done = kept(JOURNAL, keys)
+    families = (
+        args.families.split(",") if args.families else [f for f in zoo.members() if f not in done]
+    )
+    sweep(families, keys, args.jobs, JOURNAL)
+    reports = list(kept(JOURNAL, keys).values())
+    if args.methods or len(reports) < len(zoo.members()):
         print(page(reports))
     else:
         PAGE.write_text(page(reports), encoding="utf-8")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -226,6 +228,18 @@ def test_what_a_process_left_undone_fails() -> None:
         ("one", "works", ""),
         ("two", "FAILS", "killed"),
     ]
+
+
+def test_a_journal_keeps_the_last_whole_report_of_each_family(tmp_path: Path) -> None:
+    journal, one, two = tmp_path / "zoo.jsonl", *(sweep.Verdict(k, sweep.WORKS) for k in "ab")
+    old = sweep.Report("vgg", {}, [one, sweep.Verdict("b", sweep.FAILS, "why")])
+    new = sweep.Report("vgg", {"model": "vgg11"}, [two, one])
+    reports = [old, sweep.Report("resnet", {}, [one]), new, sweep.Report("dla", {}, [one, two])]
+    assert sweep.kept(journal, ["a"]) == {}
+    journal.write_text("".join(json.dumps(asdict(r)) + "\n" for r in reports), encoding="utf-8")
+    found = sweep.kept(journal, ["a", "b"])
+    assert list(found) == ["dla", "vgg"]
+    assert found["vgg"] == sweep.Report("vgg", {"model": "vgg11"}, [one, two])
 
 
 def test_the_page_says_what_became_of_each() -> None:
