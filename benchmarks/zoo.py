@@ -22,7 +22,6 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from core import METHODS, Explainer, ModelHandle
 from core.errors import NotApplicableError, TimmscopeError
@@ -90,9 +89,7 @@ class Report:
 
 def picture(owner: ModelHandle) -> Tensor:
     """A picture of smooth noise (1, C, H, W) in model units."""
-    channels, height, width = owner.input_size
-    coarse = torch.randn((1, channels, 8, 8), generator=torch.Generator().manual_seed(1))
-    return F.interpolate(coarse, size=(height, width), mode="bicubic")
+    return zoo.smooth_noise(1, owner.input_size, seed=1)
 
 
 def coarse(key: str, owner: ModelHandle) -> Method:
@@ -149,7 +146,7 @@ def broken(explainer: Explainer, key: str) -> str:
         raise NotApplicableError(reason)
     x, method = picture(owner), coarse(key, owner)
     logits = explainer.predict(x).logits[0]
-    first, second = (int(i) for i in logits.topk(2).indices)
+    first, second = int(logits.argmax()), int(logits.argmin())
     found = explainer.explain(x, method, target=first)
     signed = (
         METHODS.make(method, {"relu": False}) if "relu" in type(method).model_fields else method

@@ -160,7 +160,7 @@ def trail(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def sever(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def sever(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
     """Record the outputs of the named modules; what follows each starts a graph of its own.
 
     Yields:

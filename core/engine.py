@@ -116,6 +116,11 @@ class LayerGradients:
     act: Tensor
     grad: Tensor
 
+    @property
+    def slopes(self) -> Tensor:
+        """(B, K) how the score changes with a factor on each channel."""
+        return (self.grad * self.act).sum((2, 3))
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionGradients:

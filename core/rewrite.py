@@ -95,7 +95,8 @@ class _Routed(torch.autograd.Function):
     def forward(ctx: Any, value: Function, through: Function, *inputs: Tensor) -> Tensor:
         ctx.through = through
         ctx.save_for_backward(*inputs)
-        return value(*inputs)
+        found = value(*inputs)
+        return found.clone() if found._is_view() else found  # a model may write into it
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

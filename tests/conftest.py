@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
 from core.methods.base import METHODS, Method
+from core.models import zoo
 from core.preprocessing import Preprocessing
 from core.types import Law
 from tests.browser import chromium, visit  # noqa: F401  fixtures
@@ -81,10 +82,7 @@ def shared_handle(name: str) -> ModelHandle:
 
 def images(owner: ModelHandle, count: int = 2, seed: int = 1) -> Tensor:
     """Pictures of smooth noise (count, C, H, W) in model units."""
-    channels, height, width = owner.preprocessing.input_size
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn((count, channels, 8, 8), generator=generator)
-    return nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
+    return zoo.smooth_noise(count, owner.preprocessing.input_size, seed)
 
 
 QUICK: dict[str, dict[str, Any]] = {

@@ -21,6 +21,7 @@ from core.engine import Run
 from core.errors import NotApplicableError, UnknownNameError
 from core.methods.attention_flow import flows
 from core.methods.base import METHODS
+from core.models import zoo
 from core.passes import Progress
 from core.preprocessing import Preprocessing
 from core.targets import ClassLogit
@@ -474,3 +475,15 @@ def test_legrad_is_refused_where_the_head_reads_something_else() -> None:
     with pytest.raises(NotApplicableError, match="doubled predicts is not"):
         Explainer(owner).explain(torch.ones(1, 3, 3, 3), "legrad", target=1)
     assert "use attention" in METHODS.make("legrad").refusal(shared_handle("swin"))
+
+
+def test_a_class_token_by_another_name_is_one_and_patches_that_do_not_look_see_nothing() -> None:
+    owner = zoo.member("crossvit").handle()
+    name = "blocks.2.fusion.1.attn"
+    layer = owner.attention_layers[name]
+    assert layer.layout is not None
+    assert layer.layout.class_token
+    explainer, x = Explainer(owner), images(owner, 1)
+    assert explainer.explain(x, "attention", layer=name).values.sum() > 0.5
+    with pytest.raises(NotApplicableError, match="query token '3' looks at no patch"):
+        explainer.explain(x, "attention", layer=name, query="3")

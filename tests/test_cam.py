@@ -15,10 +15,10 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWe
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle, capture
-from core.engine import Run
+from core.engine import LayerGradients, Run
 from core.errors import NotApplicableError
 from core.methods.base import METHODS
-from core.methods.cam_masking import Tail
+from core.methods.cam_masking import Tail, _most_telling
 from core.methods.fullgrad import implicit_bias, smallest_parts
 from core.preprocessing import Preprocessing
 from core.targets import ClassLogit, ClassProbability
@@ -497,3 +497,26 @@ def test_the_smallest_parts_hold_no_module_with_parameters() -> None:
         n for n, p in model.named_parameters() if not any(n.startswith(f"{q}.") for q in parts)
     }
     assert leaves == set()
+
+
+def test_scorecam_refuses_where_no_channel_makes_a_difference() -> None:
+    owner = handle("resnet")
+    explainer, x = Explainer(owner), images(owner, 1)
+    assert explainer.explain(x, "scorecam", target=1).values.any()
+    torch.nn.init.zeros_(owner.model.get_classifier().weight)
+    with pytest.raises(NotApplicableError, match="weighs all channels of 'layer4' alike"):
+        explainer.explain(x, "scorecam", target=1)
+
+
+def test_few_ablated_channels_are_those_that_count_most() -> None:
+    act, grad = torch.ones(1, 5, 2, 2), torch.tensor([0.1, -3.0, 0.0, 2.0, 1.0])
+    found = LayerGradients(torch.ones(1), act, grad.view(1, 5, 1, 1).expand_as(act))
+    assert _most_telling(found, 2).tolist() == [[1, 3]]
+    assert _most_telling(found, 0).tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_the_bias_of_an_activation_without_a_second_gradient() -> None:
+    given = torch.tensor([[-4.0, -1.0, 0.5, 4.0]])
+    expected = torch.tensor([[0.0, 0.5, 0.5, 1.0]])  # x / 6 + 1 / 2 between the knees
+    bias = implicit_bias(torch.nn.Hardsigmoid(), given)
+    torch.testing.assert_close(bias, expected)

@@ -71,6 +71,36 @@ def test_a_member_is_built_the_same_each_time_without_a_draw_from_the_callers_nu
         assert name.endswith("bias") or p.any(), name
 
 
+# -- what once went wrong -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        ("cait", "idgi"),  # a score that hardly moves, against rounding
+        ("coat", "fullgrad"),  # one layer called at several sizes
+        ("convit", "legrad"),  # two attention maps in a block
+        ("crossvit", "attention"),  # a class token by another name
+        ("cspnet", "scorecam"),  # channels that all weigh the same
+        ("gemma4_vit", "ablationcam"),  # a feature that is one of the channels
+        ("hgnet", "scorecam"),
+        ("mobilenetv3", "fullgrad"),  # an activation without a second gradient
+        ("naflexvit", "attnlrp"),  # a product that the model writes into
+    ],
+)
+def test_no_family_fails_where_it_once_did(family: str, key: str) -> None:
+    verdict = sweep.examine(shared(family), key)
+    assert verdict.word != sweep.FAILS, verdict.reason
+
+
+@pytest.mark.parametrize("family", ["cspnext", "cait", "inception_v4"])
+def test_random_models_tell_pictures_apart(family: str) -> None:
+    owner = shared(family)
+    logits = owner.model(zoo.smooth_noise(3, owner.input_size, seed=5)).detach()
+    assert torch.isfinite(logits).all()
+    assert logits.std(0).mean() > 0.1
+
+
 # -- every family -----------------------------------------------------------------------------
 
 

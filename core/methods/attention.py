@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.engine import Run, Subject
-from core.errors import UnknownNameError
+from core.errors import NotApplicableError, UnknownNameError
 from core.methods.base import Method, register
 from core.types import AttentionLayer, Cost, Layout, Need
 
@@ -119,10 +119,17 @@ def look_from(weights: Tensor, query: str, layer: AttentionLayer) -> Tensor:
 
     Raises:
         UnknownNameError: there is no such token.
+        NotApplicableError: it does not look in this layer.
     """
     assert layer.layout is not None
     row = held_by(query, layer.looking or layer.layout).to(weights).expand(len(weights), -1)
-    return on_grid(layer.carry(row, weights), layer.layout)
+    seen = on_grid(layer.carry(row, weights), layer.layout)
+    if not seen.flatten(1).any(1).all():
+        raise NotApplicableError(
+            f"in {layer.name!r} the query token {query!r} looks at no patch; choose another query "
+            "or layer"
+        )
+    return seen
 
 
 def held_by(query: str, layout: Layout) -> Tensor:

@@ -15,8 +15,6 @@ from core.methods.attention import held_by, not_one_stream, on_grid, one_layout
 from core.methods.base import Method, register
 from core.types import Cost, Law, Need
 
-LAWS = (Law.CLASS_SENSITIVE, Law.NONNEGATIVE)
-
 
 @register(
     "transformer_relevance",
@@ -25,7 +23,7 @@ LAWS = (Law.CLASS_SENSITIVE, Law.NONNEGATIVE)
     about="Best for which patches a transformer's class rests on; not for evidence against.",
     paper="arXiv:2103.15679",
     needs=[Need.ATTENTION, Need.GRADIENT],
-    laws=LAWS,
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE],
 )
 class TransformerRelevance(Method):
     """Attention times positive gradient, gathered over all layers (Chefer et al., 2021).
@@ -72,10 +70,10 @@ class TransformerRelevance(Method):
     "legrad",
     label="LeGrad",
     family="attention",
-    about="Best for where a transformer's last layers find the class; not for evidence against.",
+    about="Best for where more attention would raise the class; not proven to find the evidence.",
     paper="arXiv:2404.03214",
     needs=[Need.ATTENTION, Need.GRADIENT],
-    laws=LAWS,
+    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
 )
 class LeGrad(Method):
     """How much more attention would raise the score read from each layer (Bousselham et al., 2025).
@@ -143,7 +141,7 @@ def _read_layers(run: Run, rows: Tensor) -> tuple[Tensor, dict[str, Tensor], dic
     blocks = {name: name.rpartition(".")[0] for name in run.subject.attention_layers}
     with (
         capture.attention(model, capture.in_graph) as maps,
-        capture.sever(model, list(blocks.values())) as outputs,
+        capture.sever(model, set(blocks.values())) as outputs,
     ):
         logits = run.logits(rows)
     if readout is None or not all(block in outputs for block in blocks.values()):

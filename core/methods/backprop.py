@@ -99,7 +99,7 @@ def _guided_gradient(run: Run) -> tuple[Tensor, Tensor]:
     about="Best for crisp edges of what a ReLU network sees; not for telling classes apart.",
     paper="arXiv:1412.6806",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE],
 )
 class GuidedBackprop(Method):
     """The input gradient, where every ReLU passes back positive values only.
@@ -130,7 +130,7 @@ class GuidedBackprop(Method):
     about="Best for fine detail within the region Grad-CAM names; not for models without ReLU.",
     paper="arXiv:1610.02391",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE],
 )
 class GuidedGradCAM(GuidedBackprop):
     """Guided backpropagation times Grad-CAM, pixel by pixel (Selvaraju et al., 2017)."""

@@ -23,7 +23,7 @@ CANCELLED = 1e-3
 """Channels that cancel to less than this share of their sizes leave rounding errors: measured, 1e-4
 or less where a normalisation follows, 7e-3 or more elsewhere."""
 
-CAM_LAWS = (Law.CLASS_SENSITIVE, Law.NONNEGATIVE)
+CAM_LAWS = (Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE)
 
 
 class CAM(Method):
@@ -162,7 +162,7 @@ class XGradCAM(CAM):
     about="Best for what tells a class from its likes; not for all that speaks for it.",
     paper="arXiv:2501.11309",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=CAM_LAWS,
+    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
 )
 class FinerCAM(GradCAM):
     """Grad-CAM of a class rather than of those most like it (Zhang et al., 2025).

@@ -11,13 +11,17 @@ from torch.nn import functional as F
 
 from core import capture
 from core.engine import LayerGradients, Run, Subject
+from core.errors import NotApplicableError
 from core.methods.base import Method, register
 from core.methods.cam import CAM_LAWS, check_alive
 from core.passes import Meter, Piece
-from core.types import Cost, Need
+from core.types import Cost, Law, Need
 
 AFFINE = 1e-5
 """How far a score may be from affine, as a share of what the channels add to it."""
+EVEN = 1e-4
+"""A Score-CAM that is the plain mean of the channels up to this share of it says nothing of the
+target."""
 PIECE = 16
 """Channels tried at a time; passes are made of them as memory allows."""
 
@@ -28,10 +32,15 @@ Relu = Field(
 
 def most_varied(act: Tensor, count: int) -> Tensor:
     """Which channels (B, n) of an activation (B, K, h, w) vary most, in their order; 0 is all."""
-    total = act.shape[1]
+    return _largest(act.flatten(2).var(2), count)
+
+
+def _largest(sizes: Tensor, count: int) -> Tensor:
+    """Where the largest (B, n) of sizes (B, K) are, in their order; 0 is all."""
+    total = sizes.shape[1]
     if not 0 < count < total:
-        return torch.arange(total, device=act.device).expand(len(act), -1)
-    return act.flatten(2).var(2).topk(count, dim=1).indices.sort(1).values
+        return torch.arange(total, device=sizes.device).expand(len(sizes), -1)
+    return sizes.topk(count, dim=1).indices.sort(1).values
 
 
 def _tried(channels: int, subject: Subject, layer: str | None) -> int:
@@ -94,6 +103,12 @@ class ScoreCAM(Method):
             rows.append(row)
         weights = torch.stack(rows).softmax(1)
         values = (weights[:, :, None, None] * act).sum(1)
+        even = act.mean(1)
+        if ((values - even).abs().amax((1, 2)) <= EVEN * even.abs().amax((1, 2))).any():
+            raise NotApplicableError(
+                f"Score-CAM weighs all channels of {run.layer!r} alike: what they show of the "
+                "picture makes no difference to this score; choose another method or layer"
+            )
         return values.relu() if self.relu else values, score
 
     def _copies(self, run: Run, act: Tensor, shows: Tensor) -> Iterator[Piece]:
@@ -119,10 +134,11 @@ class ScoreCAM(Method):
     "ablationcam",
     label="Ablation-CAM",
     family="cam",
-    about="Best for what the score truly loses without a channel; not for negative scores.",
+    about="Best for what the score truly loses without a channel; not ahead of a layer "
+    "normalisation or for negative scores.",
     paper="10.1109/WACV45572.2020.9093360",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=CAM_LAWS,
+    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
 )
 class AblationCAM(Method):
     """Channels weighted by the share of the score lost without them (Desai & Ramaswamy, 2020).
@@ -143,7 +159,7 @@ class AblationCAM(Method):
         ge=0,
         le=8192,
         title="Channels (fewer is approximate)",
-        description="How many channels to try, those that vary most; 0 tries all and is exact",
+        description="How many channels to try, those that count most to first order; 0 tries all",
     )
 
     def work(self, subject: Subject, layer: str | None) -> Cost:
@@ -152,7 +168,7 @@ class AblationCAM(Method):
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         found = run.layer_gradients()
         check_alive(found.grad, run.layer)
-        picked = most_varied(found.act, self.channels)
+        picked = _most_telling(found, self.channels)
         answers = [_losses(run, found, picked[b], b) for b in range(len(run.x))]
         losses, rows = zip(*answers, strict=True)
         run.extras["tail_rows"] = torch.tensor(rows)
@@ -167,8 +183,8 @@ def _losses(run: Run, found: LayerGradients, picked: Tensor, image: int) -> tupl
 
     Channels that are not picked (n,) lose nothing, unless what they lose is known without trying.
     """
-    slopes = (found.grad[image] * found.act[image]).sum((1, 2))
-    key = "ablated", run.layer, len(picked), image
+    slopes = found.slopes[image]
+    key = "ablated", run.layer, tuple(picked.tolist()), image
     tail = None if key in run.shelf else Tail(run, image)
     if tail is not None and tail.is_affine(found.score[image], slopes):
         return slopes, tail.rows
@@ -176,6 +192,11 @@ def _losses(run: Run, found: LayerGradients, picked: Tensor, image: int) -> tupl
     left = run.target(outputs, run.owner[image].expand(len(outputs)))
     losses = torch.zeros_like(slopes).scatter(0, picked, found.score[image] - left)
     return losses, tail.rows if tail is not None else 0
+
+
+def _most_telling(found: LayerGradients, count: int) -> Tensor:
+    """Which channels (B, n) count most for the score to first order, in their order; 0 is all."""
+    return _largest(found.slopes.abs(), count)
 
 
 class Tail:

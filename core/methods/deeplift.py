@@ -142,7 +142,7 @@ def _refusal(subject: Subject) -> str:
     about="Best for exact sums from one pass instead of many; not for comparing implementations.",
     paper="arXiv:1704.02685",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.COMPLETE, Law.LINEAR_EXACT],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.COMPLETE, Law.LINEAR_EXACT],
 )
 class DeepLift(Method):
     """How far each pixel's way from the baseline raised the score (Shrikumar et al., 2017).
@@ -172,7 +172,7 @@ class DeepLift(Method):
     about="Best for exact sums that hang on no single baseline; not for true Shapley values.",
     paper="arXiv:1705.07874",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
 )
 class DeepShap(Method):
     """DeepLIFT, averaged over several baselines (Lundberg & Lee, 2017).

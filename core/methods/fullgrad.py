@@ -30,7 +30,7 @@ ROUNDING = 1e-6
     about="Best for a full account of the score, biases too; not for attention or gating.",
     paper="arXiv:1905.00780",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
 )
 class FullGrad(Method):
     """Input times gradient, and bias times gradient of every layer (Srinivas & Fleuret, 2019).
@@ -105,13 +105,19 @@ def terms(
             bias = implicit_bias(model.get_submodule(name), given)
             if bias is None:
                 continue
-            layer = run.subject.layers.get(name)
             if len(grad) == len(rows):
-                yield layer.layout if layer else None, grad * bias
+                yield _layout_of(run.subject, name, grad), grad * bias
             elif len(grad) % len(rows) == 0:  # windows of each row
                 yield None, (grad * bias).unflatten(0, (len(rows), -1))
 
     return score.detach(), found()
+
+
+def _layout_of(subject: Subject, name: str, output: Tensor) -> Layout | None:
+    """How one of a layer's outputs lies on the picture: a layer may be called at several sizes."""
+    layer = subject.layers.get(name)
+    layout = layer.layout if layer is not None else None
+    return layout if layout is not None and layout.shape == output.shape[1:] else None
 
 
 def smallest_parts(model: nn.Module) -> list[str]:
@@ -143,14 +149,18 @@ def implicit_bias(part: nn.Module, given: Tensor) -> Tensor | None:
     if type(part) is nn.BatchNorm2d and part.running_mean is not None:
         added: Tensor = part(torch.zeros_like(part.running_mean)[None, :, None, None])
         return added[0]
-    with torch.enable_grad():
-        at = given.clone().requires_grad_()
-        output = part.forward(at.clone())
-        if not output.requires_grad:
-            return None
-        direction = torch.zeros_like(output, requires_grad=True)
-        (back,) = torch.autograd.grad(output, at, direction, create_graph=True)
-        (along,) = torch.autograd.grad((back * given).sum(), direction, materialize_grads=True)
+    if isinstance(part, nn.Hardsigmoid):  # straight between its knees; torch has no second gradient
+        output = part.forward(given.clone())
+        along = torch.where(given.abs() < 3, given / 6, 0)
+    else:
+        with torch.enable_grad():
+            at = given.clone().requires_grad_()
+            output = part.forward(at.clone())
+            if not output.requires_grad:
+                return None
+            direction = torch.zeros_like(output, requires_grad=True)
+            (back,) = torch.autograd.grad(output, at, direction, create_graph=True)
+            (along,) = torch.autograd.grad((back * given).sum(), direction, materialize_grads=True)
     bias: Tensor = output.detach() - along
     least = ROUNDING * output.detach().abs().amax()
     return bias.where(bias.abs() > least, 0) if bool((bias.abs() > least).any()) else None

@@ -41,7 +41,7 @@ def reduced(grad: Tensor, reduction: Reduction) -> Tensor:
     about="Best for seeing which pixels the score reacts to; not for telling two objects apart.",
     paper="arXiv:1312.6034",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE],
 )
 class Saliency(Method):
     """The size of the input gradient (Simonyan et al., 2013)."""
@@ -65,7 +65,7 @@ class Saliency(Method):
     about="Best as a first-order account of each pixel; not where the model saturates.",
     paper="arXiv:1605.01713",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LINEAR_EXACT],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.LINEAR_EXACT],
 )
 class InputXGradient(Method):
     """Gradient times input in model units, summed over channels (Shrikumar et al., 2016)."""
@@ -143,7 +143,7 @@ class Noisy(Method):
     about="Best for calming a noisy map of any base method; not for exact amounts.",
     paper="arXiv:1706.03825",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
 )
 class SmoothGrad(Noisy):
     """A base method's map, averaged over noisy copies of the picture (Smilkov et al., 2017)."""
@@ -160,7 +160,7 @@ class SmoothGrad(Noisy):
     about="Best for where a base method's map wavers under noise; not for signs or amounts.",
     paper="arXiv:1810.03292",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE],
 )
 class VarGrad(Noisy):
     """The variance of a base method's map over noisy copies (Adebayo et al., 2018).

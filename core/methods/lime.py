@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
     family="perturbation",
     about="Best for a linear account of whole regions; not for detail within one of them.",
     paper="arXiv:1602.04938",
-    laws=[Law.CLASS_SENSITIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
 )
 class Lime(Segmented):
     """How much each part adds to the score, by a local linear fit (Ribeiro et al., 2016).

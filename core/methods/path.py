@@ -26,7 +26,7 @@ from core.types import Cost, Law, Need
     about="Best for amounts that add up to the score; not for smooth maps or a single-pass answer.",
     paper="arXiv:1703.01365",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.COMPLETE, Law.LINEAR_EXACT],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.COMPLETE, Law.LINEAR_EXACT],
 )
 class IntegratedGradients(Method):
     """Mean gradient on the way from a baseline, times the way (Sundararajan et al., 2017).
@@ -115,7 +115,7 @@ class IntegratedGradients(Method):
     about="Best for exact sums in few steps; not for signs, of which each step has but one.",
     paper="arXiv:2303.14242",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.COMPLETE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.COMPLETE],
 )
 class IDGI(Method):
     """Each step's change of score, shared out by squared gradients (Yang et al., 2023).

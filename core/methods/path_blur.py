@@ -22,7 +22,7 @@ from core.types import Cost, Law, Need
     about="Best for seeing which detail counts, with no colour to start from; not for flat areas.",
     paper="arXiv:2004.03383",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
 )
 class BlurIG(Method):
     """Gradients times what each bit of focus changes, from blurred to sharp (Xu et al., 2020).

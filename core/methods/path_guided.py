@@ -20,7 +20,7 @@ from core.types import Cost, Law, Need
     about="Best for less noise than plain Integrated Gradients; not for an answer in haste.",
     paper="arXiv:2106.09788",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LINEAR_EXACT],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.LINEAR_EXACT],
 )
 class GuidedIG(Method):
     """Integrated Gradients on a path found on the way (Kapishnikov et al., 2021).

@@ -34,7 +34,7 @@ class Draw(NamedTuple):
     about="Best for not depending on any one baseline; not for sums exact to a per cent.",
     paper="arXiv:1906.10670",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
 )
 class ExpectedGradients(Method):
     """Integrated Gradients in expectation over baselines (Erion et al., 2021), or GradientSHAP.

@@ -22,7 +22,7 @@ from core.types import Cost, Law
     family="perturbation",
     about="Best for any model at all, gradient or not; not for detail finer than its window.",
     paper="arXiv:1311.2901",
-    laws=[Law.CLASS_SENSITIVE, Law.LINEAR_EXACT],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.LINEAR_EXACT],
 )
 class Occlusion(Method):
     """How much the score drops when a square is covered (Zeiler & Fergus, 2013).

@@ -249,7 +249,7 @@ class Relevance(Method):
     about="Best for calm, detailed maps of convolutional networks; not for transformers.",
     paper="10.1371/journal.pone.0130140",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
 )
 class LRP(Relevance):
     """Layer-wise relevance propagation for convolutional networks (Bach et al., 2015).
@@ -307,7 +307,7 @@ class AttentionRelevance(Relevance):
     about="Best for detailed maps of transformers from one pass; not for convolutional networks.",
     paper="arXiv:2402.05602",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
 )
 class AttnLRP(AttentionRelevance):
     """Relevance through attention itself (Achtibat et al., 2024).
@@ -330,7 +330,7 @@ class AttnLRP(AttentionRelevance):
     about="Best for relevance in transformers that adds up; not for why tokens attend as they do.",
     paper="arXiv:2202.07304",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
 )
 class CpLRP(AttentionRelevance):
     """Relevance along the values that attention mixes, never its weights (Ali et al., 2022).

@@ -24,7 +24,7 @@ from core.types import Cost, Law
     family="perturbation",
     about="Best for large evidence in any model; not for fine detail, signs or a quick answer.",
     paper="arXiv:1806.07421",
-    laws=[Law.CLASS_SENSITIVE],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
 )
 class Rise(Method):
     """Mean score of randomly masked copies in which a pixel is seen (Petsiuk et al., 2018).

@@ -69,7 +69,7 @@ class Grown:
     family="shapley",
     about="Best for amounts that add up, in any model; not for outlines finer than its blocks.",
     paper="arXiv:1705.07874",
-    laws=[Law.CLASS_SENSITIVE, Law.EFFICIENT, Law.LINEAR_EXACT],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.EFFICIENT, Law.LINEAR_EXACT],
 )
 class PartitionShap(Method):
     """Owen values over blocks, halved where it pays (Lundberg & Lee, 2017; Owen, 1977).
@@ -230,7 +230,7 @@ ROUND = 64
     family="shapley",
     about="Best for Shapley values of whole regions, with error bars; not for detail within one.",
     paper="arXiv:2012.01536",
-    laws=[Law.CLASS_SENSITIVE, Law.EFFICIENT],
+    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.EFFICIENT],
 )
 class KernelShap(Segmented):
     """Shapley values of the picture's parts, by paired sampling (Covert & Lee, 2021).

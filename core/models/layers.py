@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,8 @@ from core.models.places import OWN_ORDER, Located, locate
 from core.outputs import logits_of, without_classes
 from core.types import AttentionLayer, Format, Layer, Layout
 
+_CLASS_TOKEN = re.compile(r"(.*\.)?(cls|class)_token(_?\d+)?$")
+"""What models call the parameter that a class token starts from."""
 SMALLEST_GRID = 3
 """A map of fewer cells than this on a side says nothing about where."""
 
@@ -126,7 +129,7 @@ class _Guess:
         self.prefer: Format = "NHWC" if _said(model, "output_fmt")[1] == "NHWC" else "NCHW"
         prefix = _said(model, "num_prefix_tokens")[1]
         self.prefixes = [prefix] if isinstance(prefix, int) and prefix else []
-        self.class_token = isinstance(_said(model, "cls_token")[1], Tensor)
+        self.class_token = any(_CLASS_TOKEN.match(n) for n, _ in model.named_parameters())
         self.prefixes += [0, 1] if self.class_token or not self.prefixes else [0]
         self.strides = _strides(model)
 

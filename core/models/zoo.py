@@ -11,11 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.models import get_pretrained_cfg
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from core.errors import TimmscopeError, unknown
 from core.models.handle import ModelHandle
@@ -27,6 +29,9 @@ CLASSES = 7
 """How many classes a model gets that has any."""
 DEPTH = 3
 """How many blocks a transformer keeps, where timm lets one choose: some have no small variant."""
+LINEAR = nn.Linear | nn.Conv2d
+LEAST = 1e-3
+"""Weights of which none is as large as this are drawn anew."""
 SIDES = (64, 96, 112, 128, 160, 192, 224, 256)
 """Picture sizes to try before the usual one, in pixels."""
 LARGEST = 512
@@ -73,10 +78,12 @@ def member(family: str) -> Member:
 
 
 def build(name: str, side: int | None = None) -> ModelHandle:
-    """A timm model with random weights, the same each time and none of them zero.
+    """A timm model with random weights, the same each time, that tells pictures apart.
 
-    Several families start from a classifier or branches of zeros, and then nothing depends on
-    anything.
+    Several families start from a classifier or branches of zeros or nearly so, and others lose the
+    picture on the way, as their normalisations do not know yet what they will see. Then nothing
+    depends on anything. So no weights are left next to zero, batch normalisations are shown noise,
+    and classifiers are scaled to differ between pictures.
 
     Args:
         name: timm's name of the model.
@@ -86,11 +93,49 @@ def build(name: str, side: int | None = None) -> ModelHandle:
         torch.manual_seed(0)
         model = _built(name, side)
         for key, parameter in model.named_parameters():
-            if not key.endswith("bias") and not parameter.any():
+            if not key.endswith("bias") and parameter.abs().max() < LEAST:
                 nn.init.normal_(parameter, std=0.05)
-    seen = {} if side is None else {"input_size": (3, side, side)}
-    prepared = Preprocessing.from_model(model, **seen)
+        seen = {} if side is None else {"input_size": (3, side, side)}
+        prepared = Preprocessing.from_model(model, **seen)
+        noise = smooth_noise(4, prepared.input_size, seed=0)
+        _settle(model.eval(), noise)
+        _spread(model, noise)
     return ModelHandle(model, name=name, preprocessing=prepared, owned=True)
+
+
+def smooth_noise(count: int, size: tuple[int, int, int], seed: int) -> Tensor:
+    """Pictures of smooth noise (count, C, H, W) in model units, the same for the same seed."""
+    channels, height, width = size
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn((count, channels, 8, 8), generator=generator)
+    return F.interpolate(coarse, size=(height, width), mode="bicubic")
+
+
+@torch.no_grad()
+def _settle(model: nn.Module, noise: Tensor) -> None:
+    """Let batch normalisations take their statistics from one batch of noise."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain mean of what is seen
+        layer.train()
+    if layers:
+        model(noise)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.eval().momentum = momentum
+
+
+@torch.no_grad()
+def _spread(model: Any, noise: Tensor) -> None:
+    """Scale a linear classifier so that a logit varies by about one between pictures of noise."""
+    head = model.get_classifier() if hasattr(model, "get_classifier") else None
+    heads = head if isinstance(head, tuple | list) else [head]
+    linear = [m for h in heads if h is not None for m in h.modules() if isinstance(m, LINEAR)]
+    if linear:
+        spread = model(noise).std(0).mean()
+        for module in linear:
+            module.weight /= spread
 
 
 def _built(name: str, side: int | None) -> nn.Module:
