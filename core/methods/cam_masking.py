@@ -19,7 +19,7 @@ from core.types import Cost, Law, Need
 
 AFFINE = 1e-5
 """How far a score may be from affine, as a share of what the channels add to it."""
-EVEN = 1e-4
+EVEN = 1e-6
 """A Score-CAM that is the plain mean of the channels up to this share of it says nothing of the
 target."""
 PIECE = 16
