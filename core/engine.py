@@ -63,6 +63,10 @@ class Subject(Protocol):
     def stem(self) -> str | None:
         """The convolution that alone sees the picture; None if there is none."""
 
+    @property
+    def samples(self) -> Tensor:
+        """(n, C, H, W) the pictures that come along, in model units."""
+
     def clone(self) -> Subject:
         """The same on a copy of the model, whose weights may be changed."""
 

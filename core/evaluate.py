@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.asking import FAULTS, Look, TargetLike
 from core.errors import CancelledError, TimmscopeError
-from core.explainer import FAULTS, Comparison, Explainer, Look, TargetLike
+from core.explainer import Comparison, Explainer
 from core.export import finite
 from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS, Given, Metric

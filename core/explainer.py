@@ -15,71 +15,35 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core import capture
-from core.analysis.agreement import Agreement, agreement
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
+from core.asking import FAULTS, Look, OnProgress, PictureLike, TargetLike, over
 from core.cache import Cache, Shelf
 from core.engine import Run
 from core.errors import CancelledError, NotApplicableError, TimmscopeError, UnknownNameError
-from core.image import Picture, open_picture
+from core.image import open_picture
+from core.judge import Judge
 from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS, Again, Given, Known, Metric
+from core.metrics.removal import Removal
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
 from core.passes import Progress, in_turn
-from core.preprocessing import Geometry, Preprocessing
 from core.targets import ClassLogit, Target, parse_target
 from core.truth import Box, on_input, truth_of
-from core.types import Attribution, Need, Prediction, Score, upsample
-from core.verdict import AGAIN, PATIENCE, QUESTIONS, Verdict, verdict
+from core.types import Attribution, Need, Prediction, Score
 
 logger = logging.getLogger(__name__)
-
-FAULTS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-)
-"""What a method, or the code of somebody's model, may raise; `TimmscopeError` is a `ValueError`."""
 
 LACKING = {
     Given.TRUTH: "needs to know where the evidence is; give a mask as truth",
     Given.METHOD: "asks the method again; give its attribution, not the map alone",
 }
 """What is missing where a metric cannot be measured."""
-
-PictureLike = str | Path | bytes | PIL.Image.Image | np.ndarray | Picture
-TargetLike = Target | str | int | Sequence[str | int] | None
-OnProgress = Callable[[int, int], None]
-"""``callback(done, expected)`` in rows; raise `CancelledError` in it to stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Pictures as a model sees them.
-
-    Attributes:
-        x: (B, C, H, W) in model units, on the model's device.
-        digest: identifies the pixels.
-        preprocessing: how they came to be; another model's look is taken anew.
-        pictures: the pictures; empty when tensors were given.
-        geometries: where each lies on the model's input; empty when tensors were given.
-    """
-
-    x: Tensor
-    digest: str
-    preprocessing: Preprocessing
-    pictures: tuple[Picture, ...] = ()
-    geometries: tuple[Geometry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +59,22 @@ class Comparison:
     errors: Mapping[str, str]
 
 
-class Explainer:
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One step of a removal curve.
+
+    Attributes:
+        fraction: of the pixels that have had their turn.
+        pixels: (B, C, H, W) what the model was shown, in pixel values from 0 to 1.
+        prediction: what it said.
+    """
+
+    fraction: float
+    pixels: Tensor
+    prediction: Prediction
+
+
+class Explainer(Judge):
     """Answers questions about one model.
 
     Args:
@@ -293,7 +272,7 @@ class Explainer:
                 made[key] = METHODS.make(method, given.get(key))
             except TimmscopeError as error:
                 errors[key] = str(error)
-        rows = [len(look.x) * self._rows(instance, layer) for instance in made.values()]
+        rows = [len(look.x) * self.rows(instance, layer) for instance in made.values()]
         for (key, instance), told in zip(made.items(), in_turn(on_progress, rows), strict=True):
             try:
                 results[key] = self.explain(
@@ -345,7 +324,7 @@ class Explainer:
                 f"the map explains {answer.target}, not {run.target.key}; "
                 "pass the target that it explains"
             )
-        maps = _over(values.values if isinstance(values, Attribution) else values, look.x)
+        maps = over(values.values if isinstance(values, Attribution) else values, look.x)
         known = Known(truth, answer, None if answer is None else _again(answer))
         for given in sorted(instance.needs):
             if not known.has(given):
@@ -392,86 +371,48 @@ class Explainer:
         ]
         return torch.stack(masks)
 
-    def controls(
+    def frame(
         self,
         pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        values: Attribution | Tensor,
         metric: str | Metric = "deletion",
         *,
+        step: int,
         target: TargetLike = None,
-        truth: Tensor | None = None,
         seed: int = 0,
-        on_progress: OnProgress | None = None,
         **params: object,
-    ) -> dict[str, Score]:
-        """What a metric says of the maps that know nothing of the model, by method key.
+    ) -> Shown:
+        """What the model was shown at one step of a removal curve, and what it said.
 
-        A score means something only beside these.
-        """
-        instance, look = METRICS.make(metric, params), self.look(pictures)
-        keys = [key for key, cls in METHODS.items() if cls.family == "control"]
-        return {
-            key: self.measure(
-                look,
-                self.explain(look, key, target=target, seed=seed, on_progress=on_progress),
-                instance,
-                target=target,
-                truth=truth,
-                seed=seed,
-                on_progress=on_progress,
-            )
-            for key in keys
-        }
-
-    def agreement(
-        self,
-        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
-        answers: Mapping[str, Attribution],
-        image: int = 0,
-    ) -> Agreement:
-        """How far methods agree on one of the pictures, and where they do not.
+        Where the curve has been measured and is still kept, it takes no pass.
 
         Args:
             pictures: the pictures explained.
-            answers: attributions by method key.
-            image: which picture.
-        """
-        x = self.look(pictures).x
-        return agreement({key: _over(a.values, x)[image] for key, a in answers.items()})
-
-    def verdict(
-        self,
-        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
-        answer: Attribution,
-        *,
-        target: TargetLike = None,
-        seed: int = 0,
-        on_progress: OnProgress | None = None,
-    ) -> list[Verdict]:
-        """Whether each picture's map deserves trust: faithful, stable, complete, and sane.
-
-        Args:
-            pictures: the pictures explained.
-            answer: their maps.
+            values: their maps.
+            metric: the key of a metric that removes or restores pixels, or such a `Metric`.
+            step: from 0, before the first pixel's turn, to the metric's `steps`, after the last.
             target: what was explained; by default each picture's predicted class.
             seed: where random draws start.
-            on_progress: told of rows done and expected, of each metric in turn.
+            **params: the metric's parameters.
+
+        Raises:
+            NotApplicableError: the metric follows no such curve.
+            TimmscopeError: there is no such step.
         """
-        look = self.look(pictures)
-        asked: dict[str, Any] = {"target": target, "seed": seed, "on_progress": on_progress}
-        scores: dict[str, Score] = {}
-        beside: dict[str, dict[str, Score]] = {}
-        unanswered: dict[str, str] = {}
-        rows = self._rows(METHODS.make(answer.method, answer.params), answer.layer)
-        for key in QUESTIONS:
-            if AGAIN.get(key, 0) * rows > PATIENCE:
-                unanswered[key] = f"it takes {AGAIN[key]} x {rows} rows; ask for it by itself"
-                continue
-            try:
-                scores[key] = self.measure(look, answer, key, **asked)
-            except NotApplicableError as reason:
-                unanswered[key] = str(reason)
-        beside["srg"] = self.controls(look, "srg", **asked)
-        return [verdict(scores, beside, unanswered, image) for image in range(len(look.x))]
+        instance, look = METRICS.make(metric, params), self.look(pictures)
+        if not isinstance(instance, Removal):
+            raise NotApplicableError(
+                f"{instance.label} does not remove pixels step by step; choose deletion or "
+                "insertion"
+            )
+        maps = values.values if isinstance(values, Attribution) else values
+        run = self._run(look, self.target(target, len(look.x)), None, seed, None)
+        with capture.plain(self.model.device):
+            found = instance.frame(run, over(maps, look.x), step)
+            said = Prediction(
+                found.outputs.cpu().clone(), self.model.labels, features=self.model.features
+            )
+            return Shown(found.fraction, self.model.to_pixels(found.rows).cpu(), said)
 
     def features(
         self,
@@ -528,7 +469,7 @@ class Explainer:
         name = self.model.resolve_layer([need], layer)
         return self._run(self.look(picture), None, name, 0, on_progress)
 
-    def _rows(self, method: Method, layer: str | None) -> int:
+    def rows(self, method: Method, layer: str | None) -> int:
         """The rows that progress counts for one image; none where the method will be refused."""
         try:
             cost = method.work(self.model, self._layer_for(method, self._suitable(method, layer)))
@@ -592,15 +533,10 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _over(values: Tensor, x: Tensor) -> Tensor:
-    """Maps (B, h, w) in the pixels of the images `x` (B, C, H, W), on the CPU."""
-    return upsample(values.detach().float().cpu(), (x.shape[2], x.shape[3]))
-
-
 def _again(answer: Attribution) -> Again:
     """Asks the method that gave `answer` again."""
     method = METHODS.make(answer.method, answer.params)
-    return lambda run: _over(method.attribute(run)[0], run.x)
+    return lambda run: over(method.attribute(run)[0], run.x)
 
 
 def _hash(tensor: Tensor) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.explainer import Explainer, Look
+from core.asking import Look
+from core.explainer import Explainer
 from core.targets import Target
 from core.types import Attribution, Cost, Prediction
 from core.views.colour import limits, overlay

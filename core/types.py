@@ -268,6 +268,29 @@ class Prediction:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where maps stand among random ones.
+
+    Attributes:
+        value: (B,) the maps' own scores.
+        others: (n, B) the scores of random maps.
+        percentile: (B,) the share of random maps that score worse, in per cent; of those that score
+            the same, half.
+    """
+
+    value: Tensor
+    others: Tensor
+    percentile: Tensor
+
+    @classmethod
+    def among(cls, own: Score, others: Tensor, *, higher_is_better: bool) -> Standing:
+        """Compare a score with those (n, B) of random maps."""
+        sign = 1 if higher_is_better else -1
+        above, level = sign * (own.value - others) > 0, own.value == others
+        return cls(own.value, others, 100 * (above + level / 2).mean(0))
+
+
 def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, h, w) on a grid of `size`, bilinear; as they are if they lie on it already.
 

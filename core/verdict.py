@@ -11,10 +11,13 @@ from core.types import Score
 Tone = Literal["good", "doubtful", "bad"]
 TONES: tuple[Tone, ...] = ("good", "doubtful", "bad")
 
-QUESTIONS = ("srg", "max_sensitivity", "completeness_error", "class_sensitivity", "randomisation")
+SANITY = ("class_sensitivity", "randomisation")
+"""Metrics that say of a method, on a model, whether it depends on the class and the weights."""
+QUESTIONS = ("srg", "max_sensitivity", "completeness_error", *SANITY)
 """Metrics that a verdict is drawn from."""
-AGAIN = {"max_sensitivity": 10, "class_sensitivity": 1, "randomisation": 6}
-"""How often a metric, with default parameters, asks the method again."""
+AGAIN = {"max_sensitivity": 10, "class_sensitivity": 6, "randomisation": 21}
+"""How often a metric, with default parameters, asks the method again; those of sanity on three
+sample pictures."""
 PATIENCE = 4000
 """Rows that a metric may take within a verdict."""
 
@@ -73,9 +76,14 @@ def verdict(
     for key, score in scores.items():
         value = float(score.value[image])
         beside = {name: float(c.value[image]) for name, c in controls.get(key, {}).items()}
-        tone, words = _JUDGES[key](value, beside)
-        findings.append(Finding(key, value, tone, words, beside))
+        findings.append(finding(key, value, beside))
     return Verdict(*_summed_up(findings), findings, unanswered)
+
+
+def finding(metric: str, value: float, controls: Mapping[str, float]) -> Finding:
+    """What one score, beside those of the controls, says of a map."""
+    tone, words = _JUDGES[metric](value, controls)
+    return Finding(metric, value, tone, words, controls)
 
 
 def _summed_up(findings: Sequence[Finding]) -> tuple[Tone, str]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from cachetools import LRUCache, TTLCache
 
 from core import Explainer, load_model
+from core.asking import Look, OnProgress
 from core.cache import POLL_SECONDS, Cache, nbytes
 from core.errors import CancelledError, PictureError, TimmscopeError
-from core.explainer import Look, OnProgress
 from core.models.catalogue import find
 from core.targets import Target
 from core.worlds import WORLDS

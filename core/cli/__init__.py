@@ -81,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--verdict", action="store_true", help="put every map to the test, beside the controls"
     )
+    command.add_argument(
+        "--among", type=int, default=0, metavar="N", help="where maps stand among N random ones"
+    )
+    command.add_argument(
+        "--recommend", action="store_true", help="which of the methods to take, and why"
+    )
     command.add_argument("--labels", type=Path, help="a file of class names")
     command.add_argument("--output-dir", type=Path, help="where files go; none are written without")
     command.add_argument("--save", default="png,npz,json", help="png, npz, json; comma separated")
@@ -107,6 +113,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--truth-label", help="only objects of this class in the annotation")
     command.add_argument("--rows", type=Path, metavar="FILE", help="a .csv, .json or .parquet")
     command.add_argument("--resume", action="store_true", help="go on with work that did not end")
+    command.add_argument("--seed", type=int, default=0)
+
+    command = commands.add_parser(
+        "sanity", parents=[model], help="whether methods depend on what a model has learnt"
+    )
+    command.set_defaults(command=look.sanity)
+    command.add_argument("--methods", default="gradcam", help="keys, comma separated")
+    command.add_argument("--layer", help="where CAM or attention methods look")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="METHOD.PARAM=VALUE", help="a parameter"
+    )
     command.add_argument("--seed", type=int, default=0)
 
     command = commands.add_parser("features", parents=[model], help="a layer's feature maps")

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from core.analysis.agreement import Agreement
+from core.asking import FAULTS, Look
 from core.cli.shared import made, parse_settings, prepare, to_json, writing
 from core.errors import TimmscopeError
-from core.explainer import FAULTS, Comparison, Explainer, Look
+from core.explainer import Comparison, Explainer
 from core.export import context_facts, cost_facts, finite, result_facts, save_npz, save_png
 from core.image import open_picture
 from core.methods.base import METHODS
-from core.metrics.base import METRICS, Metric
+from core.metrics.base import METRICS, Given, Metric
 from core.models.load import load_model
+from core.recommend import Recommendation
 from core.types import Score
 from core.verdict import Verdict
 
@@ -65,10 +67,15 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         if arguments.truth:
             question["truth"] = explainer.truth(look, arguments.truth, label=arguments.truth_label)
         for metric in metrics:
-            add_scores(report, explainer, look, comparison, metric, question)
+            add_scores(report, explainer, look, comparison, metric, question, arguments.among)
         for key, answer in comparison.results.items() if arguments.verdict else ():
-            (found,) = explainer.verdict(look, answer, target=chosen, seed=arguments.seed)
-            report["results"][key]["verdict"] = verdict_facts(found)
+            (judged,) = explainer.verdict(look, answer, target=chosen, seed=arguments.seed)
+            report["results"][key]["verdict"] = verdict_facts(judged)
+        if arguments.recommend and comparison.results:
+            found = explainer.recommend(
+                look, comparison.results, target=chosen, seed=arguments.seed
+            )
+            report["recommendation"] = recommendation_facts(found)
         if len(comparison.results) > 1:
             report["agreement"] = agreement_facts(explainer.agreement(look, comparison.results))
         if arguments.output_dir is not None:
@@ -85,6 +92,7 @@ def add_scores(
     comparison: Comparison,
     metric: Metric,
     question: Mapping[str, Any],
+    among: int = 0,
 ) -> None:
     """Enter what `metric` says of each result, beside what it says of the controls.
 
@@ -104,6 +112,9 @@ def add_scores(
         else:
             scores = report["results"][key].setdefault("scores", {})
             scores[metric.key] = {**score_facts(score, metric), "controls": beside}
+            if among and Given.METHOD not in metric.needs:
+                found = explainer.standing(look, attribution, metric, maps=among, **question)
+                scores[metric.key]["percentile"] = float(found.percentile[0])
     if len(reasons) == len(comparison.results) and len(set(reasons.values())) == 1:
         reasons = {metric.key: reasons.popitem()[1]}
     else:
@@ -122,6 +133,26 @@ def score_facts(score: Score, metric: Metric) -> dict[str, Any]:
     if score.low is not None and score.high is not None:
         facts["interval"] = [finite(float(end[0])) for end in (score.low, score.high)]
     return facts
+
+
+def recommendation_facts(found: Recommendation) -> dict[str, Any]:
+    """A recommendation as JSON."""
+    return {
+        "method": found.method,
+        "words": found.words,
+        "ranking": [
+            {
+                "method": one.method,
+                "srg": finite(one.gain),
+                "range": [finite(min(one.gains)), finite(max(one.gains))],
+                "forward": one.cost.forward,
+                "backward": one.cost.backward,
+            }
+            for one in found.ranking
+        ],
+        "controls": {key: finite(value) for key, value in found.controls.items()},
+        "doubtful": dict(found.doubtful),
+    }
 
 
 def agreement_facts(found: Agreement) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from core.cli.shared import prepare, writing
+from core.asking import FAULTS
+from core.cli.shared import made, parse_settings, prepare, writing
+from core.errors import TimmscopeError
 from core.explainer import Explainer
 from core.export import finite
 from core.image import open_picture
@@ -18,7 +20,37 @@ from core.metrics.base import METRICS
 from core.models.catalogue import list_models
 from core.models.handle import ModelHandle
 from core.models.load import load_model
-from core.types import Layer
+from core.types import Layer, Score
+from core.verdict import finding
+
+
+def sanity(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """``sanity``: whether methods depend on a model's weights, and on the class asked about."""
+    settings = parse_settings(arguments.set)
+    asked = made(METHODS, arguments.methods, settings)
+    if settings:
+        raise TimmscopeError(f"--set names {', '.join(settings)}, which is not asked for")
+    handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
+    explainer, results, errors = Explainer(handle), {}, {}
+    for method in asked:
+        try:
+            scores = explainer.sanity(method, layer=arguments.layer, seed=arguments.seed)
+        except FAULTS as error:
+            errors[method.key] = str(error).partition("\n")[0]
+        else:
+            results[method.key] = {key: _sane(key, score) for key, score in scores.items()}
+    report = {"model": handle.name, "results": results, "errors": errors}
+    return report, 0 if results else 1
+
+
+def _sane(key: str, score: Score) -> dict[str, Any]:
+    """What one metric of sanity says of a method on a model."""
+    found = finding(key, float(score.value.mean()), {})
+    facts: dict[str, Any] = {"value": found.value, "tone": found.tone, "words": found.words}
+    facts["pictures"] = [round(v, 4) for v in score.value.tolist()]
+    if score.curve_y is not None:
+        facts["curve"] = [round(v, 4) for v in score.curve_y.mean(0).tolist()]
+    return facts
 
 
 def features(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from core.engine import Run
+from core.errors import TimmscopeError
 from core.methods.masking import AT_ONCE
 from core.metrics.base import Known, Metric, check, register
 from core.metrics.imputation import Removed, remover
@@ -21,6 +24,21 @@ RESTORED = "share of pixels restored", "probability"
 GAINED = "share of pixels removed", "gain in probability"
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One step of a curve.
+
+    Attributes:
+        fraction: of the pixels that have had their turn.
+        rows: (B, C, H, W) what the model is shown, in model units.
+        outputs: (B, N) what it says of it.
+    """
+
+    fraction: float
+    rows: Tensor
+    outputs: Tensor
+
+
 class Removal(Metric):
     """What the members of the family share.
 
@@ -30,7 +48,12 @@ class Removal(Metric):
     Curves that run over the same pictures are one: with the same steps and baseline, deletion,
     insertion and symmetric relevance gain of one map take 2 (steps - 1) rows together, and two rows
     more whatever the number of maps.
+
+    Attributes:
+        restores: whether pixels come back one after another, rather than go.
     """
+
+    restores: ClassVar[bool] = False
 
     steps: int = Field(28, ge=1, le=1000, description="Steps from the first pixel to the last")
     baseline: Removed = Field("blur", description="What removed pixels become")
@@ -52,7 +75,36 @@ class Removal(Metric):
         x = self.fractions(values)
         return self.score(run, torch.trapezoid(curve, x), curve_x=x, curve_y=curve)
 
+    def frame(self, run: Run, values: Tensor, step: int) -> Frame:
+        """What the model is shown at one step of the curve, and what it says of it.
+
+        Args:
+            run: asks about the pictures.
+            values: (B, H, W) the maps that rank their pixels.
+            step: 0 to `steps`; where the curve is kept, looking at one takes no pass.
+
+        Raises:
+            TimmscopeError: there is no such step.
+        """
+        if not 0 <= step <= self.steps:
+            raise TimmscopeError(f"no step {step}; steps go from 0 to {self.steps}")
+        outputs = self._outputs(run, values, restored=self.restores)[:, step]
+        order = ranking(values, run.generator())
+        bound = bounds(order.shape[1], self.steps)[step]
+        rows = []
+        for image in range(len(run.x)):
+            shown = self._shown(order[image], [bound], values, restored=self.restores)
+            rows.append(remover(run, image, self.baseline)(shown.to(run.x.device)))
+        return Frame(bound / order.shape[1], torch.cat(rows), outputs)
+
     def _curve(self, run: Run, values: Tensor, *, restored: bool) -> Tensor:
+        outputs = self._outputs(run, values, restored=restored)
+        owner = run.owner.repeat_interleave(outputs.shape[1])
+        found = run.target.probability()(outputs.flatten(0, 1), owner)
+        return found.view(len(outputs), -1).detach().float().cpu()
+
+    def _outputs(self, run: Run, values: Tensor, *, restored: bool) -> Tensor:
+        """(B, steps + 1, N) what the model says at each step."""
         check(values, run.x)
         order = ranking(values, run.generator())
         inner = bounds(order.shape[1], self.steps)[1:-1]
@@ -62,22 +114,25 @@ class Removal(Metric):
             for image in range(count):
                 hide = remover(run, image, self.baseline)
                 for some in _chunks(inner, AT_ONCE):
-                    had = torch.stack([_first(order[image], bound) for bound in some])
-                    shown = had if restored else ~had
-                    shown = shown.view(-1, *values.shape[1:]).to(run.x.device)
-                    yield hide(shown), run.owner[image].expand(len(shown))
+                    shown = self._shown(order[image], some, values, restored=restored)
+                    yield hide(shown.to(run.x.device)), run.owner[image].expand(len(shown))
 
         digest = hashlib.sha1(order.numpy().tobytes()).hexdigest()
         asked = self.baseline, run.seed, tuple(inner), restored, digest
-        target = run.target.probability()
-        whole = target(run.outputs(), run.owner)[:, None]
-        empty = target(self._emptied(run), run.owner)[:, None]
+        whole, empty = run.outputs()[:, None], self._emptied(run)[:, None]
         between = whole[:, :0]
         if inner:
-            owner, outputs = run.replies(rows(), count * len(inner), keep=("removal", asked))
-            between = target(outputs, owner).view(count, -1)
+            _, outputs = run.replies(rows(), count * len(inner), keep=("removal", asked))
+            between = outputs.unflatten(0, (count, len(inner)))
         ends = (empty, whole) if restored else (whole, empty)
-        return torch.cat([ends[0], between, ends[1]], 1).detach().float().cpu()
+        return torch.cat([ends[0], between, ends[1]], 1)
+
+    def _shown(
+        self, order: Tensor, bounds: Sequence[int], values: Tensor, *, restored: bool
+    ) -> Tensor:
+        """(n, H, W) True where a picture is shown when its first pixels have had their turn."""
+        had = torch.stack([_first(order, bound) for bound in bounds])
+        return (had if restored else ~had).view(-1, *values.shape[1:])
 
     def _emptied(self, run: Run) -> Tensor:
         """(B, N) outputs for the pictures with every pixel removed."""
@@ -117,6 +172,8 @@ class Deletion(Removal):
 )
 class Insertion(Removal):
     """Area under the probability while pixels come, the best first (Petsiuk et al., 2018)."""
+
+    restores: ClassVar[bool] = True
 
     def measure(self, run: Run, values: Tensor, known: Known) -> Score:
         curve = self.insertion(run, values)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from core.errors import NotApplicableError, unknown
 from core.models.layers import Probe, probe
+from core.models.samples import sample_inputs
 from core.outputs import without_classes
 from core.passes import Budget
 from core.preprocessing import Preprocessing
@@ -231,6 +232,11 @@ class ModelHandle:
                 f"{found[-1].reason}"
             )
         return ""
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """(n, C, H, W) the pictures that come along, in model units, on the model's device."""
+        return sample_inputs(self.preprocessing).to(self.device, self.dtype)
 
     def clone(self) -> ModelHandle:
         """A handle on a copy of the model, whose weights may be changed."""

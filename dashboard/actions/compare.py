@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import METHODS, Attribution
+from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
-from core.explainer import Comparison, OnProgress
+from core.explainer import Comparison
 from core.export import colour_range, map_on_input
 from core.views.charts import matrix_panel
 from core.views.maps import overlay_panel, picture_uri

@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 
 from core import METHODS, Attribution, Explainer
+from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
-from core.explainer import OnProgress
 from core.export import colour_range, map_on_input
 from core.views.maps import overlay_panel
 from core.views.panels import Panel, error_panel

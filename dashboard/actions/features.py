@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.analysis.features import FeatureMaps
+from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
-from core.explainer import OnProgress
 from core.views.colour import is_signed, limits
 from core.views.maps import map_panel, overlay_panel, picture_uri
 from core.views.panels import Panel

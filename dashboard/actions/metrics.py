@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import METHODS, METRICS, Attribution
+from core.asking import OnProgress
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
-from core.explainer import OnProgress
 from core.types import Score
 from core.views.charts import Curve, curves_panel
 from core.views.panels import Panel, empty_panel, error_panel

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from core import METHODS, ModelHandle
+from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
-from core.explainer import OnProgress
 from core.methods.base import Method
 from core.types import Need, Prediction
 from core.views.charts import bars_panel

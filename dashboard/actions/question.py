@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import METHODS, Explainer
+from core.asking import Look, OnProgress
 from core.errors import NotApplicableError, TimmscopeError
-from core.explainer import Comparison, Look, OnProgress
+from core.explainer import Comparison
 from core.targets import Target
 from core.types import Prediction
 from core.views.panels import Panel, empty_panel, error_panel

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from core import Attribution
-from core.explainer import OnProgress
+from core.asking import OnProgress
 from core.export import context_facts, result_facts, save_npz, save_png
 from dashboard.actions.explain import explained
 from dashboard.actions.question import Asked, Settings, ask

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from core import METHODS, METRICS
+from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
-from core.explainer import OnProgress
 from core.verdict import Finding, Verdict
 from core.views.panels import Panel, empty_panel, error_panel, finding_panel
 from dashboard.actions.explain import explained

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.explainer import OnProgress
+from core.asking import OnProgress
 from core.views.panels import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels

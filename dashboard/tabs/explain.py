@@ -9,8 +9,8 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from core import METHODS
+from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
-from core.explainer import OnProgress
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice, settings

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core import METRICS
-from core.explainer import OnProgress
+from core.asking import OnProgress
 from core.metrics.base import Given
 from core.views.panels import empty_panel
 from dashboard import actions

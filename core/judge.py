@@ -1,0 +1,311 @@
+"""Judge: what there is to ask of explanations once they are there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.analysis.agreement import Agreement, agreement
+from core.asking import Look, OnProgress, PictureLike, TargetLike, over
+from core.errors import NotApplicableError
+from core.methods.base import METHODS, Method
+from core.metrics.base import METRICS, Given, Metric
+from core.metrics.mosaic import OTHERS
+from core.models.handle import ModelHandle
+from core.passes import in_turn
+from core.recommend import Contender, Recommendation, recommend
+from core.types import Attribution, Cost, Prediction, Score, Standing
+from core.verdict import AGAIN, PATIENCE, QUESTIONS, SANITY, Verdict, verdict
+
+WAYS: tuple[dict[str, object], ...] = (
+    {"baseline": "blur"},
+    {"baseline": "mean"},
+    {"baseline": "black"},
+)
+"""How pixels are removed when methods are ranked, in turn."""
+STEPS = 14
+"""Steps of the curves by which methods are ranked."""
+
+
+class Judge(ABC):
+    """Asks metrics of explanations, and says what the answers mean.
+
+    `core.explainer.Explainer` is one; it gives the explanations and the single scores.
+
+    Attributes:
+        model: the model explained.
+    """
+
+    model: ModelHandle
+
+    @abstractmethod
+    def look(self, pictures: PictureLike | Tensor | Look | Sequence[PictureLike]) -> Look:
+        """Decode and preprocess one or several pictures."""
+
+    @abstractmethod
+    def predict(self, pictures: PictureLike | Tensor | Look | Sequence[PictureLike]) -> Prediction:
+        """What the model says of each picture."""
+
+    @abstractmethod
+    def explain(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        method: str | Method = "gradcam",
+        **question: Any,
+    ) -> Attribution:
+        """Which pixels made the model say so."""
+
+    @abstractmethod
+    def measure(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        values: Attribution | Tensor,
+        metric: str | Metric = "deletion",
+        **question: Any,
+    ) -> Score:
+        """Ask a question of an explanation."""
+
+    @abstractmethod
+    def rows(self, method: Method, layer: str | None) -> int:
+        """The rows that progress counts for one image."""
+
+    def controls(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        metric: str | Metric = "deletion",
+        *,
+        target: TargetLike = None,
+        truth: Tensor | None = None,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+        **params: object,
+    ) -> dict[str, Score]:
+        """What a metric says of the maps that know nothing of the model, by method key.
+
+        A score means something only beside these.
+        """
+        instance, look = METRICS.make(metric, params), self.look(pictures)
+        keys = [key for key, cls in METHODS.items() if cls.family == "control"]
+        return {
+            key: self.measure(
+                look,
+                self.explain(look, key, target=target, seed=seed, on_progress=on_progress),
+                instance,
+                target=target,
+                truth=truth,
+                seed=seed,
+                on_progress=on_progress,
+            )
+            for key in keys
+        }
+
+    def agreement(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        answers: Mapping[str, Attribution],
+        image: int = 0,
+    ) -> Agreement:
+        """How far methods agree on one of the pictures, and where they do not.
+
+        Args:
+            pictures: the pictures explained.
+            answers: attributions by method key.
+            image: which picture.
+        """
+        x = self.look(pictures).x
+        return agreement({key: over(a.values, x)[image] for key, a in answers.items()})
+
+    def standing(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        values: Attribution | Tensor,
+        metric: str | Metric = "srg",
+        *,
+        maps: int = 100,
+        target: TargetLike = None,
+        truth: Tensor | None = None,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+        **params: object,
+    ) -> Standing:
+        """Where a map stands among random ones on the same grid, by one metric.
+
+        Each random map takes the metric's passes anew, unless the metric takes none for another
+        map.
+
+        Args:
+            pictures: the pictures explained.
+            values: their maps: an attribution, or a tensor (B, h, w).
+            metric: a metric's key, or a `Metric`; it must not ask the method again.
+            maps: how many random maps.
+            target: what was explained; by default each picture's predicted class.
+            truth: where the evidence is, for metrics that need it.
+            seed: where random draws start.
+            on_progress: told of maps done and expected.
+            **params: the metric's parameters.
+
+        Raises:
+            NotApplicableError: the metric asks the method again, and a random map has none.
+        """
+        instance, look = METRICS.make(metric, params), self.look(pictures)
+        if Given.METHOD in instance.needs:
+            raise NotApplicableError(
+                f"{instance.label} asks the method again, and a random map has none; choose "
+                "another metric"
+            )
+        question = {"target": target, "truth": truth, "seed": seed}
+        own = self.measure(look, values, instance, **question)
+        grid = values.values if isinstance(values, Attribution) else values
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        found = []
+        for told in in_turn(on_progress, [1] * maps):
+            told(0, 1)
+            noise = torch.rand(grid.shape, generator=generator)
+            found.append(self.measure(look, noise, instance, **question).value)
+        return Standing.among(own, torch.stack(found), higher_is_better=instance.higher_is_better)
+
+    def sanity(
+        self,
+        method: str | Method = "gradcam",
+        *,
+        layer: str | None = None,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+        **params: object,
+    ) -> dict[str, Score]:
+        """Whether a method's maps depend on what this model has learnt, and on what is asked.
+
+        Asked of the sample pictures that the model is surest of, and so the same for every picture:
+        found out once for a method and a model, and kept.
+
+        Args:
+            method: a method's key, or a `Method`.
+            layer: where it looks; by default the model's own choice.
+            seed: where random draws start.
+            on_progress: told of rows done and expected, of each metric in turn.
+            **params: the method's parameters.
+
+        Returns:
+            By metric key the score of each sample picture.
+        """
+        samples = self.look(self.model.samples)
+        sure = self.predict(samples).probabilities.amax(1).topk(OTHERS).indices
+        look = self.look(samples.x[sure.to(samples.x.device)])
+        target = self.predict(look).logits.argmax(1).tolist()
+        question: dict[str, Any] = {"target": target, "seed": seed, "on_progress": on_progress}
+        answer = self.explain(look, METHODS.make(method, params), layer=layer, **question)
+        return {key: self.measure(look, answer, key, **question) for key in SANITY}
+
+    def verdict(
+        self,
+        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        answer: Attribution,
+        *,
+        target: TargetLike = None,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> list[Verdict]:
+        """Whether each picture's map deserves trust: faithful, stable, complete, and sane.
+
+        Whether the method is sane on this model is asked of the sample pictures, see `sanity`, the
+        rest of the map itself.
+
+        Args:
+            pictures: the pictures explained.
+            answer: their maps.
+            target: what was explained; by default each picture's predicted class.
+            seed: where random draws start.
+            on_progress: told of rows done and expected, of each metric in turn.
+        """
+        look, method = self.look(pictures), METHODS.make(answer.method, answer.params)
+        asked: dict[str, Any] = {"target": target, "seed": seed, "on_progress": on_progress}
+        scores: dict[str, Score] = {}
+        unanswered: dict[str, str] = {}
+        rows = self.rows(method, answer.layer)
+        for key in QUESTIONS:
+            if AGAIN.get(key, 0) * rows > PATIENCE:
+                unanswered[key] = f"it takes {AGAIN[key]} x {rows} rows; ask for it by itself"
+                continue
+            try:
+                if key in SANITY:
+                    scores[key] = self._usual(
+                        key, len(look.x), method, answer.layer, seed, on_progress
+                    )
+                else:
+                    scores[key] = self.measure(look, answer, key, **asked)
+            except NotApplicableError as reason:
+                unanswered[key] = str(reason)
+        beside = {"srg": self.controls(look, "srg", **asked)}
+        return [verdict(scores, beside, unanswered, image) for image in range(len(look.x))]
+
+    def _usual(
+        self,
+        key: str,
+        images: int,
+        method: Method,
+        layer: str | None,
+        seed: int,
+        on_progress: OnProgress | None,
+    ) -> Score:
+        """What a metric of sanity says of the method on this model, the same for each image."""
+        found = self.sanity(method, layer=layer, seed=seed, on_progress=on_progress)[key]
+        return replace(found, value=found.value.mean().expand(images), curve_x=None, curve_y=None)
+
+    def recommend(
+        self,
+        pictures: PictureLike | Tensor | Look,
+        answers: Mapping[str, Attribution],
+        *,
+        target: TargetLike = None,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> Recommendation:
+        """Which of several methods to take for one picture, and why.
+
+        Methods are ranked by the mean of their symmetric relevance gain over three ways of removing
+        pixels; see `core.recommend`.
+
+        Args:
+            pictures: the picture explained.
+            answers: attributions by method key, all of the same target; controls do not contend.
+            target: what was explained; by default the predicted class.
+            seed: where random draws start.
+            on_progress: told of maps measured and expected.
+
+        Raises:
+            NotApplicableError: there is no method among them.
+        """
+        look = self.look(pictures)
+        if len(look.x) != 1:
+            raise NotApplicableError(
+                f"a recommendation is about one picture, not {len(look.x)}; evaluate ranks methods "
+                "over many"
+            )
+        controls = [key for key, cls in METHODS.items() if cls.family == "control"]
+        methods = [key for key in answers if key not in controls]
+        if not methods:
+            raise NotApplicableError("there is no method to recommend; give at least one")
+        question: dict[str, Any] = {"target": target, "seed": seed}
+        maps = {key: answers[key] for key in methods}
+        maps |= {key: self.explain(look, key, **question) for key in controls}
+        turns = in_turn(on_progress, [1] * (len(maps) * len(WAYS)))
+        gains: dict[str, list[float]] = {key: [] for key in maps}
+        for way in WAYS:
+            for key, answer in maps.items():
+                next(turns)(0, 1)
+                score = self.measure(look, answer, "srg", steps=STEPS, **way, **question)
+                gains[key].append(float(score.value[0]))
+        return recommend(
+            [Contender(key, gains[key], self._work(answers[key])) for key in methods],
+            {key: sum(gains[key]) / len(WAYS) for key in controls},
+            {key: METHODS[key].label for key in maps},
+        )
+
+    def _work(self, answer: Attribution) -> Cost:
+        """What a map takes where nothing is known yet."""
+        return METHODS.make(answer.method, answer.params).work(self.model, answer.layer)

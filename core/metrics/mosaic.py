@@ -1,0 +1,102 @@
+"""Whether a map finds its picture among others: ground truth that needs no annotation."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.engine import Run
+from core.errors import NotApplicableError
+from core.metrics.base import Given, Known, Metric, check, register
+from core.metrics.place import mass
+from core.types import Score
+
+Quarter = tuple[slice, slice]
+
+OTHERS = 3
+"""Pictures that fill the quarters beside the one in question."""
+LESS = 0.01
+"""A picture speaks less if its score is lower by this share; the same picture again is none."""
+
+
+@register(
+    "grid_pointing_game",
+    label="Grid pointing game",
+    about="Among three other pictures, does the map point at this one? A quarter is chance.",
+    higher_is_better=True,
+    range=(0.0, 1.0),
+    paper="arXiv:2104.00032",
+    needs=[Given.METHOD],
+)
+class GridPointingGame(Metric):
+    """Share of the positive values in the picture's own quarter (after Boehle et al., 2021).
+
+    The method is asked again about a picture of four: the one explained and three samples that come
+    along, those that the model is surest of among such as speak less for the target. Each is halved
+    to fit, so that the four are as large as the model's input and every model can play; the authors
+    put whole pictures side by side, which only models of any input size can see, and
+    docs/truth.md does so. The picture takes its turn in several quarters. A map without a positive
+    value scores 0.
+    """
+
+    places: int = Field(4, ge=1, le=4, description="In how many quarters the picture takes a turn")
+
+    def measure(self, run: Run, values: Tensor, known: Known) -> Score:
+        check(values, run.x)
+        assert known.again is not None
+        others = companions(run)
+        cells = quarters(*run.x.shape[2:])[: self.places]
+        shares = []
+        for place, (rows, columns) in enumerate(cells):
+            shown = torch.stack(
+                [mosaic(x, own, place) for x, own in zip(run.x, others, strict=True)]
+            )
+            found = known.again(run.nested(shown, run.owner, run.target))
+            mask = torch.zeros_like(found, dtype=torch.bool)
+            mask[:, rows, columns] = True
+            shares.append(mass(found.clamp_min(0), mask))
+        return self.score(run, torch.stack(shares).mean(0))
+
+
+def companions(run: Run) -> Tensor:
+    """(B, 3, C, H, W) the sample pictures to set beside each of the run's images.
+
+    Raises:
+        NotApplicableError: fewer than three of them speak less for the target than the image does.
+    """
+    samples = run.subject.samples.to(run.x)
+    rows = [(samples, owner.expand(len(samples))) for owner in run.owner[:1]]
+    _, outputs = run.replies(rows, len(samples), keep="samples")
+    sure = outputs.float().softmax(1).amax(1)
+    chosen = []
+    for owner, own in zip(run.owner, run.score(), strict=True):
+        theirs = run.target(outputs, owner.expand(len(samples)))
+        less = own - theirs > LESS * own.abs()
+        if less.sum() < OTHERS:
+            raise NotApplicableError(
+                f"the grid pointing game needs {OTHERS} pictures that speak less for the target "
+                f"than this one, and only {int(less.sum())} of the {len(samples)} samples do"
+            )
+        chosen.append(samples[torch.where(less, sure, -1).topk(OTHERS).indices])
+    return torch.stack(chosen)
+
+
+def quarters(height: int, width: int) -> list[Quarter]:
+    """The quarters of a picture, row by row."""
+    down = slice(0, height // 2), slice(height // 2, height)
+    across = slice(0, width // 2), slice(width // 2, width)
+    return [(rows, columns) for rows in down for columns in across]
+
+
+def mosaic(x: Tensor, others: Tensor, place: int) -> Tensor:
+    """One picture (C, H, W) of four: `x` in a quarter, three `others` (3, C, H, W) in the rest."""
+    four = [*others[:place], x, *others[place:]]
+    whole = torch.empty_like(x)
+    for picture, (rows, columns) in zip(four, quarters(*x.shape[1:]), strict=True):
+        size = whole[:, rows, columns].shape[1:]
+        whole[:, rows, columns] = F.interpolate(
+            picture[None], size=size, mode="bilinear", antialias=True
+        )[0]
+    return whole
