@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --disable-pip-version-check")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format zoo bench truth worlds docs screenshots clean
+.PHONY: help run test lint format zoo bench versus truth worlds docs screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ zoo: $(VENV)/dev ## Try every method on every family of timm: docs/zoo.md
 
 bench: $(VENV)/dev ## Measure against captum and pytorch-grad-cam
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+versus: $(VENV)/dev ## Measure the metrics against AutoTimm, in an environment of its own
+	$(BIN)/python -m benchmarks.autotimm $(ARGS)
 
 truth: $(VENV)/dev ## Score every method where the evidence is known, into docs/truth.md
 	$(BIN)/python -m benchmarks.truth $(ARGS)

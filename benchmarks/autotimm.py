@@ -3,8 +3,8 @@
 Run as ``python -m benchmarks.autotimm``. AutoTimm lives in an environment of its own, made when
 missing, and runs in a process of its own; both sides take turns, with the same weights, the same
 picture, the same number of threads and the same release of torch. What is timed of AutoTimm is
-`evaluate_all`, which takes no parameters; ours is asked for the same scores with as many steps and
-samples, from a picture not yet looked at, with an empty cache. Exit status 1 says that ours is not
+`evaluate_all`, whose steps and samples are fixed; ours is asked for the same scores with as many,
+from a picture not yet looked at, with an empty cache. Exit status 1 says that ours is not
 as much faster as is claimed.
 
 What is compared is the time of the same work, not the values. AutoTimm divides areas by the first

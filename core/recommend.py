@@ -44,6 +44,7 @@ class Recommendation:
         ranking: the contenders, the best first.
         controls: what the controls gain, by key.
         doubtful: methods that do no better than a control, by key, with the control's.
+        firm: whether the method gains more than every control whichever way pixels are removed.
     """
 
     method: str | None
@@ -51,6 +52,7 @@ class Recommendation:
     ranking: Sequence[Contender]
     controls: Mapping[str, float]
     doubtful: Mapping[str, str]
+    firm: bool = False
 
 
 def recommend(
@@ -79,11 +81,14 @@ def recommend(
     best = able[0]
     level = [c for c in able if c is best or max(c.gains) >= best.gain]
     chosen = min(level, key=lambda c: (c.passes, -c.gain))
+    firm = min(chosen.gains) > controls[rival]
     words = _why(best, chosen, level, names)
+    if not firm:
+        words += f" Read it with care: removing pixels another way, {names[rival]} does as well."
     if doubtful:
         told = ", ".join(names[key] for key in doubtful)
         words += f" Not to be trusted here: {told}; {names[rival]} does at least as well."
-    return Recommendation(chosen.method, words, ranking, controls, doubtful)
+    return Recommendation(chosen.method, words, ranking, controls, doubtful, firm)
 
 
 def _why(

@@ -47,10 +47,29 @@ def truth_of(
     if not isinstance(source, str | Path):
         return boxed(source, size)
     try:
-        left, top, right, bottom = (float(edge) for edge in str(source).split(","))
-    except ValueError:
+        box = parse_box(str(source))
+    except TimmscopeError:
         return read_truth(source, size, picture, label)
-    return boxed([(left, top, right, bottom)], size)
+    return boxed([box], size)
+
+
+def parse_box(text: str) -> Box:
+    """A box from "left,top,right,bottom".
+
+    Raises:
+        TimmscopeError: it is none.
+
+    >>> parse_box("1, 0, 3, 1.5")
+    (1.0, 0.0, 3.0, 1.5)
+    """
+    try:
+        left, top, right, bottom = (float(edge) for edge in text.split(","))
+    except ValueError:
+        raise TimmscopeError(
+            f"{text[:80]!r} is no box; give left, top, right, bottom in pixels of the picture, "
+            "such as 150, 0, 450, 400"
+        ) from None
+    return left, top, right, bottom
 
 
 def boxed(boxes: Iterable[Box], size: tuple[int, int]) -> Mask:

@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, load_model
+from core.asking import OnProgress
 from core.errors import CancelledError, UnknownNameError
-from core.explainer import OnProgress
 from dashboard import actions
 from dashboard.actions.explain import summary
 from dashboard.actions.model import FAMILIES

@@ -16,8 +16,8 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import Page, expect
 
 from core import ModelHandle, load_model
+from core.asking import OnProgress
 from core.errors import CancelledError
-from core.explainer import OnProgress
 from dashboard import actions
 from dashboard.build import build
 from dashboard.state import Question, Service

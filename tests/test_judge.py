@@ -253,7 +253,15 @@ def test_the_best_is_recommended_or_the_cheapest_that_is_level_with_it(
     found = recommend(contenders, CONTROLS, NAMES)
     assert found.method == method
     assert words in found.words
+    assert found.firm == (method is not None)
     assert [c.gain for c in found.ranking] == sorted((c.gain for c in contenders), reverse=True)
+
+
+def test_a_gain_that_hangs_on_how_pixels_are_removed_is_read_with_care() -> None:
+    found = recommend([contender("gradcam", 0.1, 0.6)], CONTROLS, NAMES)
+    assert found.method == "gradcam"
+    assert not found.firm
+    assert "Read it with care: removing pixels another way, Centre (control)" in found.words
 
 
 def test_a_recommendation_is_drawn_from_what_is_measured(lite0: Explainer) -> None:

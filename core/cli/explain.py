@@ -139,6 +139,7 @@ def recommendation_facts(found: Recommendation) -> dict[str, Any]:
     """A recommendation as JSON."""
     return {
         "method": found.method,
+        "firm": found.firm,
         "words": found.words,
         "ranking": [
             {

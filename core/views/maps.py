@@ -115,13 +115,25 @@ def overlay_panel(
     trace |= {"colorbar": _colorbar(span, unit)} if colorbar else {"showscale": False}
     layout = layout_of(margin) | _frame(width, height)
     layout["uirevision"] = hashlib.blake2s(uri.encode(), digest_size=8).hexdigest()
-    layout["images"] = [
-        {"source": uri, "xref": "x", "yref": "y", "x": -0.5, "y": -0.5, "sizex": width,
-         "sizey": height, "sizing": "stretch", "layer": "below"}
-    ]  # fmt: skip
+    layout["images"] = [_under(uri, width, height)]
     layout["shapes"] = _borders(segments, geometry.box) if segments is not None else []
     layout["shapes"] += [] if geometry.whole else _outline(geometry.box)
     return panel(title, caption, [trace], layout, map=True, signed=signed, aspect=height / width)
+
+
+def picture_panel(picture: Image.Image, *, title: str = "", caption: str = "") -> Panel:
+    """A picture alone.
+
+    Args:
+        picture: what to show.
+        title: a few words.
+        caption: a sentence or two.
+    """
+    width, height = picture.size
+    layout = layout_of({"l": 0, "r": 0, "t": 0, "b": 0}) | _frame(width, height)
+    layout["images"] = [_under(picture_uri(picture), width, height)]
+    nothing: Json = {"type": "scatter", "x": [], "y": [], "hoverinfo": "skip"}
+    return panel(title, caption, [nothing], layout, aspect=height / width)
 
 
 def map_panel(
@@ -151,6 +163,14 @@ def map_panel(
     layout |= {"dragmode": False, "uirevision": f"{width}x{height}"}
     trace["showscale"] = False
     return panel(title, caption, [trace], layout, map=True, signed=signed, aspect=height / width)
+
+
+def _under(uri: str, width: int, height: int) -> Json:
+    """A picture below everything else, over the whole frame."""
+    return {
+        "source": uri, "xref": "x", "yref": "y", "x": -0.5, "y": -0.5, "sizex": width,
+        "sizey": height, "sizing": "stretch", "layer": "below",
+    }  # fmt: skip
 
 
 def _frame(width: int, height: int) -> Json:

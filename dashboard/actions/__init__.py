@@ -7,10 +7,11 @@ went wrong comes back as a card that says so; nothing a person can cause raises,
 
 from __future__ import annotations
 
-from dashboard.actions.compare import Compared, compare
+from dashboard.actions.compare import Compared, Recommended, compare, recommend
+from dashboard.actions.evidence import Evidence, canvas, drawn
 from dashboard.actions.explain import Explained, explain
 from dashboard.actions.features import Featured, attention, features
-from dashboard.actions.metrics import Measured, measure
+from dashboard.actions.metrics import MOST_AMONG, Measured, measure
 from dashboard.actions.model import (
     MethodFacts,
     ModelFacts,
@@ -23,30 +24,39 @@ from dashboard.actions.model import (
 )
 from dashboard.actions.question import Asked, Choices, Settings, ask
 from dashboard.actions.save import download
+from dashboard.actions.scrub import curve_choices, scrub
 from dashboard.actions.trust import judge
 
 __all__ = [
+    "MOST_AMONG",
     "Asked",
     "Choices",
     "Compared",
+    "Evidence",
     "Explained",
     "Featured",
     "Measured",
     "MethodFacts",
     "ModelFacts",
+    "Recommended",
     "Seen",
     "Settings",
     "ask",
     "attention",
+    "canvas",
     "compare",
+    "curve_choices",
     "describe_method",
     "describe_model",
     "download",
+    "drawn",
     "explain",
     "features",
     "judge",
     "measure",
     "method_choices",
     "predict",
+    "recommend",
+    "scrub",
     "takes",
 ]

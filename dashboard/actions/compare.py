@@ -11,9 +11,10 @@ from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
 from core.explainer import Comparison
 from core.export import colour_range, map_on_input
+from core.recommend import Recommendation
 from core.views.charts import matrix_panel
 from core.views.maps import overlay_panel, picture_uri
-from core.views.panels import Panel, empty_panel, error_panel
+from core.views.panels import Panel, Tone, empty_panel, error_panel, finding_panel
 from dashboard.actions.question import Asked, Settings, answers, ask, trouble
 from dashboard.actions.words import facts, spent
 from dashboard.state import Question, Service
@@ -101,6 +102,12 @@ def _agreement(asked: Asked, answer: Comparison, uri: str) -> list[Panel]:
             "with each other",
         ),
         matrix_panel(
+            found.ssim.tolist(),
+            names,
+            title="Structural similarity",
+            caption="1 where two maps look alike, each scaled to its own range",
+        ),
+        matrix_panel(
             found.overlap.tolist(),
             names,
             title="Overlap of the top 10%",
@@ -112,3 +119,65 @@ def _agreement(asked: Asked, answer: Comparison, uri: str) -> list[Panel]:
 def _row(label: str, found: Attribution) -> list[Any]:
     cost = found.cost
     return [label, cost.forward, cost.backward, round(cost.seconds * 1000), facts(found)]
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """Which method to take.
+
+    Attributes:
+        panels: the recommendation in words, or why there is none.
+        table: method, gain, from, to, passes, remark; controls last.
+        question: the one answered, with the class explained; None if there is no answer.
+    """
+
+    panels: list[Panel]
+    table: list[list[Any]]
+    question: Question | None = None
+
+
+def recommend(
+    service: Service,
+    question: Question,
+    methods: Sequence[str],
+    settings: Settings,
+    layer: str | None,
+    on_progress: OnProgress | None = None,
+) -> Recommended:
+    """Which of the chosen methods to take for this picture, and why."""
+    try:
+        asked = ask(service, question, on_progress)
+        answer = answers(asked, methods, settings, layer, on_progress)
+        found = asked.explainer.recommend(
+            asked.look, answer.results, target=asked.target, on_progress=on_progress
+        )
+    except CancelledError:
+        raise
+    except TimmscopeError as error:
+        return Recommended([trouble("No recommendation", question, error)], [])
+    if found.method is None:
+        panel = finding_panel("None of them", found.words, "bad")
+    else:
+        tone: Tone = "good" if found.firm else "doubtful"
+        panel = finding_panel(METHODS[found.method].label, found.words, tone)
+    table = [
+        [
+            METHODS[one.method].label,
+            *(round(v, 3) for v in (one.gain, min(one.gains), max(one.gains))),
+            one.passes,
+            _remark(found, one.method),
+        ]
+        for one in found.ranking
+    ]
+    table += [
+        [METHODS[key].label, round(gain, 3), None, None, None, "control"]
+        for key, gain in sorted(found.controls.items(), key=lambda item: -item[1])
+    ]
+    return Recommended([panel], table, asked.question)
+
+
+def _remark(found: Recommendation, method: str) -> str:
+    if method == found.method:
+        return "recommended"
+    rival = found.doubtful.get(method)
+    return f"no better than {METHODS[rival].label}" if rival else ""

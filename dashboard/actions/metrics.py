@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from core import METHODS, METRICS, Attribution
 from core.asking import OnProgress
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
+from core.metrics.base import Given, Metric
 from core.types import Score
 from core.views.charts import Curve, curves_panel
 from core.views.panels import Panel, empty_panel, error_panel
+from dashboard.actions.evidence import UNKNOWN, Evidence, truth_of
 from dashboard.actions.question import Asked, Settings, answers, ask, trouble
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
 
 METHOD_ONLY = ["Method"]
+MOST_AMONG = 200
+"""The most random maps that the page sets a map among."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,14 @@ class Measured:
         panels: a chart for each metric.
         table: method, then a column for each metric.
         headers: of the table.
+        curves: by method and metric, those that can be looked into.
         question: the one answered, with the class explained; None if there is no answer.
     """
 
     panels: list[Panel]
     table: list[list[Any]]
     headers: list[str]
+    curves: list[tuple[str, str]] = field(default_factory=list)
     question: Question | None = None
 
 
@@ -45,47 +53,108 @@ def measure(
     settings: Settings,
     layer: str | None,
     on_progress: OnProgress | None = None,
+    evidence: Evidence = UNKNOWN,
+    among: int = 0,
 ) -> Measured:
-    """Metrics of the chosen methods, beside the controls."""
+    """Metrics of the chosen methods, beside the controls.
+
+    Args:
+        service: answers.
+        question: what the page asks.
+        methods: keys.
+        metrics: keys.
+        settings: parameters a person set.
+        layer: where CAM methods look.
+        on_progress: told of rows done and expected.
+        evidence: where it is, for metrics that need to know.
+        among: how many random maps to set each map among; 0 for none.
+    """
     if not methods or not metrics:
         panel = empty_panel("Choose at least one method and one metric.")
         return Measured([panel], [], METHOD_ONLY)
     try:
         asked = ask(service, question, on_progress)
+        truth = truth_of(asked, evidence)
         answer = answers(asked, methods, settings, layer, on_progress)
-        scores = {
-            key: _scores(asked, answer.results, key, settings, on_progress) for key in metrics
-        }
+        asking = _Asking(asked, answer.results, truth, min(among, MOST_AMONG), on_progress)
+        scores = {key: asking.scores(_made(key, settings)) for key in metrics}
+        standings = {key: asking.standings(_made(key, settings)) for key in metrics}
     except CancelledError:
         raise
     except TimmscopeError as error:
         return Measured([trouble("Not measured", question, error)], [], METHOD_ONLY)
     panels = [_curves(key, found) for key, found in scores.items() if _has_curve(found)]
     panels += [error_panel(METHODS[key].label, why) for key, why in answer.errors.items()]
+    panels += [error_panel(METRICS[key].label, why) for key, why in asking.reasons.items()]
     keys = dict.fromkeys(key for found in scores.values() for key in found)
     table = [[METHODS[key].label, *(_cell(scores[m].get(key)) for m in metrics)] for key in keys]
     headers = [_with_arrow(key) for key in metrics]
-    return Measured(panels, table, METHOD_ONLY + headers, asked.question)
+    for metric in [m for m in metrics if standings[m]]:
+        headers.append(f"{METRICS[metric].label}: percentile among {asking.among}")
+        for key, row in zip(keys, table, strict=True):
+            row.append(standings[metric].get(key))
+    curves = [(key, m) for m in metrics for key in scores[m] if key in answer.results]
+    return Measured(panels, table, METHOD_ONLY + headers, curves, asked.question)
 
 
-def _scores(
-    asked: Asked,
-    results: Mapping[str, Attribution],
-    metric: str,
-    settings: Settings,
-    on_progress: OnProgress | None,
-) -> dict[str, Score]:
-    """The metric of each result and then of each control, as far as it applies to them."""
-    instance = METRICS.make(metric, params_of(settings, metric, METRICS[metric]))
-    asker = asked.explainer
-    question: dict[str, Any] = {"target": asked.target, "on_progress": on_progress}
-    own = {}
-    for key, found in results.items():
-        with suppress(NotApplicableError):  # its cell stays empty
-            own[key] = asker.measure(asked.look, found, instance, **question)
-    with suppress(NotApplicableError):
-        own |= asker.controls(asked.look, instance, **question)
-    return own
+def _made(metric: str, settings: Settings) -> Metric:
+    return METRICS.make(metric, params_of(settings, metric, METRICS[metric]))
+
+
+@dataclass
+class _Asking:
+    """Puts metrics to maps.
+
+    Attributes:
+        asked: the question.
+        results: the maps, by method.
+        truth: where the evidence is, if that is known.
+        among: how many random maps to set each among.
+        on_progress: told of rows done and expected.
+        reasons: by metric, why it says nothing of any method.
+    """
+
+    asked: Asked
+    results: Mapping[str, Attribution]
+    truth: Tensor | None
+    among: int
+    on_progress: OnProgress | None
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def question(self) -> dict[str, Any]:
+        return {
+            "target": self.asked.target,
+            "truth": self.truth,
+            "on_progress": self.on_progress,
+        }
+
+    def scores(self, metric: Metric) -> dict[str, Score]:
+        """The metric of each result and then of each control, as far as it applies to them."""
+        asker, look = self.asked.explainer, self.asked.look
+        own = {}
+        for key, found in self.results.items():
+            try:
+                own[key] = asker.measure(look, found, metric, **self.question)
+            except NotApplicableError as reason:  # its cell stays empty
+                self.reasons[metric.key] = str(reason)
+        if own:
+            self.reasons.pop(metric.key, None)
+            with suppress(NotApplicableError):
+                own |= asker.controls(look, metric, **self.question)
+        return own
+
+    def standings(self, metric: Metric) -> dict[str, float]:
+        """The percentile of each result among random maps, if that is asked and applies."""
+        found: dict[str, float] = {}
+        if self.among < 1 or Given.METHOD in metric.needs or metric.key in self.reasons:
+            return found
+        for key, answer in self.results.items():
+            standing = self.asked.explainer.standing(
+                self.asked.look, answer, metric, maps=self.among, **self.question
+            )
+            found[key] = float(standing.percentile[0])
+        return found
 
 
 def _cell(score: Score | None) -> float | None:

@@ -12,12 +12,13 @@ from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice
 from dashboard.handlers import working
-from dashboard.sidebar import Sidebar
+from dashboard.sidebar import QUIET, Sidebar
 from dashboard.state import Question
 from dashboard.tabs.work import METHOD_CHOICES, cancelling, follow_model, keep
 
 DEFAULT_METHODS = ["gradcam", "layercam", "integrated_gradients", "occlusion"]
 EMPTY = [empty_panel("Choose methods, then press Compare.")]
+RANKED = ["Method", "Gain", "From", "To", "Passes", "Remark"]
 HEADERS = ["Method", "Forward", "Backward", "ms", "Remark"]
 
 
@@ -57,6 +58,17 @@ def build(side: Sidebar) -> None:
         column_widths=["26%", "13%", "13%", "13%", "35%"],
     )
 
+    take = gr.Button("Which one to take?", elem_id="recommend", size="sm", variant="secondary")
+    advice = Panels([], elem_id="advice", card_width=320, columns=1)
+    ranking = gr.Dataframe(
+        headers=RANKED,
+        interactive=False,
+        wrap=True,
+        visible=False,
+        label="Symmetric relevance gain, over three ways of removing pixels",
+        elem_id="ranking",
+    )
+
     answered = gr.State()
 
     @working(side.service, "compare")
@@ -75,6 +87,20 @@ def build(side: Sidebar) -> None:
         rows = gr.Dataframe(found.table, visible=bool(found.table))
         return found.panels, rows, found.question or question
 
+    @working(side.service, "recommend")
+    def recommend(
+        question: Question,
+        on_progress: OnProgress,
+        methods: list[str],
+        settings: dict[str, Any],
+        layer: str,
+    ) -> Any:
+        found = actions.recommend(
+            side.service, question, methods, settings, layer or None, on_progress
+        )
+        rows = gr.Dataframe(found.table, visible=bool(found.table))
+        return found.panels, rows, found.question or question
+
     follow_model(side, methods=methods, layers=layer)
     work = gr.on(
         [run.click, ranges.input],
@@ -85,5 +111,17 @@ def build(side: Sidebar) -> None:
         trigger_mode="always_last",
         show_progress_on=result,
     )
-    cancelling(side, stop, ["compare"], [work])
-    keep(side, answered, [work], {result: EMPTY, table: gr.Dataframe(visible=False)})
+    advised = take.click(
+        recommend,
+        [*side.question, methods, side.store, layer],
+        [advice, ranking, answered],
+        api_name="recommend",
+        trigger_mode="always_last",
+        show_progress_on=advice,
+    )
+    work.then(lambda: ([], gr.Dataframe(visible=False)), None, [advice, ranking], **QUIET)
+    cancelling(side, stop, ["compare", "recommend"], [work, advised])
+    hidden = gr.Dataframe(visible=False)
+    keep(
+        side, answered, [work, advised], {result: EMPTY, table: hidden, advice: [], ranking: hidden}
+    )

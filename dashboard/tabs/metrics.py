@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from core import METRICS
 from core.asking import OnProgress
-from core.metrics.base import Given
+from core.errors import TimmscopeError
 from core.views.panels import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice, settings
-from dashboard.handlers import working
-from dashboard.sidebar import Sidebar
+from dashboard.handlers import asking, working
+from dashboard.sidebar import QUIET, Sidebar
 from dashboard.state import Question
 from dashboard.tabs.work import METHOD_CHOICES, cancelling, follow_model, keep
 
-MEASURED = {key: cls for key, cls in METRICS.items() if Given.TRUTH not in cls.needs}
-"""Metrics that ask for nothing but the picture and the model."""
 EMPTY = [empty_panel("Choose methods and metrics, then press Measure.")]
+
+
+@dataclass(frozen=True)
+class Told:
+    """The widgets in which a person says where the evidence is.
+
+    Attributes:
+        box: in words.
+        file: a mask or an annotation.
+        label: of the annotation, only this class.
+    """
+
+    box: gr.Textbox
+    file: gr.File
+    label: gr.Textbox
 
 
 def build(side: Sidebar) -> None:
@@ -35,17 +49,30 @@ def build(side: Sidebar) -> None:
             scale=3,
             min_width=280,
         )
-        metrics = gr.CheckboxGroup(
-            [(cls.label, key) for key, cls in MEASURED.items()],
-            value=["deletion", "insertion", "srg"],
-            label="Metrics",
-            elem_id="metrics",
-            scale=2,
-            min_width=220,
-        )
         layer = Choice([], label="Layer", info="For CAM methods", scale=1, min_width=160)
+        among = gr.Number(
+            0,
+            label="Among random maps",
+            info="How many to set each map among; 0 for none",
+            minimum=0,
+            maximum=actions.MOST_AMONG,
+            precision=0,
+            elem_id="among",
+            scale=1,
+            min_width=160,
+        )
+    metrics = gr.CheckboxGroup(
+        [(cls.label, key) for key, cls in METRICS.items()],
+        value=["deletion", "insertion", "srg"],
+        label="Metrics",
+        elem_id="metrics",
+    )
+    with gr.Accordion("Where the evidence is", open=False, elem_id="evidence"):
+        told = _evidence(side)
     with gr.Accordion("Settings", open=False), gr.Row():
-        for key, cls in MEASURED.items():
+        for key, cls in METRICS.items():
+            if not cls.model_fields:
+                continue
             with gr.Column(min_width=240):
                 gr.Markdown(f"**{cls.label}**")
                 settings({key: cls}, side.store, key)
@@ -56,6 +83,12 @@ def build(side: Sidebar) -> None:
         stop = gr.Button("Cancel", size="md", scale=0, min_width=120)
     result = Panels(EMPTY, elem_id="metric-result", card_width=320, columns=2, min_height=260)
     table = gr.Dataframe(interactive=False, visible=False, label="Scores", elem_id="scores")
+    with gr.Group(visible=False, elem_id="scrubbing") as scrubbing, gr.Row():
+        curve = Choice([], label="Look into a curve", elem_id="curve", scale=2, min_width=220)
+        share = gr.Slider(
+            0, 100, 25, step=1, label="Pixels gone or back, %", elem_id="share", scale=3
+        )
+    frame = Panels([], elem_id="frame", card_width=260, columns=2)
 
     answered = gr.State()
 
@@ -67,21 +100,141 @@ def build(side: Sidebar) -> None:
         metrics: list[str],
         settings: dict[str, Any],
         layer: str,
+        box: str,
+        file: str | None,
+        label: str,
+        among: int,
     ) -> Any:
         found = actions.measure(
-            side.service, question, methods, metrics, settings, layer or None, on_progress
+            side.service,
+            question,
+            methods,
+            metrics,
+            settings,
+            layer or None,
+            on_progress,
+            actions.Evidence(box, file, label),
+            int(among or 0),
         )
         rows = gr.Dataframe(found.table, headers=found.headers, visible=bool(found.table))
-        return found.panels, rows, found.question or question
+        curves = actions.curve_choices(found.curves)
+        choice = gr.Dropdown(curves, value=curves[0][1] if curves else None)
+        shown = gr.Group(visible=bool(curves))
+        return found.panels, rows, choice, shown, [], found.question or question
+
+    @working(side.service, "scrub")
+    def scrub(
+        question: Question,
+        on_progress: OnProgress,
+        curve: str | None,
+        share: float,
+        settings: dict[str, Any],
+        layer: str,
+    ) -> Any:
+        return actions.scrub(
+            side.service, question, curve, share, settings, layer or None, on_progress
+        )
 
     follow_model(side, methods=methods, layers=layer)
     work = run.click(
         measure,
-        [*side.question, methods, metrics, side.store, layer],
-        [result, table, answered],
+        [
+            *side.question,
+            methods,
+            metrics,
+            side.store,
+            layer,
+            told.box,
+            told.file,
+            told.label,
+            among,
+        ],
+        [result, table, curve, scrubbing, frame, answered],
         api_name="measure",
         trigger_mode="always_last",
         show_progress_on=result,
     )
-    cancelling(side, stop, ["metrics"], [work])
-    keep(side, answered, [work], {result: EMPTY, table: gr.Dataframe(visible=False)})
+    which = [*side.question, curve, share, side.store, layer]
+    how: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
+    looked = gr.on([curve.input, share.change], scrub, which, frame, api_name="scrub", **how)
+    first = work.success(scrub, which, frame, api_visibility="private", **how)
+    cancelling(side, stop, ["metrics", "scrub"], [work, looked, first])
+    keep(
+        side,
+        answered,
+        [work],
+        {
+            result: EMPTY,
+            table: gr.Dataframe(visible=False),
+            scrubbing: gr.Group(visible=False),
+            frame: [],
+        },
+    )
+
+
+def _evidence(side: Sidebar) -> Told:
+    """A box, a file or a drawing: the widgets, wired."""
+    gr.Markdown(
+        "The pointing game, energy inside, mass and rank accuracy and IoU hold a map against it. "
+        "A file counts before a box.",
+        elem_classes="ts-note",
+    )
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=240):
+            box = gr.Textbox(
+                label="A box",
+                info="left, top, right, bottom in pixels of the picture",
+                placeholder="150, 0, 450, 400",
+                elem_id="box",
+            )
+            file = gr.File(
+                label="A mask (PNG), VOC (.xml) or COCO (.json)",
+                file_types=[".png", ".xml", ".json"],
+                height=120,
+                elem_id="truth-file",
+            )
+            label = gr.Textbox(
+                label="Only objects of this class", info="As the annotation calls it; empty for all"
+            )
+        with gr.Column(scale=2, min_width=300):
+            editor = gr.ImageEditor(
+                label="A drawing",
+                type="numpy",
+                image_mode="RGBA",
+                sources=[],
+                transforms=[],
+                layers=False,
+                brush=gr.Brush(default_size=24, colors=["#4f46e5"], color_mode="fixed"),
+                height=320,
+                visible=False,
+                elem_id="drawing",
+            )
+            with gr.Row():
+                start = gr.Button("Draw on the picture", size="sm", elem_id="draw")
+                use = gr.Button("Use the drawing", size="sm", elem_id="use-drawing")
+
+    @asking
+    def canvas(question: Question) -> Any:
+        try:
+            return gr.ImageEditor(actions.canvas(side.service, question), visible=True)
+        except TimmscopeError as error:
+            raise gr.Error(str(error)) from None
+
+    @asking
+    def drawn(question: Question, drawing: Any) -> str:
+        try:
+            return actions.drawn(side.service, question, drawing)
+        except TimmscopeError as error:
+            raise gr.Error(str(error)) from None
+
+    start.click(canvas, side.question, editor, **QUIET)
+    use.click(drawn, [*side.question, editor], file, **QUIET)
+    picture: Any = side.question[0]
+    picture.change(
+        lambda: [None, "", gr.ImageEditor(None, visible=False)],
+        None,
+        [file, box, editor],
+        queue=False,
+        **QUIET,
+    )
+    return Told(box, file, label)
