@@ -109,7 +109,7 @@ def _handles() -> list[ModelHandle]:
 def _metrics() -> str:
     classes = sorted(METRICS.values(), key=lambda cls: cls.key)
     overview = _table(
-        ["key", "label", "question", "better", "range", "source"],
+        ["key", "label", "question", "better", "range", "caveat", "source"],
         (
             [
                 f"[`{cls.key}`](#{cls.key})",
@@ -117,6 +117,7 @@ def _metrics() -> str:
                 cls.about,
                 "higher" if cls.higher_is_better else "lower",
                 f"{cls.range[0]:g} to {cls.range[1]:g}",
+                cls.caveat,
                 link(cls.paper),
             ]
             for cls in classes
@@ -124,7 +125,8 @@ def _metrics() -> str:
     )
     note = (
         "A score means something only beside those of the controls, the methods that know nothing\n"
-        "of the model.\n"
+        "of the model. Which metrics know the truth when they are shown it is in\n"
+        "[metrics.md](metrics.md); those that do not carry a caveat.\n"
     )
     qualities = _table(
         ["what is asked for", "metrics"],

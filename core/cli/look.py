@@ -129,6 +129,7 @@ def metrics(_: argparse.Namespace) -> tuple[dict[str, Any], int]:
             "higher_is_better": cls.higher_is_better,
             "range": [finite(end) for end in cls.range],
             "needs": sorted(cls.needs),
+            "caveat": cls.caveat,
             "params": cls.schema_of_fields(),
             "paper": cls.paper,
         }

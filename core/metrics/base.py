@@ -55,12 +55,15 @@ class Metric(Parameters, ABC):
         higher_is_better: whether a better map scores higher.
         range: least and largest possible value.
         needs: what it asks for beside the map.
+        caveat: what it cannot tell, where docs/metrics.md shows that; empty if it ranks the truth
+            first on every model of the generated world.
         axes: what its curve runs over, from 0 to 1, and what it shows; empty if it follows none.
     """
 
     higher_is_better: ClassVar[bool]
     range: ClassVar[tuple[float, float]]
     needs: ClassVar[frozenset[Given]]
+    caveat: ClassVar[str]
     axes: ClassVar[tuple[str, str]]
 
     @abstractmethod
@@ -91,6 +94,7 @@ def register(
     range: tuple[float, float],
     paper: str = "",
     needs: Iterable[Given] = (),
+    caveat: str = "",
     axes: tuple[str, str] = ("", ""),
 ) -> Callable[[M], M]:
     """Give a metric class its facts and enter it into `METRICS`."""
@@ -98,7 +102,7 @@ def register(
     def enter(cls: M) -> M:
         cls.key, cls.label, cls.about, cls.paper = key, label, about, paper
         cls.higher_is_better, cls.range = higher_is_better, range
-        cls.needs, cls.axes = frozenset(needs), axes
+        cls.needs, cls.caveat, cls.axes = frozenset(needs), caveat, axes
         METRICS.add(cls)
         return cls
 

@@ -1,0 +1,166 @@
+"""Whether metrics know the truth when they are shown it: writes ``docs/metrics.md``.
+
+Run as ``python -m benchmarks.meta``. On each model of the generated world the true evidence itself
+is handed in as a map, beside maps that are known to be wrong. A metric that does not rank the truth
+above these says nothing of a map's quality, and is labelled so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.scoring import Values, interval, table
+from benchmarks.truth import Case, collect, planes
+from core import METHODS, METRICS, Explainer, load_model
+from core.cache import Cache
+from core.errors import NotApplicableError
+from core.metrics.base import Given, Metric
+from core.targets import ClassLogit
+from core.worlds import WORLDS
+from core.worlds.scenes import Scene
+
+PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
+KNOWN = "layercam"
+"""A method that finds the evidence on every model of the world, for metrics that ask a method."""
+PARAMETERS: Mapping[str, Mapping[str, object]] = {"max_sensitivity": {"samples": 4}}
+"""Where the default would take long and tell no more."""
+
+INTRO = """\
+# What metrics are worth
+
+Written by `make meta`. Each metric is put to the test on the generated world, where the evidence is
+known pixel by pixel: it is shown the true evidence as a map, and beside it noise, the picture's
+edges, a blob in the middle, and the truth inverted. A metric that is to tell a good map from a bad
+one must rank the truth above all of these. Metrics that ask a method again cannot be shown a map;
+they are shown `{known}`, which finds the evidence on each of these models
+([truth.md](truth.md)), beside the controls.
+
+**ranks the truth first**: the metric's mean over pictures is better for the truth than for every
+other map, by a paired bootstrap of the difference with a 95 % interval. In brackets the share of
+single pictures on which it is. {pictures} pictures for each model; metrics have their default
+parameters{parameters}. What is asked for under which name is in [methods.md](methods.md#metrics).
+
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one metric said on one model.
+
+    Attributes:
+        truth: its scores of the truth, a picture each.
+        others: of the maps that are wrong, by name.
+        higher_is_better: whether a better map scores higher.
+    """
+
+    truth: Values
+    others: Mapping[str, Values]
+    higher_is_better: bool
+
+    def ahead(self, name: str) -> Values:
+        """By how much the truth is better than another map, picture by picture."""
+        return (self.truth - self.others[name]) * (1 if self.higher_is_better else -1)
+
+    def lost(self) -> list[str]:
+        """The maps that the truth is not told from, or that are ranked above it."""
+        return [name for name in self.others if interval(self.ahead(name))[0] <= 0]
+
+    def share(self) -> float:
+        """The share of pictures on which the truth is ahead of all others."""
+        return float(np.all([self.ahead(name) > 0 for name in self.others], axis=0).mean())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and write the page."""
+    asked = argparse.ArgumentParser(prog="python -m benchmarks.meta", description=__doc__)
+    asked.add_argument("--pictures", type=int, default=24)
+    asked.add_argument("--page", type=Path, default=PAGE)
+    asked.add_argument("--threads", type=int, default=2)
+    options = asked.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    found: dict[str, dict[str, Found | None]] = {key: {} for key in METRICS}
+    for world in WORLDS:
+        case = collect(load_model(world, device="cpu"), options.pictures, 0)
+        for key in METRICS:
+            found[key][world] = examine(case, METRICS.make(key, PARAMETERS.get(key)))
+            sys.stderr.write(f"{world} {key}: {_cell(found[key][world])}\n")
+    options.page.write_text(page(found, options.pictures), encoding="utf-8")
+    return 0
+
+
+def examine(case: Case, metric: Metric) -> Found | None:
+    """One metric on one model's pictures; None where there is nothing to compare."""
+    scored = [_scores(case.explainer, metric, shown) for shown in case.single]
+    if not all(len(one) > 1 and "truth" in one for one in scored):
+        return None
+    named = {name: np.array([one[name] for one in scored]) for name in scored[0]}
+    return Found(named.pop("truth"), named, metric.higher_is_better)
+
+
+def _scores(explainer: Explainer, metric: Metric, shown: Scene) -> dict[str, float]:
+    """A metric's score of the truth and of each wrong map of one picture."""
+    explainer = Explainer(explainer.model, cache=Cache(64 * 2**20))
+    look = explainer.look(planes([shown]))
+    truth = torch.from_numpy(shown.masks)
+    question = {"target": ClassLogit(shown.classes[0]), "truth": truth}
+    scores = {}
+    for name, values in _maps(explainer, look.x, truth, question["target"], metric).items():
+        try:
+            scores[name] = float(explainer.measure(look, values, metric, **question).value[0])
+        except NotApplicableError:
+            continue
+    return scores
+
+
+def _maps(
+    explainer: Explainer, x: Tensor, truth: Tensor, target: ClassLogit, metric: Metric
+) -> dict[str, object]:
+    controls = [key for key, cls in METHODS.items() if cls.family == "control"]
+    answers = {key: explainer.explain(x, key, target=target) for key in controls}
+    if Given.METHOD in metric.needs:
+        return {"truth": explainer.explain(x, KNOWN, target=target), **answers}
+    return {
+        "truth": truth.float(),
+        **{key: answer.values for key, answer in answers.items()},
+        "inverted": (~truth).float(),
+    }
+
+
+# -- page -----------------------------------------------------------------------------------------
+
+
+def page(found: Mapping[str, Mapping[str, Found | None]], pictures: int) -> str:
+    """The whole page, as Markdown."""
+    said = "; ".join(
+        f"`{key}` with " + ", ".join(f"`{name}={value}`" for name, value in given.items())
+        for key, given in PARAMETERS.items()
+    )
+    intro = INTRO.format(known=KNOWN, pictures=pictures, parameters=f", but for {said}")
+    rows = [
+        [f"`{key}`", "the method" if Given.METHOD in METRICS[key].needs else "the map"]
+        + [_cell(one) for one in by_world.values()]
+        + [METRICS[key].caveat]
+        for key, by_world in found.items()
+    ]
+    head = ["metric", "judges", *(f"`{world}`" for world in WORLDS), "label"]
+    return f"{intro}{table(head, rows)}"
+
+
+def _cell(found: Found | None) -> str:
+    if found is None:
+        return "nothing to compare"
+    lost = found.lost()
+    word = f"no: {', '.join(lost)}" if lost else "yes"
+    return f"{word} ({found.share():.0%})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
