@@ -441,3 +441,41 @@ def test_what_the_page_does_is_an_api(url: str) -> None:
         api_name="/explain", **common,
     )  # fmt: skip
     assert "does not exist" in json.loads(panels)["panels"][0]["caption"]
+
+
+def test_evidence_is_drawn_and_a_curve_is_looked_into(page: Page) -> None:
+    page.get_by_role("tab", name="Metrics").click()
+    page.get_by_text("Where the evidence is").click()
+    page.click("#draw")
+    canvas = page.locator("#drawing canvas").first
+    expect(canvas).to_be_visible()
+    page.locator("#drawing").scroll_into_view_if_needed()
+    expect(page.locator("#drawing")).not_to_contain_text("select the draw tool")
+    box = canvas.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"], steps=8)
+    page.mouse.up()
+    page.click("#use-drawing")
+    expect(page.locator("#truth-file")).to_contain_text("drawing")
+    page.get_by_label("Energy inside").check()
+    page.click("#metric-run")
+    expect(page.locator("#scores")).to_contain_text("Energy inside", timeout=PATIENCE)
+    drawn(page, "#frame", 2)
+    expect(page.locator("#frame .ts-title").first).to_have_text("25% removed")
+    page.locator("#share input[type=number]").fill("75")
+    page.locator("#share input[type=number]").press("Enter")
+    expect(page.locator("#frame .ts-title").first).to_have_text("75% removed", timeout=PATIENCE)
+    shot(page, "scrub-1280-light")
+
+
+def test_which_method_to_take_is_said_and_goes_with_the_question(page: Page) -> None:
+    page.get_by_role("tab", name="Compare").click()
+    page.click("#recommend")
+    advice = page.locator("#advice .ts-card")
+    expect(advice).to_contain_text("symmetric relevance gain", timeout=PATIENCE)
+    expect(page.locator("#ranking")).to_contain_text("Centre (control)")
+    shot(page, "recommend-1280-light")
+    choose(page, "#target", "lynx")
+    expect(advice).to_have_count(0, timeout=PATIENCE)

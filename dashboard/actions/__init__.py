@@ -11,7 +11,7 @@ from dashboard.actions.compare import Compared, Recommended, compare, recommend
 from dashboard.actions.evidence import Evidence, canvas, drawn
 from dashboard.actions.explain import Explained, explain
 from dashboard.actions.features import Featured, attention, features
-from dashboard.actions.metrics import MOST_AMONG, Measured, measure
+from dashboard.actions.metrics import MOST_AMONG, Measured, measure, metric_choices
 from dashboard.actions.model import (
     MethodFacts,
     ModelFacts,
@@ -55,6 +55,7 @@ __all__ = [
     "judge",
     "measure",
     "method_choices",
+    "metric_choices",
     "predict",
     "recommend",
     "scrub",

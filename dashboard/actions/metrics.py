@@ -17,13 +17,18 @@ from core.types import Score
 from core.views.charts import Curve, curves_panel
 from core.views.panels import Panel, empty_panel, error_panel
 from dashboard.actions.evidence import UNKNOWN, Evidence, truth_of
-from dashboard.actions.question import Asked, Settings, answers, ask, trouble
+from dashboard.actions.question import Asked, Choices, Settings, answers, ask, trouble
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
 
 METHOD_ONLY = ["Method"]
 MOST_AMONG = 200
 """The most random maps that the page sets a map among."""
+
+
+def metric_choices() -> Choices:
+    """Every metric; one with a caveat is marked with an asterisk."""
+    return [(cls.label + (" *" if cls.caveat else ""), key) for key, cls in METRICS.items()]
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,9 @@ def _curves(metric: str, scores: Mapping[str, Score]) -> Panel:
         [_curve(key, score) for key, score in scores.items()],
         *cls.axes,
         title=_with_arrow(metric),
-        caption=f"{cls.about} Area under the curve; {better} is better.",
+        caption=" ".join(
+            filter(None, [cls.about, f"Area under the curve; {better} is better.", cls.caveat])
+        ),
     )
 
 
@@ -189,4 +196,5 @@ def _curve(key: str, score: Score) -> Curve:
 
 
 def _with_arrow(metric: str) -> str:
-    return f"{METRICS[metric].label} {'↑' if METRICS[metric].higher_is_better else '↓'}"
+    cls = METRICS[metric]
+    return f"{cls.label} {'↑' if cls.higher_is_better else '↓'}{' *' if cls.caveat else ''}"

@@ -62,9 +62,10 @@ def build(side: Sidebar) -> None:
             min_width=160,
         )
     metrics = gr.CheckboxGroup(
-        [(cls.label, key) for key, cls in METRICS.items()],
+        actions.metric_choices(),
         value=["deletion", "insertion", "srg"],
         label="Metrics",
+        info="* does not tell good maps from bad ones by itself; docs/metrics.md says why",
         elem_id="metrics",
     )
     with gr.Accordion("Where the evidence is", open=False, elem_id="evidence"):
@@ -74,7 +75,7 @@ def build(side: Sidebar) -> None:
             if not cls.model_fields:
                 continue
             with gr.Column(min_width=240):
-                gr.Markdown(f"**{cls.label}**")
+                gr.Markdown(f"**{cls.label}** {cls.caveat}")
                 settings({key: cls}, side.store, key)
     with gr.Row():
         run = gr.Button(
@@ -100,9 +101,9 @@ def build(side: Sidebar) -> None:
         metrics: list[str],
         settings: dict[str, Any],
         layer: str,
-        box: str,
+        box: str | None,
         file: str | None,
-        label: str,
+        label: str | None,
         among: int,
     ) -> Any:
         found = actions.measure(
@@ -113,7 +114,7 @@ def build(side: Sidebar) -> None:
             settings,
             layer or None,
             on_progress,
-            actions.Evidence(box, file, label),
+            actions.Evidence(box or "", file, label or ""),
             int(among or 0),
         )
         rows = gr.Dataframe(found.table, headers=found.headers, visible=bool(found.table))

@@ -1,0 +1,151 @@
+"""The Metrics and Compare tabs: evidence, random maps, steps of a curve, recommendations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import METRICS
+from core.errors import TimmscopeError
+from dashboard import actions
+from dashboard.actions.evidence import Evidence, truth_of
+from dashboard.state import Service
+from tests.conftest import SAMPLES
+from tests.test_actions import about
+
+COFFEE = str(SAMPLES / "coffee.jpg")
+CUP = "150, 0, 450, 400"
+
+
+@pytest.fixture(scope="module")
+def service() -> Service:
+    return Service()
+
+
+def measured(service: Service, metrics: list[str], **more: Any) -> actions.Measured:
+    return actions.measure(service, about(COFFEE), ["gradcam"], metrics, {}, None, **more)
+
+
+# -- where the evidence is ------------------------------------------------------------------------
+
+
+def test_metrics_that_need_the_evidence_say_so_and_take_a_box(service: Service) -> None:
+    found = measured(service, ["energy_inside", "complexity"])
+    assert [row[1] for row in found.table] == [None] * len(found.table)
+    assert "needs to know where the evidence is" in found.panels[-1]["caption"]
+    told = measured(service, ["energy_inside"], evidence=Evidence(CUP))
+    assert told.table[0][1] > 0.7
+    assert "needs to know" not in str(told.panels)
+
+
+def test_a_file_counts_before_a_box(service: Service, tmp_path: Path) -> None:
+    with Image.open(COFFEE) as picture:
+        size = picture.size
+    path = tmp_path / "mask.png"
+    mask = np.zeros(size[::-1], dtype=np.uint8)
+    mask[-150:] = 255
+    Image.fromarray(mask).save(path)
+    asked = actions.ask(service, about(COFFEE))
+    of_file, of_box = (truth_of(asked, one) for one in (Evidence(CUP, str(path)), Evidence(CUP)))
+    assert of_file is not None
+    assert of_box is not None
+    assert of_file[:, -50:].all()
+    assert not of_file[:, :50].any()
+    assert of_box[:, :50].any()
+    assert truth_of(asked, Evidence()) is None
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "9000,9000,9001,9001"])
+def test_a_box_that_is_none_is_told_in_a_card(service: Service, box: str) -> None:
+    found = measured(service, ["energy_inside"], evidence=Evidence(box))
+    assert found.panels[0]["tone"] == "error"
+    assert "box" in found.panels[0]["caption"] or "marks" in found.panels[0]["caption"]
+    assert found.table == []
+
+
+def test_a_box_is_never_taken_for_a_file(service: Service, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.json"
+    secret.write_text('{"images": [], "annotations": []}')
+    found = measured(service, ["energy_inside"], evidence=Evidence(str(secret)))
+    assert "is no box" in found.panels[0]["caption"]
+
+
+def test_a_drawing_becomes_a_mask_of_the_pictures_size(service: Service) -> None:
+    question = about(COFFEE)
+    height, width, _ = actions.canvas(service, question).shape
+    layer = np.zeros((height // 2, width // 2, 4), dtype=np.uint8)
+    layer[:20, :30, 3] = 255
+    path = actions.drawn(service, question, {"layers": [layer], "background": None})
+    with Image.open(path) as mask:
+        assert mask.size == (width, height)
+        assert np.asarray(mask).astype(bool).sum() == pytest.approx(40 * 60, rel=0.05)
+    for nothing in (None, {"layers": []}, {"layers": [layer * 0]}):
+        with pytest.raises(TimmscopeError, match="nothing is drawn yet"):
+            actions.drawn(service, question, nothing)
+
+
+# -- among random maps ----------------------------------------------------------------------------
+
+
+def test_maps_are_set_among_random_ones_where_that_applies(service: Service) -> None:
+    found = measured(
+        service, ["energy_inside", "max_sensitivity"], evidence=Evidence(CUP), among=10
+    )
+    assert found.headers[3:] == ["Energy inside: percentile among 10"]
+    assert found.table[0][3] == 100
+    assert all(row[3] is None for row in found.table[1:]), "controls have no standing"
+
+
+# -- one step of a curve --------------------------------------------------------------------------
+
+
+def test_a_curve_can_be_looked_into(service: Service) -> None:
+    found = measured(service, ["complexity", "deletion", "insertion"])
+    choices = actions.curve_choices(found.curves)
+    assert choices == [
+        ("Grad-CAM: deletion", "gradcam deletion"),
+        ("Grad-CAM: insertion", "gradcam insertion"),
+    ]
+    whole, bars = actions.scrub(service, about(COFFEE), "gradcam deletion", 0, {}, None)
+    assert whole["title"] == "0% removed"
+    assert whole["figure"]["layout"]["images"]
+    assert whole["figure"]["data"], "a figure without a trace is not drawn"
+    assert "espresso" in str(bars["figure"]["layout"]["annotations"])
+    none, _ = actions.scrub(service, about(COFFEE), "gradcam insertion", 0, {}, None)
+    assert none["title"] == "0% restored"
+    some, _ = actions.scrub(service, about(COFFEE), "gradcam deletion", 50, {}, None)
+    assert "Step 14 of 28" in some["caption"]
+    assert some["figure"]["layout"]["images"] != whole["figure"]["layout"]["images"]
+
+
+@pytest.mark.parametrize("curve", [None, "", "gradcam complexity", "gradcam"])
+def test_what_has_no_steps_says_what_to_do(service: Service, curve: str | None) -> None:
+    (panel,) = actions.scrub(service, about(COFFEE), curve, 50, {}, None)
+    assert "then choose a curve" in panel["caption"]
+
+
+# -- which to take --------------------------------------------------------------------------------
+
+
+def test_a_recommendation_comes_with_its_table(service: Service) -> None:
+    found = actions.recommend(service, about(COFFEE), ["gradcam", "saliency"], {}, None)
+    (panel,) = found.panels
+    assert panel["title"] == "Grad-CAM"
+    assert panel["caption"].startswith("Take Grad-CAM: it has the largest symmetric relevance gain")
+    assert [row[0] for row in found.table[:2]] == ["Grad-CAM", "Saliency"]
+    assert found.table[0][-1] == "recommended"
+    assert found.table[1][-1].startswith("no better than")
+    assert {row[-1] for row in found.table[2:]} == {"control"}
+    (panel,) = actions.recommend(service, about(COFFEE), ["random"], {}, None).panels
+    assert "no method to recommend" in panel["caption"]
+
+
+def test_every_metric_is_offered_and_a_caveat_is_marked() -> None:
+    labels = {key: label for label, key in actions.metric_choices()}
+    assert set(labels) == set(METRICS)
+    for key, cls in METRICS.items():
+        assert labels[key].endswith(" *") == bool(cls.caveat)
