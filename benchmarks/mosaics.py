@@ -24,7 +24,7 @@ from benchmarks.scoring import Values, candidates, interval, layer_facts, percen
 from core import METHODS, Explainer, ModelHandle, load_model
 from core.asking import FAULTS
 from core.cache import Cache
-from core.errors import NotApplicableError, TimmscopeError
+from core.errors import TimmscopeError
 from core.models.embedded import NAME
 from core.types import upsample
 
@@ -33,9 +33,6 @@ ROUNDS = 5
 FEWEST = 2
 """Mosaics that every method is tried on, however long it takes."""
 CACHE = 256 * 2**20
-MOST = 200
-"""Rows that a map may take, one differentiated counting for two more; slower ones are left out."""
-
 INTRO = """\
 The grid pointing game ([arXiv:2104.00032](https://arxiv.org/abs/2104.00032)): four photographs in
 the quarters of one picture, twice as high and wide as the model's own input, and each of their
@@ -163,8 +160,6 @@ def score(game: Game, method: str, seconds: float, layer: str | None = None) -> 
     """One method on as many mosaics as `seconds` allow."""
     began, shares = time.perf_counter(), []
     try:
-        if (rows := _rows(game.explainer.model, method)) > MOST:
-            return Found(refused=f"left out here, as it takes {rows} rows a map")
         for done, mosaic in enumerate(game.mosaics):
             spent = time.perf_counter() - began
             if done >= FEWEST and spent * (done + 1) / done > seconds:
@@ -174,14 +169,6 @@ def score(game: Game, method: str, seconds: float, layer: str | None = None) -> 
         kind = "" if isinstance(error, TimmscopeError) else f"{type(error).__name__}: "
         return Found(refused=kind + str(error).partition("\n")[0])
     return Found(np.array(shares))
-
-
-def _rows(model: ModelHandle, key: str) -> int:
-    method = METHODS.make(key)
-    if reason := model.why_not(method.requires()) or method.refusal(model):
-        raise NotApplicableError(reason)
-    cost = method.work(model, model.resolve_layer(method.layer_needs(), None))
-    return cost.forward + 2 * cost.backward
 
 
 def right_quarter(
