@@ -22,9 +22,8 @@ from torch import Tensor
 
 from benchmarks.scoring import Values, candidates, interval, layer_facts, percent, share, table
 from core import METHODS, Explainer, ModelHandle, load_model
-from core.asking import FAULTS
 from core.cache import Cache
-from core.errors import TimmscopeError
+from core.errors import FAULTS, TimmscopeError
 from core.models.embedded import NAME
 from core.types import upsample
 

@@ -32,9 +32,8 @@ from benchmarks.scoring import (
     table,
 )
 from core import METHODS, Explainer, ModelHandle, load_model
-from core.asking import FAULTS
 from core.cache import Cache
-from core.errors import NotApplicableError, TimmscopeError
+from core.errors import FAULTS, NotApplicableError, TimmscopeError
 from core.methods.base import Method
 from core.targets import ClassLogit
 from core.types import Law, upsample

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from core import METHODS, Explainer, ModelHandle
-from core.asking import FAULTS
-from core.errors import NotApplicableError, TimmscopeError
+from core.errors import FAULTS, NotApplicableError, TimmscopeError
 from core.methods.base import Method
 from core.models import zoo
 from core.types import Attribution, Law

@@ -15,17 +15,6 @@ from core.preprocessing import Geometry, Preprocessing
 from core.targets import Target
 from core.types import upsample
 
-FAULTS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-)
-"""What a method, or the code of somebody's model, may raise; `TimmscopeError` is a `ValueError`."""
-
 PictureLike = str | Path | bytes | PIL.Image.Image | np.ndarray | Picture
 TargetLike = Target | str | int | Sequence[str | int] | None
 OnProgress = Callable[[int, int], None]

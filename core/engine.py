@@ -67,6 +67,9 @@ class Subject(Protocol):
     def samples(self) -> Tensor:
         """(n, C, H, W) the pictures that come along, in model units."""
 
+    def enlarged(self, times: int) -> Subject | None:
+        """The same seeing pictures so many times as high and wide; None if it cannot."""
+
     def clone(self) -> Subject:
         """The same on a copy of the model, whose weights may be changed."""
 
@@ -194,6 +197,19 @@ class Run:
             layer=self.layer,
             seed=self.seed,
             owner=owner,
+            progress=self.progress,
+            meter=self.meter,
+        )
+
+    def elsewhere(self, subject: Subject, x: Tensor) -> Run:
+        """The same question put to another model; its passes count as this run's."""
+        return Run(
+            subject,
+            x,
+            self.target,
+            layer=self.layer,
+            seed=self.seed,
+            owner=self.owner,
             progress=self.progress,
             meter=self.meter,
         )

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.asking import FAULTS, Look, TargetLike
-from core.errors import CancelledError, TimmscopeError
+from core.asking import Look, TargetLike
+from core.errors import FAULTS, CancelledError, TimmscopeError
 from core.explainer import Comparison, Explainer
 from core.export import finite
 from core.methods.base import METHODS, Method

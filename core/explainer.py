@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from core import capture
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
-from core.asking import FAULTS, Look, OnProgress, PictureLike, TargetLike, over
+from core.asking import Look, OnProgress, PictureLike, TargetLike, over
 from core.cache import Cache, Shelf
 from core.engine import Run
-from core.errors import CancelledError, NotApplicableError, TimmscopeError, UnknownNameError
+from core.errors import FAULTS, CancelledError, NotApplicableError, TimmscopeError, UnknownNameError
 from core.image import open_picture
 from core.judge import Judge
 from core.methods.base import METHODS, Method

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core import METHODS, METRICS, Explainer, ModelHandle
+from core.engine import Run
 from core.errors import NotApplicableError, TimmscopeError
 from core.metrics.mosaic import companions, mosaic, quarters
 from core.models.samples import sample_files
@@ -141,12 +142,34 @@ def test_a_mosaic_shows_four_pictures_in_quarters(size: tuple[int, int]) -> None
     x = torch.full((3, *size), 9.0)
     others = torch.arange(3.0)[:, None, None, None].expand(3, 3, *size)
     for place, (rows, columns) in enumerate(quarters(*size)):
-        whole = mosaic(x, others, place)
+        whole = mosaic(x, others, place, size)
         assert whole.shape == x.shape
         whole = whole.round(decimals=4)
         assert (whole == 9).sum() == x[:, rows, columns].numel()
         assert (whole[:, rows, columns] == 9).all()
         assert set(whole.unique().tolist()) == {0, 1, 2, 9}
+
+
+def test_pictures_are_whole_where_the_model_can_see_them_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    original = METHODS["saliency"].attribute
+
+    def attribute(self: Any, run: Run) -> Any:
+        seen.append(tuple(run.x.shape))
+        return original(self, run)
+
+    for name, side in (("resnet", 2), ("vit_registers", 1)):
+        owner = shared_handle(name)
+        explainer, x = Explainer(owner), images(owner, 1)
+        answer = explainer.explain(x, "saliency", target=1)
+        monkeypatch.setattr(METHODS["saliency"], "attribute", attribute)
+        seen.clear()
+        explainer.measure(x, answer, "grid_pointing_game", target=1, places=1)
+        channels, height, width = owner.input_size
+        assert seen == [(1, channels, side * height, side * width)]
+        monkeypatch.undo()
 
 
 def test_controls_score_a_quarter_and_grad_cam_more(lite0: Explainer) -> None:

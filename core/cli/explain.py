@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from core.analysis.agreement import Agreement
-from core.asking import FAULTS, Look
+from core.asking import Look
 from core.cli.shared import made, parse_settings, prepare, to_json, writing
-from core.errors import TimmscopeError
+from core.errors import FAULTS, TimmscopeError
 from core.explainer import Comparison, Explainer
 from core.export import context_facts, cost_facts, finite, result_facts, save_npz, save_png
 from core.image import open_picture

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from core.asking import FAULTS
 from core.cli.shared import made, parse_settings, prepare, writing
-from core.errors import TimmscopeError
+from core.errors import FAULTS, TimmscopeError
 from core.explainer import Explainer
 from core.export import finite
 from core.image import open_picture

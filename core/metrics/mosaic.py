@@ -31,29 +31,35 @@ LESS = 0.01
     needs=[Given.METHOD],
 )
 class GridPointingGame(Metric):
-    """Share of the positive values in the picture's own quarter (after Boehle et al., 2021).
+    """Share of the positive values in the picture's own quarter (Boehle et al., 2021).
 
     The method is asked again about a picture of four: the one explained and three samples that come
-    along, those that the model is surest of among such as speak less for the target. Each is halved
-    to fit, so that the four are as large as the model's input and every model can play; the authors
-    put whole pictures side by side, which only models of any input size can see, and
-    docs/truth.md does so. The picture takes its turn in several quarters. A map without a positive
-    value scores 0.
+    along, those that the model is surest of among such as speak less for the target. The picture
+    takes its turn in several quarters. A map without a positive value scores 0.
+
+    The four are put side by side whole. A model that cannot see so large a picture is shown halved
+    ones, which tells little of one that knows its objects at one size.
     """
 
     places: int = Field(4, ge=1, le=4, description="In how many quarters the picture takes a turn")
+    halved: bool = Field(
+        False, description="Halve pictures to the model's own input even where whole ones would do"
+    )
 
     def measure(self, run: Run, values: Tensor, known: Known) -> Score:
         check(values, run.x)
         assert known.again is not None
-        others = companions(run)
-        cells = quarters(*run.x.shape[2:])[: self.places]
+        others, height, width = companions(run), *run.x.shape[2:]
+        large = None if self.halved else run.subject.enlarged(2)
+        subject, size = (
+            (run.subject, (height, width)) if large is None else (large, (2 * height, 2 * width))
+        )
         shares = []
-        for place, (rows, columns) in enumerate(cells):
+        for place, (rows, columns) in enumerate(quarters(*size)[: self.places]):
             shown = torch.stack(
-                [mosaic(x, own, place) for x, own in zip(run.x, others, strict=True)]
+                [mosaic(x, own, place, size) for x, own in zip(run.x, others, strict=True)]
             )
-            found = known.again(run.nested(shown, run.owner, run.target))
+            found = known.again(run.elsewhere(subject, shown))
             mask = torch.zeros_like(found, dtype=torch.bool)
             mask[:, rows, columns] = True
             shares.append(mass(found.clamp_min(0), mask))
@@ -90,13 +96,15 @@ def quarters(height: int, width: int) -> list[Quarter]:
     return [(rows, columns) for rows in down for columns in across]
 
 
-def mosaic(x: Tensor, others: Tensor, place: int) -> Tensor:
-    """One picture (C, H, W) of four: `x` in a quarter, three `others` (3, C, H, W) in the rest."""
+def mosaic(x: Tensor, others: Tensor, place: int, size: tuple[int, int]) -> Tensor:
+    """One picture (C, *size) of four: `x` in a quarter, three `others` (3, C, H, W) in the rest."""
     four = [*others[:place], x, *others[place:]]
-    whole = torch.empty_like(x)
-    for picture, (rows, columns) in zip(four, quarters(*x.shape[1:]), strict=True):
-        size = whole[:, rows, columns].shape[1:]
-        whole[:, rows, columns] = F.interpolate(
-            picture[None], size=size, mode="bilinear", antialias=True
-        )[0]
+    whole = x.new_empty(len(x), *size)
+    for picture, (rows, columns) in zip(four, quarters(*size), strict=True):
+        fits = whole[:, rows, columns].shape[1:]
+        whole[:, rows, columns] = (
+            picture
+            if picture.shape[1:] == fits
+            else F.interpolate(picture[None], size=fits, mode="bilinear", antialias=True)[0]
+        )
     return whole

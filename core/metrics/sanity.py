@@ -73,7 +73,7 @@ class Randomisation(Sanity):
         own = values if self.smooth == 1 else self.maps(run, known)
         curve = [torch.ones(len(values))]
         for shuffled in cascade(run.subject, self.steps, run.seed):
-            found = self.maps(elsewhere(run, shuffled), known)
+            found = self.maps(run.elsewhere(shuffled, run.x), known)
             alike = [abs(spearman(a, b)) for a, b in zip(found, own, strict=True)]
             curve.append(torch.tensor(alike))
         y = torch.stack(curve, 1)
@@ -102,7 +102,7 @@ class RandomisationEntropy(Sanity):
         (shuffled,) = cascade(run.subject, 1, run.seed)
         before, after = (
             histogram_entropy(own),
-            histogram_entropy(self.maps(elsewhere(run, shuffled), known)),
+            histogram_entropy(self.maps(run.elsewhere(shuffled, run.x), known)),
         )
         return self.score(run, torch.where(before > 0, after / before - 1, 0))
 
@@ -154,20 +154,6 @@ def cascade(subject: Subject, steps: int, seed: int) -> Iterator[Subject]:
         for module in owners[step * len(owners) // steps : (step + 1) * len(owners) // steps]:
             shuffle(module, generator)
         yield copied
-
-
-def elsewhere(run: Run, subject: Subject) -> Run:
-    """The same question put to another model; its passes count as the run's."""
-    return Run(
-        subject,
-        run.x,
-        run.target,
-        layer=run.layer,
-        seed=run.seed,
-        owner=run.owner,
-        progress=run.progress,
-        meter=run.meter,
-    )
 
 
 def shuffle(module: nn.Module, generator: torch.Generator) -> None:

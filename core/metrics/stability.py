@@ -17,6 +17,7 @@ from core.types import Score
     about="How much can the map change when the picture hardly does?",
     higher_is_better=False,
     range=(0.0, float("inf")),
+    caveat="The most stable map is one that ignores the picture.",
     paper="arXiv:1901.09392",
     needs=[Given.METHOD],
 )

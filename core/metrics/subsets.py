@@ -17,6 +17,11 @@ from core.metrics.imputation import Removed, remover
 from core.passes import Piece
 from core.types import Score
 
+SCATTERED = (
+    "Sets of scattered pixels cost a network what no map foretells: the truth scores no better "
+    "than noise."
+)
+
 
 class Subsets(Metric):
     """What the members of the family share: random sets of pixels, the same for every map.
@@ -67,6 +72,7 @@ class Subsets(Metric):
     about="Do sets of pixels that the map gives more to cost the score more?",
     higher_is_better=True,
     range=(-1.0, 1.0),
+    caveat=SCATTERED,
     paper="arXiv:2005.00631",
 )
 class FaithfulnessCorrelation(Subsets):
@@ -92,6 +98,7 @@ class FaithfulnessCorrelation(Subsets):
     about="The same, for sets of every size from few pixels to most?",
     higher_is_better=True,
     range=(-1.0, 1.0),
+    caveat=SCATTERED,
     paper="arXiv:1711.06104",
     axes=("share of pixels in a set", "correlation"),
 )

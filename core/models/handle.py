@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.errors import NotApplicableError, unknown
+from core.errors import FAULTS, NotApplicableError, unknown
 from core.models.layers import Probe, probe
 from core.models.samples import sample_inputs
 from core.outputs import without_classes
@@ -66,6 +67,7 @@ class ModelHandle:
         self.lock = _lock_of(model)
         self._hashed: tuple[object, str] | None = None
         self._kept: dict[str, Tensor] | None = None
+        self._enlarged: dict[int, ModelHandle | None] = {}
 
     def __repr__(self) -> str:
         return f"ModelHandle({self.name!r}, {self.outputs} outputs, {self.device})"
@@ -238,19 +240,37 @@ class ModelHandle:
         """(n, C, H, W) the pictures that come along, in model units, on the model's device."""
         return sample_inputs(self.preprocessing).to(self.device, self.dtype)
 
+    def enlarged(self, times: int) -> ModelHandle | None:
+        """The same model seeing pictures so many times as high and wide; None if it cannot."""
+        if times not in self._enlarged:
+            channels, height, width = self.input_size
+            sized = replace(
+                self.preprocessing, input_size=(channels, times * height, times * width)
+            )
+            twin = self._with(self.model, sized, owned=self.owned)
+            try:
+                fits = twin.outputs == self.outputs
+            except FAULTS:  # whatever the model's own code says to a size it cannot take
+                fits = False
+            self._enlarged[times] = twin if fits else None
+        return self._enlarged[times]
+
     def clone(self) -> ModelHandle:
         """A handle on a copy of the model, whose weights may be changed."""
-        twin = ModelHandle(
-            copy.deepcopy(self.model),
+        twin = self._with(copy.deepcopy(self.model), self.preprocessing, owned=True)
+        twin.__dict__["probe"] = self.probe  # the layers are where they were
+        return twin
+
+    def _with(self, model: nn.Module, preprocessing: Preprocessing, *, owned: bool) -> ModelHandle:
+        return ModelHandle(
+            model,
             name=self.name,
-            preprocessing=self.preprocessing,
+            preprocessing=preprocessing,
             labels=self.labels,
             device=self.device,
             source=self.source,
-            owned=True,
+            owned=owned,
         )
-        twin.__dict__["probe"] = self.probe  # the layers are where they were
-        return twin
 
     # -- pixels ---------------------------------------------------------------------------------
 

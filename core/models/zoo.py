@@ -19,7 +19,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.errors import TimmscopeError, unknown
+from core.errors import FAULTS, TimmscopeError, unknown
 from core.models.handle import ModelHandle
 from core.preprocessing import Preprocessing
 
@@ -36,8 +36,6 @@ SIDES = (64, 96, 112, 128, 160, 192, 224, 256)
 """Picture sizes to try before the usual one, in pixels."""
 LARGEST = 512
 """Models made for larger pictures are compared with themselves at this size, in pixels."""
-UNFIT = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, ArithmeticError)
-"""What models raise at a picture size that they cannot take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +163,7 @@ def _parameters(name: str) -> float:
     try:
         with torch.device("meta"):
             model: nn.Module = timm.create_model(name)
-    except UNFIT:
+    except FAULTS:
         return float("inf")
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -189,5 +187,5 @@ def _place(name: str, side: int) -> str | None:
     """Where CAMs look by default; None where the model cannot take pictures of that size."""
     try:
         return build(name, side).default_layer
-    except UNFIT:
+    except FAULTS:
         return None
