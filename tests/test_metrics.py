@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -349,3 +351,62 @@ def test_the_completeness_error_is_the_methods_own(additive: Explainer) -> None:
     found = additive.measure(white(), answer, "completeness_error", target=0)
     assert found.value.item() == pytest.approx(float(answer.extras["completeness_error"]))
     assert found.cost.forward == 0
+
+
+# -- odd maps -------------------------------------------------------------------------------------
+
+ODD: dict[str, Callable[[int, int], Tensor]] = {
+    "constant": lambda h, w: torch.full((1, h, w), 0.7),
+    "zero": lambda h, w: torch.zeros(1, h, w),
+    "negative": lambda h, w: -torch.rand(1, h, w, generator=torch.Generator().manual_seed(0)) - 1,
+    "tied": lambda h, w: (torch.arange(h * w) % 3).float().view(1, h, w),
+    "one cell": lambda h, w: torch.ones(1, 1, 1),
+}
+QUICK_METRICS: dict[str, dict[str, Any]] = {
+    "road": {"steps": 3},
+    "randomisation": {"steps": 2},
+    "max_sensitivity": {"samples": 2},
+    "grid_pointing_game": {"places": 1},
+    **{key: {"steps": 4} for key in ("deletion", "insertion", "srg")},
+    **{key: {"samples": 12} for key in ("faithfulness_correlation", "sensitivity_n", "infidelity")},
+}
+
+
+def asked_of(key: str, values: Tensor) -> Any:
+    """A metric of a map that IG is said to have given, on a small model."""
+    owner = shared_handle("resnet")
+    explainer, x = Explainer(owner), images(owner, 1)
+    answer = explainer.explain(x, "integrated_gradients", target=1, steps=2)
+    truth = torch.zeros(1, *x.shape[2:], dtype=torch.bool)
+    truth[:, :20, :20] = True
+    return explainer.measure(
+        x,
+        replace(answer, values=values),
+        key,
+        target=1,
+        truth=truth,
+        **QUICK_METRICS.get(key, {}),
+    )
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("key", METRICS)
+def test_odd_maps_get_a_defined_answer(key: str, odd: str) -> None:
+    _, height, width = shared_handle("resnet").input_size
+    score = asked_of(key, ODD[odd](height, width))
+    low, high = METRICS[key].range
+    assert not score.value.isnan().any()
+    assert low - 1e-6 <= score.value.item() <= high + 1e-6
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("key", METRICS)
+def test_maps_that_are_not_finite_are_refused(key: str, value: float) -> None:
+    with pytest.raises(TimmscopeError, match="not finite"):
+        asked_of(key, torch.full((1, 8, 8), value))
+
+
+@pytest.mark.parametrize("key", METRICS)
+def test_maps_of_another_number_than_pictures_are_refused(key: str) -> None:
+    with pytest.raises(TimmscopeError, match=r"a map of shape .* does not fit"):
+        asked_of(key, torch.rand(3, 8, 8))
