@@ -173,7 +173,11 @@ def score(case: Case, method: str | Method, seconds: float) -> Found:
 def _score_single(
     found: Found, explainer: Explainer, method: Method, scenes: Sequence[Scene], seed: int
 ) -> None:
-    values = explained(explainer, method, scenes, [s.classes[0] for s in scenes], seed)
+    _note(found, explained(explainer, method, scenes, [s.classes[0] for s in scenes], seed), scenes)
+
+
+def _note(found: Found, values: Values, scenes: Sequence[Scene]) -> None:
+    """Score maps (B, H, W) of pictures of one object."""
     pairs = [(v, s.masks[0]) for v, s in zip(values, scenes, strict=True)]
     found.inside = np.append(found.inside, [share(*pair) for pair in pairs])
     found.hits = np.append(found.hits, [hit(*pair) for pair in pairs])
@@ -223,16 +227,16 @@ def beats(found: Found, control: Found) -> bool:
 
 def layer_scores(case: Case, layer: str) -> tuple[Values, Values] | None:
     """Grad-CAM at one layer: shares inside, and hits; None if it does not apply there."""
-    gradcam = METHODS.make("gradcam")
-    inside, hits = [], []
+    gradcam, found = METHODS.make("gradcam"), Found()
     try:
-        for one in case.single:
-            values = explained(case.explainer, gradcam, [one], one.classes, 0, layer)[0]
-            inside.append(share(values, one.masks[0]))
-            hits.append(hit(values, one.masks[0]))
+        for start in range(0, len(case.single), CHUNK):
+            scenes = case.single[start : start + CHUNK]
+            classes = [one.classes[0] for one in scenes]
+            values = explained(case.explainer, gradcam, scenes, classes, start, layer)
+            _note(found, values, scenes)
     except NotApplicableError:
         return None
-    return np.array(inside), np.array(hits)
+    return found.inside, found.hits
 
 
 # -- page -----------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ class Row:
         value: the score; None where there is none.
         low: the lower end of its 95% interval, where it has one.
         high: the upper end.
+        percentile: where the map stands among random ones, if that was asked and applies.
         target: what was explained.
         forward: rows sent forward for the map and the score.
         backward: rows differentiated.
@@ -53,6 +54,7 @@ class Row:
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    percentile: float | None = None
     target: str = ""
     forward: int = 0
     backward: int = 0
@@ -83,6 +85,7 @@ def evaluate(
     seed: int = 0,
     truth: Callable[[Path], Any] | None = None,
     label: str | None = None,
+    among: int = 0,
     done: Collection[Done] = (),
 ) -> Iterator[Row]:
     """A row for each picture, method and metric, the controls among the methods, one after another.
@@ -99,6 +102,7 @@ def evaluate(
         seed: where random draws start.
         truth: gives a picture's truth, as `Explainer.truth` takes it, or None.
         label: of a truth from a file, only objects of this class.
+        among: how many random maps to set each map among; 0 for none.
         done: rows that are there already.
     """
     controls = [METHODS.make(key) for key, cls in METHODS.items() if cls.family == "control"]
@@ -127,7 +131,7 @@ def evaluate(
         once = list({method.key: method for method, _ in left}.values())
         drawn = explainer.compare(look, once, target=chosen, layer=layer, seed=seed)
         question = {"target": chosen, "truth": mask, "seed": seed}
-        yield from _measured(explainer, str(path), look, drawn, left, question)
+        yield from _measured(explainer, str(path), look, drawn, left, question, among)
 
 
 def _measured(
@@ -137,6 +141,7 @@ def _measured(
     drawn: Comparison,
     left: Sequence[tuple[Method, Metric]],
     question: Mapping[str, Any],
+    among: int,
 ) -> Iterator[Row]:
     for method, metric in left:
         row: dict[str, Any] = {"picture": path, "method": method.key, "metric": metric.key}
@@ -146,6 +151,10 @@ def _measured(
                 raise TimmscopeError(drawn.errors[method.key])
             answer: Attribution = drawn.results[method.key]
             score = explainer.measure(look, answer, metric, **question)
+            percentile = None
+            if among and Given.METHOD not in metric.needs and method.family != "control":
+                standing = explainer.standing(look, answer, metric, maps=among, **question)
+                percentile = float(standing.percentile[0])
         except CancelledError:
             raise
         except FAULTS as error:
@@ -157,6 +166,7 @@ def _measured(
             value=finite(float(score.value[0])),
             low=low,
             high=high,
+            percentile=percentile,
             target=target.key,
             forward=answer.cost.forward + score.cost.forward,
             backward=answer.cost.backward + score.cost.backward,

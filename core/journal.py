@@ -109,6 +109,6 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         import pyarrow.parquet
 
         kinds = {"forward": pyarrow.int64(), "backward": pyarrow.int64()}
-        kinds |= dict.fromkeys(("value", "low", "high", "seconds"), pyarrow.float64())
+        kinds |= dict.fromkeys(("value", "low", "high", "percentile", "seconds"), pyarrow.float64())
         schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in names])
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(facts, schema), path)

@@ -546,3 +546,42 @@ def test_refused_features(words: list[str], said: str) -> None:
 
 def test_layers_of_an_unknown_model_are_refused() -> None:
     assert_refused(command("layers", "--model", "resnet5"), "resnet5")
+
+
+# -- what is asked of explanations ---------------------------------------------------------------
+
+
+def test_maps_are_set_among_random_ones_and_one_method_is_recommended() -> None:
+    found = command(
+        "explain", COFFEE, "--methods", "gradcam,saliency,random",
+        "--metrics", "energy_inside,max_sensitivity", "--set", "max_sensitivity.samples=1",
+        "--truth", "150,0,450,400", "--among", "5", "--recommend",
+    )  # fmt: skip
+    image = found.image
+    scores = image["results"]["gradcam"]["scores"]
+    assert scores["energy_inside"]["percentile"] == 100
+    assert "percentile" not in scores["max_sensitivity"], "a random map has no method to ask again"
+    told = image["recommendation"]
+    assert told["method"] == "gradcam"
+    assert told["words"].startswith("Take Grad-CAM")
+    assert {one["method"] for one in told["ranking"]} == {"gradcam", "saliency"}
+    assert set(told["controls"]) == {"random", "sobel", "centre"}
+    assert "saliency" in told["doubtful"]
+
+
+@pytest.mark.parametrize("number", ["-3", "1000000", "many", "2.5"])
+def test_a_number_of_random_maps_that_makes_no_sense_is_refused(number: str) -> None:
+    found = command("explain", COFFEE, f"--among={number}")
+    assert_refused(found, "is no number from 0 to 10000", number)
+
+
+def test_sanity_of_methods_on_a_model() -> None:
+    found = command("sanity", "--methods", "gradcam,sobel,attention")
+    assert found.code == 0
+    results = found.json["results"]
+    assert results["gradcam"]["randomisation"]["tone"] == "good"
+    assert len(results["gradcam"]["randomisation"]["curve"]) == 7
+    assert len(results["gradcam"]["class_sensitivity"]["pictures"]) == 3
+    assert {one["tone"] for one in results["sobel"].values()} == {"bad"}
+    assert "softmax attention" in found.json["errors"]["attention"]
+    assert command("sanity", "--methods", "attention").code == 1

@@ -60,6 +60,13 @@ def test_what_is_done_is_not_done_again(lite0: Explainer) -> None:
     ]
 
 
+def test_rows_say_where_methods_stand_among_random_maps(lite0: Explainer) -> None:
+    for row in rows_of(lite0, SAMPLES / "coffee.jpg", among=4):
+        stands = row.method == "gradcam"
+        assert (row.percentile is not None) == stands, row
+        assert row.percentile in {None, *(12.5 * i for i in range(9))}
+
+
 def test_folders_give_their_pictures_by_name(tmp_path: Path) -> None:
     for name in ("b.jpg", "a.PNG", "notes.txt"):
         (tmp_path / name).write_bytes(b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ def test_maps_are_set_among_random_ones_where_that_applies(service: Service) -> 
     assert found.headers[3:] == ["Energy inside: percentile among 10"]
     assert found.table[0][3] == 100
     assert all(row[3] is None for row in found.table[1:]), "controls have no standing"
+
+
+def test_a_score_with_an_interval_shows_it(service: Service) -> None:
+    settings = {"faithfulness_correlation": {"samples": 8}}
+    found = actions.measure(
+        service, about(COFFEE), ["gradcam"], ["faithfulness_correlation"], settings, None
+    )
+    assert re.fullmatch(r"-?\d\.\d{3} \(-?\d\.\d{3} to -?\d\.\d{3}\)", found.table[0][1])
 
 
 # -- one step of a curve --------------------------------------------------------------------------

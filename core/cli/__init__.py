@@ -44,6 +44,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
+def _count(text: str) -> int:
+    """A whole number from 0 to 10000."""
+    if not text.isascii() or not text.isdigit() or int(text) > 10_000:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no number from 0 to 10000")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m core", description="See why a vision model decided.")
     parser.add_argument(
@@ -82,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "--verdict", action="store_true", help="put every map to the test, beside the controls"
     )
     command.add_argument(
-        "--among", type=int, default=0, metavar="N", help="where maps stand among N random ones"
+        "--among", type=_count, default=0, metavar="N", help="where maps stand among N random ones"
     )
     command.add_argument(
         "--recommend", action="store_true", help="which of the methods to take, and why"
@@ -111,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
         ".json, or left,top,right,bottom",
     )
     command.add_argument("--truth-label", help="only objects of this class in the annotation")
+    command.add_argument(
+        "--among", type=_count, default=0, metavar="N", help="where maps stand among N random ones"
+    )
     command.add_argument("--rows", type=Path, metavar="FILE", help="a .csv, .json or .parquet")
     command.add_argument("--resume", action="store_true", help="go on with work that did not end")
     command.add_argument("--seed", type=int, default=0)

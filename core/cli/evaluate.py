@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         "seed": arguments.seed,
         "truth": arguments.truth,
         "truth_label": arguments.truth_label,
+        "among": arguments.among,
     }
     rows: list[Row] = []
     if arguments.rows is None:
@@ -81,6 +82,7 @@ def _rows(
         seed=arguments.seed,
         truth=truth,
         label=arguments.truth_label,
+        among=arguments.among,
         done=done,
     )
 

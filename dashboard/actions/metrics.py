@@ -162,8 +162,14 @@ class _Asking:
         return found
 
 
-def _cell(score: Score | None) -> float | None:
-    return None if score is None else round(float(score.value[0]), 4)
+def _cell(score: Score | None) -> float | str | None:
+    """The value, with its 95% interval where the metric gives one."""
+    if score is None:
+        return None
+    value = float(score.value[0])
+    if score.low is None or score.high is None:
+        return round(value, 4)
+    return f"{value:.3f} ({float(score.low[0]):.3f} to {float(score.high[0]):.3f})"
 
 
 def _has_curve(scores: Mapping[str, Score]) -> bool:
