@@ -73,8 +73,8 @@ def scrub(
         picture_panel(
             _image(found.pixels[0]),
             title=f"{found.fraction:.0%} {done}",
-            caption=f"Step {step} of {instance.steps}, the most relevant pixels first; "
-            f"what is removed becomes {instance.baseline}.",
+            caption=f"Step {step} of {instance.steps}, the most relevant pixels first. "
+            f"In place of what is removed: {instance.baseline}.",
         ),
         _bars(found.prediction),
     ]
