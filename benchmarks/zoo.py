@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -255,18 +255,24 @@ def sweep(families: Sequence[str], keys: Sequence[str], jobs: int, journal: Path
     """Reports on all families into the journal, several at a time."""
     journal.parent.mkdir(exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool, journal.open("a", encoding="utf-8") as file:
-        for report in pool.map(lambda family: _parent(family, keys), families):
-            file.write(json.dumps(asdict(report)) + "\n")
+        for done in as_completed(pool.submit(_parent, family, keys) for family in families):
+            file.write(json.dumps(asdict(done.result())) + "\n")
             file.flush()
 
 
 def kept(journal: Path, keys: Sequence[str]) -> dict[str, Report]:
-    """The last report on each family in a journal, in their order; none that lacks a method."""
+    """The last report on each family in a journal, in their order; none that lacks a method.
+
+    A line that was cut off in writing is none.
+    """
     if not journal.exists():
         return {}
     found = {}
     for line in journal.read_text(encoding="utf-8").splitlines():
-        told = json.loads(line)
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
         verdicts = {told["method"]: Verdict(**told) for told in told.pop("verdicts")}
         if verdicts.keys() >= set(keys):
             found[told["family"]] = Report(**told, verdicts=[verdicts[key] for key in keys])
@@ -372,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.choose:
         choose(args.families.split(",") if args.families else timm.list_modules())
         return 0
-    if not args.resume:
+    if not (args.resume or args.families or args.methods):
         JOURNAL.unlink(missing_ok=True)
     done = kept(JOURNAL, keys)
     families = (

@@ -378,7 +378,6 @@ class Explainer(Judge):
         metric: str | Metric = "deletion",
         *,
         step: int,
-        target: TargetLike = None,
         seed: int = 0,
         **params: object,
     ) -> Shown:
@@ -391,7 +390,6 @@ class Explainer(Judge):
             values: their maps.
             metric: the key of a metric that removes or restores pixels, or such a `Metric`.
             step: from 0, before the first pixel's turn, to the metric's `steps`, after the last.
-            target: what was explained; by default each picture's predicted class.
             seed: where random draws start.
             **params: the metric's parameters.
 
@@ -406,7 +404,7 @@ class Explainer(Judge):
                 "insertion"
             )
         maps = values.values if isinstance(values, Attribution) else values
-        run = self._run(look, self.target(target, len(look.x)), None, seed, None)
+        run = self._run(look, None, None, seed, None)
         with capture.plain(self.model.device):
             found = instance.frame(run, over(maps, look.x), step)
             said = Prediction(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.analysis.agreement import Agreement, agreement
 from core.asking import Look, OnProgress, PictureLike, TargetLike, over
-from core.errors import NotApplicableError
+from core.errors import NotApplicableError, TimmscopeError
 from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS, Given, Metric
 from core.metrics.mosaic import OTHERS
@@ -30,6 +30,8 @@ WAYS: tuple[dict[str, object], ...] = (
 """How pixels are removed when methods are ranked, in turn."""
 STEPS = 14
 """Steps of the curves by which methods are ranked."""
+WHOLE = 100
+"""Parts that progress counts for each of several maps."""
 
 
 class Judge(ABC):
@@ -146,7 +148,7 @@ class Judge(ABC):
             target: what was explained; by default each picture's predicted class.
             truth: where the evidence is, for metrics that need it.
             seed: where random draws start.
-            on_progress: told of maps done and expected.
+            on_progress: told of parts done and expected, a hundred for each map.
             **params: the metric's parameters.
 
         Raises:
@@ -159,14 +161,18 @@ class Judge(ABC):
                 "another metric"
             )
         question = {"target": target, "truth": truth, "seed": seed}
+        if maps < 1:
+            raise TimmscopeError(f"a map cannot stand among {maps} others; give at least 1")
         own = self.measure(look, values, instance, **question)
         grid = values.values if isinstance(values, Attribution) else values
         generator = torch.Generator().manual_seed(seed % 2**63)
         found = []
-        for told in in_turn(on_progress, [1] * maps):
-            told(0, 1)
-            noise = torch.rand(grid.shape, generator=generator)
-            found.append(self.measure(look, noise, instance, **question).value)
+        for told in in_turn(on_progress, [WHOLE] * maps):
+            noise = torch.rand(grid.shape[1:], generator=generator).expand_as(grid)
+            found.append(
+                self.measure(look, noise, instance, on_progress=_parts(told), **question).value
+            )
+            told(WHOLE, WHOLE)
         return Standing.among(own, torch.stack(found), higher_is_better=instance.higher_is_better)
 
     def sanity(
@@ -174,6 +180,7 @@ class Judge(ABC):
         method: str | Method = "gradcam",
         *,
         layer: str | None = None,
+        metrics: Sequence[str] = SANITY,
         seed: int = 0,
         on_progress: OnProgress | None = None,
         **params: object,
@@ -186,6 +193,7 @@ class Judge(ABC):
         Args:
             method: a method's key, or a `Method`.
             layer: where it looks; by default the model's own choice.
+            metrics: what is asked of it.
             seed: where random draws start.
             on_progress: told of rows done and expected, of each metric in turn.
             **params: the method's parameters.
@@ -199,7 +207,7 @@ class Judge(ABC):
         target = self.predict(look).logits.argmax(1).tolist()
         question: dict[str, Any] = {"target": target, "seed": seed, "on_progress": on_progress}
         answer = self.explain(look, METHODS.make(method, params), layer=layer, **question)
-        return {key: self.measure(look, answer, key, **question) for key in SANITY}
+        return {key: self.measure(look, answer, key, **question) for key in metrics}
 
     def verdict(
         self,
@@ -253,7 +261,8 @@ class Judge(ABC):
         on_progress: OnProgress | None,
     ) -> Score:
         """What a metric of sanity says of the method on this model, the same for each image."""
-        found = self.sanity(method, layer=layer, seed=seed, on_progress=on_progress)[key]
+        asked: dict[str, Any] = {"layer": layer, "seed": seed, "on_progress": on_progress}
+        found = self.sanity(method, metrics=[key], **asked)[key]
         return replace(found, value=found.value.mean().expand(images), curve_x=None, curve_y=None)
 
     def recommend(
@@ -275,7 +284,7 @@ class Judge(ABC):
             answers: attributions by method key, all of the same target; controls do not contend.
             target: what was explained; by default the predicted class.
             seed: where random draws start.
-            on_progress: told of maps measured and expected.
+            on_progress: told of parts done and expected, a hundred for each map measured.
 
         Raises:
             NotApplicableError: there is no method among them.
@@ -293,19 +302,33 @@ class Judge(ABC):
         question: dict[str, Any] = {"target": target, "seed": seed}
         maps = {key: answers[key] for key in methods}
         maps |= {key: self.explain(look, key, **question) for key in controls}
-        turns = in_turn(on_progress, [1] * (len(maps) * len(WAYS)))
+        turns = in_turn(on_progress, [WHOLE] * (len(maps) * len(WAYS)))
         gains: dict[str, list[float]] = {key: [] for key in maps}
         for way in WAYS:
             for key, answer in maps.items():
-                next(turns)(0, 1)
-                score = self.measure(look, answer, "srg", steps=STEPS, **way, **question)
+                told = next(turns)
+                asked = {**question, **way, "on_progress": _parts(told)}
+                score = self.measure(look, answer, "srg", steps=STEPS, **asked)
                 gains[key].append(float(score.value[0]))
+                told(WHOLE, WHOLE)
         return recommend(
             [Contender(key, gains[key], self._work(answers[key])) for key in methods],
-            {key: sum(gains[key]) / len(WAYS) for key in controls},
+            {key: gains[key] for key in controls},
             {key: METHODS[key].label for key in maps},
         )
 
     def _work(self, answer: Attribution) -> Cost:
         """What a map takes where nothing is known yet."""
         return METHODS.make(answer.method, answer.params).work(self.model, answer.layer)
+
+
+def _parts(told: OnProgress) -> OnProgress:
+    """Progress in rows, told on in parts of a whole that never grow fewer."""
+    most = 0
+
+    def tell(done: int, expected: int) -> None:
+        nonlocal most
+        most = max(most, WHOLE * done // max(1, expected))
+        told(most, WHOLE)
+
+    return tell

@@ -56,39 +56,47 @@ class Recommendation:
 
 
 def recommend(
-    contenders: Sequence[Contender], controls: Mapping[str, float], names: Mapping[str, str]
+    contenders: Sequence[Contender],
+    controls: Mapping[str, Sequence[float]],
+    names: Mapping[str, str],
 ) -> Recommendation:
     """Rank methods by symmetric relevance gain; of those level with the best, take the cheapest.
 
-    A method is level with the best where the best one's mean lies within the range of its own gains
-    over the ways of removing pixels.
+    A method is level with the best where some way of removing pixels has it gain as much.
 
     Args:
         contenders: the methods; at least one.
-        controls: the controls' mean gains, by key; at least one.
+        controls: the controls' gains, by key, in the same ways of removing pixels; at least one.
         names: what methods and controls are called in the words, by key.
     """
+    means = {key: mean(gains) for key, gains in controls.items()}
     ranking = sorted(contenders, key=lambda c: (-c.gain, c.passes))
-    rival = max(controls, key=lambda key: controls[key])
-    doubtful = {c.method: rival for c in ranking if c.gain <= controls[rival]}
+    rival = max(means, key=lambda key: means[key])
+    doubtful = {c.method: rival for c in ranking if c.gain <= means[rival]}
     able = [c for c in ranking if c.method not in doubtful]
     if not able:
         words = (
-            f"Take none of them for this picture: {names[rival]} gains {controls[rival]:.2f}, and "
+            f"Take none of them for this picture: {names[rival]} gains {means[rival]:.2f}, and "
             f"the best of them, {names[ranking[0].method]}, {ranking[0].gain:.2f}."
         )
-        return Recommendation(None, words, ranking, controls, doubtful)
+        return Recommendation(None, words, ranking, means, doubtful)
     best = able[0]
-    level = [c for c in able if c is best or max(c.gains) >= best.gain]
+    level = [c for c in able if _matches(c.gains, best.gains)]
     chosen = min(level, key=lambda c: (c.passes, -c.gain))
-    firm = min(chosen.gains) > controls[rival]
     words = _why(best, chosen, level, names)
-    if not firm:
-        words += f" Read it with care: removing pixels another way, {names[rival]} does as well."
+    close = [key for key, gains in controls.items() if _matches(gains, chosen.gains)]
+    if close:
+        told = ", ".join(names[key] for key in close)
+        words += f" Read it with care: with pixels removed another way, {told} does as well."
     if doubtful:
         told = ", ".join(names[key] for key in doubtful)
         words += f" Not to be trusted here: {told}; {names[rival]} does at least as well."
-    return Recommendation(chosen.method, words, ranking, controls, doubtful, firm)
+    return Recommendation(chosen.method, words, ranking, means, doubtful, not close)
+
+
+def _matches(gains: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether some way of removing pixels has the one gain as much as the other."""
+    return any(own >= other for own, other in zip(gains, others, strict=True))
 
 
 def _why(

@@ -6,6 +6,7 @@ A truth is a mask over the picture, True on the evidence. Files are untrusted li
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,24 @@ Box = tuple[float, float, float, float]
 
 MAX_BYTES = 64 * 2**20
 """The largest annotation file that is read."""
+MOST_SHAPES, MOST_DRAWN = 10_000, 20
+"""Of an annotation: so many shapes, and so many times over the whole picture, are drawn."""
+LONGEST_RUN = 40
+"""Bits of a compressed run length."""
 VOID = 255
 """In a VOC mask, pixels that belong to nothing for certain."""
+
+
+_UNREADABLE = (
+    ElementTree.ParseError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+"""What an annotation that is none makes of its reader."""
 
 
 def truth_of(
@@ -78,12 +95,82 @@ def boxed(boxes: Iterable[Box], size: tuple[int, int]) -> Mask:
     >>> boxed([(1, 0, 3, 1)], (2, 4)).astype(int).tolist()
     [[0, 1, 1, 0], [0, 0, 0, 0]]
     """
-    mask = np.zeros(size, dtype=bool)
-    down, right = np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5
-    for x0, y0, x1, y1 in boxes:
-        rows, columns = (down > y0) & (down < y1), (right > x0) & (right < x1)
-        mask |= rows[:, None] & columns[None]
-    return mask
+    canvas = _Canvas(size)
+    for box in boxes:
+        canvas.box(box)
+    return canvas.mask
+
+
+class _Canvas:
+    """A mask to draw shapes on, as long as they keep within measure.
+
+    Attributes:
+        mask: (H, W) True where a shape was drawn.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.mask: Mask = np.zeros(size, dtype=bool)
+        self._left, self._shapes = MOST_DRAWN * size[0] * size[1], MOST_SHAPES
+
+    def box(self, box: Box) -> None:
+        """Draw a box: the pixels whose centres lie in it; none where an edge is missing."""
+        if any(math.isnan(edge) for edge in box):
+            return
+        x0, y0, x1, y1 = box
+        rows, columns = (
+            slice(max(0, first), max(0, last))
+            for first, last in ((_after(y0), _before(y1)), (_after(x0), _before(x1)))
+        )
+        part = self.mask[rows, columns]
+        self._charge(part.size)
+        part[:] = True
+
+    def polygon(self, points: Sequence[float]) -> None:
+        """Draw a polygon (x, y, x, y, ...): the pixels whose centres lie in it, by even and odd."""
+        height, width = self.mask.shape
+        x, y = (np.asarray(points[axis::2], dtype=float) for axis in range(2))
+        if len(x) != len(y) or not (np.isfinite(x).all() and np.isfinite(y).all()):
+            raise ValueError("a polygon's corners are no pairs of numbers")
+        nx, ny = np.roll(x, -1), np.roll(y, -1)
+        first, last = (
+            np.clip(np.ceil(edge(y, ny) - 0.5), 0, height).astype(int)
+            for edge in (np.minimum, np.maximum)
+        )
+        top, counts = int(first.min(initial=height)), last - first
+        tall = max(0, int(last.max(initial=0)) - top)
+        self._charge(int(counts.sum()) + len(x) + tall * width)
+        edge = np.repeat(np.arange(len(x)), counts)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
+        along = (row + 0.5 - y[edge]) / (ny[edge] - y[edge])
+        crossing = np.ceil(x[edge] + along * (nx[edge] - x[edge]) - 0.5)
+        column = np.clip(crossing, 0, width).astype(int)
+        turns = np.zeros((tall, width + 1), dtype=bool)
+        np.logical_xor.at(turns, (row - top, column), True)
+        self.mask[top : top + tall] |= np.logical_xor.accumulate(turns, axis=1)[:, :width]
+
+    def mark(self, mask: Mask) -> None:
+        """Draw a mask of the same size."""
+        self._charge(mask.size)
+        self.mask |= mask
+
+    def _charge(self, pixels: int) -> None:
+        self._shapes -= 1
+        self._left -= pixels
+        if self._shapes < 0 or self._left < 0:
+            raise TimmscopeError(
+                f"the annotation draws more than {MOST_SHAPES} shapes, or {MOST_DRAWN} times over "
+                "the whole picture; give the objects in question only"
+            )
+
+
+def _after(edge: float) -> int:
+    """The first pixel whose centre lies beyond an edge."""
+    return math.floor(min(max(edge, -1.0), 1e9) + 0.5)
+
+
+def _before(edge: float) -> int:
+    """The number of pixels whose centres lie before an edge."""
+    return math.ceil(min(max(edge, 0.0), 1e9) - 0.5)
 
 
 def on_input(mask: Mask, geometry: Geometry) -> Tensor:
@@ -142,7 +229,7 @@ def read_truth(
         if path.suffix.lower() == ".xml":
             return _from_voc(text, size, path.name, label)
         return _from_coco(json.loads(text), size, path.name, picture, label)
-    except (ElementTree.ParseError, ValueError, TypeError, KeyError, IndexError) as error:
+    except _UNREADABLE as error:
         if isinstance(error, TimmscopeError):
             raise
         raise TimmscopeError(
@@ -209,34 +296,23 @@ def _from_coco(
     labels = {category["id"]: category["name"] for category in data.get("categories", ())}
     found = [a for a in data["annotations"] if a["image_id"] == chosen[0]["id"]]
     _expect(name, label, [labels.get(a["category_id"], "") for a in found])
-    mask = np.zeros(size, dtype=bool)
+    canvas = _Canvas(size)
     for annotation in found:
         if label in (None, labels.get(annotation["category_id"])):
-            mask |= _segment(annotation, size)
-    return mask
+            _draw(annotation, canvas)
+    return canvas.mask
 
 
-def _segment(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+def _draw(annotation: Mapping[str, Any], canvas: _Canvas) -> None:
     shape = annotation.get("segmentation")
     if isinstance(shape, Mapping):
-        return _run_lengths(shape, size)
-    if shape:
-        return _polygons(shape, size)
-    left, top, width, height = (float(v) for v in annotation["bbox"])
-    return boxed([(left, top, left + width, top + height)], size)
-
-
-def _polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Mask:
-    """The pixels whose centres lie in any of the polygons (x, y, x, y, ...)."""
-    # Imported where needed: it takes long, and few ask for it.
-    from skimage import draw
-
-    polygon: Any = draw.polygon
-    mask = np.zeros(size, dtype=bool)
-    for points in polygons:
-        xs, ys = (np.asarray(points[axis::2], dtype=float) - 0.5 for axis in range(2))
-        mask[polygon(ys, xs, size)] = True
-    return mask
+        canvas.mark(_run_lengths(shape, (canvas.mask.shape[0], canvas.mask.shape[1])))
+    elif shape:
+        for points in shape:
+            canvas.polygon(points)
+    else:
+        left, top, width, height = (float(v) for v in annotation["bbox"])
+        canvas.box((left, top, left + width, top + height))
 
 
 def _run_lengths(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
@@ -267,6 +343,8 @@ def _decoded(text: str) -> list[int]:
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
+            if shift > LONGEST_RUN:
+                raise ValueError("a run length is longer than any picture")
             continue
         if bits & 16:
             value -= 1 << shift

@@ -13,6 +13,7 @@ from core import METHODS, METRICS, Explainer, ModelHandle
 from core.engine import Run
 from core.errors import NotApplicableError, TimmscopeError
 from core.metrics.mosaic import companions, mosaic, quarters
+from core.models import zoo
 from core.models.samples import sample_files
 from core.preprocessing import Preprocessing
 from core.recommend import Contender, recommend
@@ -79,6 +80,22 @@ def test_random_maps_lie_on_the_maps_grid_and_follow_the_seed() -> None:
     assert explainer.measure(x, noise, "complexity").value == one[0]
 
 
+def test_other_pictures_in_the_batch_change_nothing() -> None:
+    explainer, x = bright(), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    values = torch.rand(2, 4, 4)
+    both, alone = (
+        explainer.standing(x[: len(v)], v, "srg", maps=3, target=0, steps=3)
+        for v in (values, values[:1])
+    )
+    torch.testing.assert_close(both.others[:, :1], alone.others)
+
+
+@pytest.mark.parametrize("maps", [0, -3])
+def test_no_map_to_stand_among_is_said(maps: int) -> None:
+    with pytest.raises(TimmscopeError, match=f"among {maps} others"):
+        bright().standing(torch.rand(1, 3, 32, 32), torch.rand(1, 4, 4), "srg", maps=maps)
+
+
 def test_a_metric_that_asks_the_method_has_no_standing() -> None:
     owner = shared_handle("resnet")
     explainer, x = Explainer(owner), images(owner, 1)
@@ -90,16 +107,18 @@ def test_a_metric_that_asks_the_method_has_no_standing() -> None:
 # -- one step of a curve --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("baseline", ["mean", "imputation"])
 @pytest.mark.parametrize("metric", ["deletion", "insertion"])
-def test_a_frame_is_what_the_curve_was_measured_on(metric: str) -> None:
+def test_a_frame_is_what_the_curve_was_measured_on(metric: str, baseline: str) -> None:
     owner = shared_handle("resnet")
     explainer, x = Explainer(owner), images(owner, 2)
     answer = explainer.explain(x, "gradcam", target=1)
-    score = explainer.measure(x, answer, metric, target=1, steps=6, baseline="mean")
+    how: dict[str, Any] = {"steps": 6, "baseline": baseline}
+    score = explainer.measure(x, answer, metric, target=1, **how)
     assert score.curve_x is not None
     assert score.curve_y is not None
     for step in range(7):
-        shown = explainer.frame(x, answer, metric, step=step, target=1, steps=6, baseline="mean")
+        shown = explainer.frame(x, answer, metric, step=step, **how)
         assert shown.fraction == pytest.approx(float(score.curve_x[step]))
         found = shown.prediction.probabilities[:, 1]
         torch.testing.assert_close(found, score.curve_y[:, step], rtol=1e-4, atol=1e-6)
@@ -121,7 +140,7 @@ def test_looking_at_a_measured_curve_takes_no_pass(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(owner.model, "forward", forward)
     for metric in ("deletion", "insertion"):
-        explainer.frame(x, answer, metric, step=9, target=1)
+        explainer.frame(x, answer, metric, step=9)
 
 
 def test_steps_and_metrics_without_frames_are_named() -> None:
@@ -129,9 +148,9 @@ def test_steps_and_metrics_without_frames_are_named() -> None:
     explainer, x = Explainer(owner), images(owner, 1)
     answer = explainer.explain(x, "gradcam", target=1)
     with pytest.raises(TimmscopeError, match="no step 29; steps go from 0 to 28"):
-        explainer.frame(x, answer, "deletion", step=29, target=1)
+        explainer.frame(x, answer, "deletion", step=29)
     with pytest.raises(NotApplicableError, match="Complexity does not remove pixels"):
-        explainer.frame(x, answer, "complexity", step=1, target=1)
+        explainer.frame(x, answer, "complexity", step=1)
 
 
 # -- grid pointing game ---------------------------------------------------------------------------
@@ -166,10 +185,18 @@ def test_pictures_are_whole_where_the_model_can_see_them_so(
         answer = explainer.explain(x, "saliency", target=1)
         monkeypatch.setattr(METHODS["saliency"], "attribute", attribute)
         seen.clear()
-        explainer.measure(x, answer, "grid_pointing_game", target=1, places=1)
+        found = explainer.measure(x, answer, "grid_pointing_game", target=1, places=1)
         channels, height, width = owner.input_size
         assert seen == [(1, channels, side * height, side * width)]
+        assert found.params["halved"] == (side == 1)
         monkeypatch.undo()
+
+
+def test_pictures_are_halved_where_the_layer_means_nothing_in_larger_ones() -> None:
+    owner = zoo.member("crossvit").handle()
+    explainer, x = Explainer(owner), images(owner, 1)
+    score = explainer.measure(x, explainer.explain(x, "gradcam"), "grid_pointing_game", places=1)
+    assert score.params["halved"]
 
 
 def test_controls_score_a_quarter_and_grad_cam_more(lite0: Explainer) -> None:
@@ -222,6 +249,22 @@ def test_sanity_is_found_out_once_for_a_method_and_a_model(monkeypatch: pytest.M
         explainer.sanity("layercam")
 
 
+def test_a_verdict_does_not_compute_what_it_says_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owner = shared_handle("resnet")
+    explainer, x = Explainer(owner), images(owner, 1)
+    answer = explainer.explain(x, "rise", target=1, masks=250)
+
+    def measure(*_: object) -> None:
+        raise AssertionError("measured although it takes too long")
+
+    monkeypatch.setattr(METRICS["randomisation"], "measure", measure)
+    (found,) = explainer.verdict(x, answer, target=1)
+    assert "rows; ask for it by itself" in found.unanswered["randomisation"]
+    assert {f.metric for f in found.findings} == {"srg", "max_sensitivity", "class_sensitivity"}
+
+
 def test_another_picture_does_not_ask_again_whether_a_method_is_sane() -> None:
     owner = shared_handle("resnet")
     explainer, x = Explainer(owner), images(owner, 2)
@@ -241,7 +284,7 @@ def contender(key: str, low: float, high: float, passes: int = 10) -> Contender:
     return Contender(key, (low, (low + high) / 2, high), Cost(passes))
 
 
-CONTROLS = {"random": 0.0, "centre": 0.2}
+CONTROLS = {"random": (0.0, 0.0, 0.0), "centre": (0.1, 0.2, 0.3)}
 
 
 @pytest.mark.parametrize(
@@ -253,12 +296,12 @@ CONTROLS = {"random": 0.0, "centre": 0.2}
             "apart from the others",
         ),
         (
-            [contender("occlusion", 0.5, 0.6, 300), contender("gradcam", 0.45, 0.58, 3)],
+            [contender("occlusion", 0.5, 0.6, 300), contender("gradcam", 0.42, 0.62, 3)],
             "gradcam",
             "is level with it (0.52) and takes 1% of its passes",
         ),
         (
-            [contender("gradcam", 0.5, 0.6, 3), contender("occlusion", 0.45, 0.58, 300)],
+            [contender("gradcam", 0.5, 0.6, 3), contender("occlusion", 0.42, 0.62, 300)],
             "gradcam",
             "Occlusion cannot be told from it",
         ),
@@ -281,10 +324,18 @@ def test_the_best_is_recommended_or_the_cheapest_that_is_level_with_it(
 
 
 def test_a_gain_that_hangs_on_how_pixels_are_removed_is_read_with_care() -> None:
-    found = recommend([contender("gradcam", 0.1, 0.6)], CONTROLS, NAMES)
+    found = recommend([contender("gradcam", 0.3, 0.3)], CONTROLS, NAMES)
     assert found.method == "gradcam"
     assert not found.firm
-    assert "Read it with care: removing pixels another way, Centre (control)" in found.words
+    assert "Read it with care: with pixels removed another way, Centre (control)" in found.words
+
+
+def test_a_gain_above_every_control_in_every_way_is_firm_however_ways_differ() -> None:
+    found = recommend([contender("gradcam", 0.15, 0.35)], CONTROLS, NAMES)
+    assert found.firm, (
+        "0.15 is more than 0.1 there, though less than what the control gains elsewhere"
+    )
+    assert "care" not in found.words
 
 
 def test_a_recommendation_is_drawn_from_what_is_measured(lite0: Explainer) -> None:
@@ -300,7 +351,8 @@ def test_a_recommendation_is_drawn_from_what_is_measured(lite0: Explainer) -> No
     ]
     own = next(c for c in found.ranking if c.method == "gradcam")
     np.testing.assert_allclose(own.gains, gains, rtol=1e-5)
-    assert told[-1] == (14, 15)
+    assert told[-1] == (1500, 1500)
+    assert told == sorted(told)
 
 
 def test_what_cannot_be_recommended_is_said(lite0: Explainer) -> None:

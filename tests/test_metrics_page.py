@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from core.errors import TimmscopeError
 from dashboard import actions
 from dashboard.actions.evidence import Evidence, truth_of
 from dashboard.state import Service
+from dashboard.tabs.metrics import Canvas
 from tests.conftest import SAMPLES
 from tests.test_actions import about
 
@@ -75,18 +77,32 @@ def test_a_box_is_never_taken_for_a_file(service: Service, tmp_path: Path) -> No
     assert "is no box" in found.panels[0]["caption"]
 
 
-def test_a_drawing_becomes_a_mask_of_the_pictures_size(service: Service) -> None:
+def test_a_drawing_becomes_a_mask_of_the_pictures_size(service: Service, tmp_path: Path) -> None:
     question = about(COFFEE)
     height, width, _ = actions.canvas(service, question).shape
     layer = np.zeros((height // 2, width // 2, 4), dtype=np.uint8)
     layer[:20, :30, 3] = 255
-    path = actions.drawn(service, question, {"layers": [layer], "background": None})
+    painted = tmp_path / "layer.png"
+    Image.fromarray(layer).save(painted)
+    path = actions.drawn(service, question, str(painted))
     with Image.open(path) as mask:
         assert mask.size == (width, height)
         assert np.asarray(mask).astype(bool).sum() == pytest.approx(40 * 60, rel=0.05)
-    for nothing in (None, {"layers": []}, {"layers": [layer * 0]}):
+    Image.fromarray(layer * 0).save(painted)
+    for nothing in (None, str(painted), COFFEE):
         with pytest.raises(TimmscopeError, match="nothing is drawn yet"):
             actions.drawn(service, question, nothing)
+    Image.new("RGBA", (9000, 9000)).save(painted)
+    with pytest.raises(TimmscopeError, match="pixels"):
+        actions.drawn(service, question, str(painted))
+
+
+def test_the_editor_hands_on_the_first_layer_alone_undecoded() -> None:
+    editor = Canvas(type="numpy")
+    layers = [SimpleNamespace(path="one.png"), SimpleNamespace(path="two.png")]
+    assert editor.preprocess(SimpleNamespace(layers=layers)) == "one.png"  # type: ignore[arg-type]
+    assert editor.preprocess(SimpleNamespace(layers=[])) is None  # type: ignore[arg-type]
+    assert editor.preprocess(None) is None
 
 
 # -- among random maps ----------------------------------------------------------------------------
@@ -131,8 +147,8 @@ def test_a_curve_can_be_looked_into(service: Service) -> None:
     assert some["figure"]["layout"]["images"] != whole["figure"]["layout"]["images"]
 
 
-@pytest.mark.parametrize("curve", [None, "", "gradcam complexity", "gradcam"])
-def test_what_has_no_steps_says_what_to_do(service: Service, curve: str | None) -> None:
+@pytest.mark.parametrize("curve", [None, "", "gradcam complexity", "gradcam", 5, ["a"]])
+def test_what_has_no_steps_says_what_to_do(service: Service, curve: Any) -> None:
     (panel,) = actions.scrub(service, about(COFFEE), curve, 50, {}, None)
     assert "then choose a curve" in panel["caption"]
 
@@ -151,6 +167,10 @@ def test_a_recommendation_comes_with_its_table(service: Service) -> None:
     assert {row[-1] for row in found.table[2:]} == {"control"}
     (panel,) = actions.recommend(service, about(COFFEE), ["random"], {}, None).panels
     assert "no method to recommend" in panel["caption"]
+    (panel,) = actions.recommend(service, about(COFFEE), ["attention"], {}, None).panels
+    assert "softmax attention" in panel["caption"]
+    (panel,) = actions.recommend(service, about(COFFEE), [], {}, None).panels
+    assert "at least one method" in panel["caption"]
 
 
 def test_every_metric_is_offered_and_a_caveat_is_marked() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import skimage.draw
 
 from core import Explainer
 from core.errors import TimmscopeError, UnknownNameError
 from core.preprocessing import Geometry
-from core.truth import boxed, on_input, read_truth
+from core.truth import _Canvas, boxed, on_input, read_truth
 
 SIZE = (6, 8)
 """Height and width of the picture."""
@@ -148,3 +149,54 @@ def test_a_box_around_the_cup_scores_gradcam_better_than_one_beside_it(lite0: Ex
         score = lite0.measure(look, answer, "energy_inside", truth=truth)
         inside.append(score.value.item())
     assert inside[0] > 0.7 > 0.2 > inside[1]
+
+
+# -- what an annotation may cost ------------------------------------------------------------------
+
+
+def test_polygons_are_what_scikit_image_draws() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        points = rng.uniform(-5, 40, size=2 * rng.integers(3, 9))
+        canvas = _Canvas((30, 35))
+        canvas.polygon(points.tolist())
+        theirs = np.zeros((30, 35), dtype=bool)
+        theirs[skimage.draw.polygon(points[1::2] - 0.5, points[0::2] - 0.5, (30, 35))] = True
+        assert np.array_equal(canvas.mask, theirs)
+
+
+def annotated(path: Path, *annotations: dict[str, Any]) -> Path:
+    found = [{"image_id": 1, "category_id": 1, **one} for one in annotations]
+    categories = [{"id": 1, "name": "cat"}]
+    images = [{"id": 1, "file_name": "a.jpg"}]
+    path.write_text(json.dumps({"images": images, "categories": categories, "annotations": found}))
+    return path
+
+
+WHOLE = {"segmentation": [[0, 0, 40, 0, 40, 30, 0, 30]]}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "said"),
+    [
+        ([WHOLE] * 100, "draws more than"),
+        ([{"bbox": [0, 0, 1, 1]}] * 10_001, "draws more than"),
+        ([{"segmentation": {"size": [30, 40], "counts": "o" * 1000}}], "longer than any picture"),
+        ([{"segmentation": {"size": [30, 40], "counts": [1e999]}}], "no annotation"),
+        ([{"segmentation": [[0, 0, float("nan"), 1, 2, 2]]}], "no pairs of numbers"),
+        ([{"segmentation": [[0, 0, 1]]}], "no pairs of numbers"),
+    ],
+    ids=["drawn over and over", "too many", "endless run", "infinite run", "no number", "odd"],
+)
+def test_an_annotation_beyond_measure_is_refused_in_a_sentence(
+    tmp_path: Path, annotations: list[dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(TimmscopeError, match=said):
+        read_truth(annotated(tmp_path / "a.json", *annotations), (30, 40))
+
+
+def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(TimmscopeError, match="no annotation"):
+        read_truth(path, (30, 40))

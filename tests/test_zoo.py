@@ -266,7 +266,8 @@ def test_a_journal_keeps_the_last_whole_report_of_each_family(tmp_path: Path) ->
     new = sweep.Report("vgg", {"model": "vgg11"}, [two, one])
     reports = [old, sweep.Report("resnet", {}, [one]), new, sweep.Report("dla", {}, [one, two])]
     assert sweep.kept(journal, ["a"]) == {}
-    journal.write_text("".join(json.dumps(asdict(r)) + "\n" for r in reports), encoding="utf-8")
+    lines = [json.dumps(asdict(report)) + "\n" for report in reports]
+    journal.write_text("".join([*lines, '{"family": "cut o']), encoding="utf-8")
     found = sweep.kept(journal, ["a", "b"])
     assert list(found) == ["dla", "vgg"]
     assert found["vgg"] == sweep.Report("vgg", {"model": "vgg11"}, [one, two])

@@ -19,6 +19,7 @@ from core.methods.base import METHODS
 from core.metrics.base import METRICS, Given, Metric
 from core.models.load import load_model
 from core.recommend import Recommendation
+from core.targets import Target
 from core.types import Score
 from core.verdict import Verdict
 
@@ -32,6 +33,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     if not instances:
         raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")
     metrics = made(METRICS, arguments.metrics, settings)
+    if arguments.among and not metrics:
+        raise TimmscopeError("--among sets scores among others, and --metrics names none; add one")
     if settings:
         raise TimmscopeError(
             f"--set names {', '.join(settings)}, which --methods does not ask for; add it there"
@@ -72,10 +75,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
             (judged,) = explainer.verdict(look, answer, target=chosen, seed=arguments.seed)
             report["results"][key]["verdict"] = verdict_facts(judged)
         if arguments.recommend and comparison.results:
-            found = explainer.recommend(
-                look, comparison.results, target=chosen, seed=arguments.seed
-            )
-            report["recommendation"] = recommendation_facts(found)
+            add_recommendation(report, explainer, look, comparison, chosen, arguments.seed)
         if len(comparison.results) > 1:
             report["agreement"] = agreement_facts(explainer.agreement(look, comparison.results))
         if arguments.output_dir is not None:
@@ -133,6 +133,23 @@ def score_facts(score: Score, metric: Metric) -> dict[str, Any]:
     if score.low is not None and score.high is not None:
         facts["interval"] = [finite(float(end[0])) for end in (score.low, score.high)]
     return facts
+
+
+def add_recommendation(
+    report: dict[str, Any],
+    explainer: Explainer,
+    look: Look,
+    comparison: Comparison,
+    target: Target,
+    seed: int,
+) -> None:
+    """Enter which method to take; why there is none to take stands under `errors`."""
+    try:
+        found = explainer.recommend(look, comparison.results, target=target, seed=seed)
+    except FAULTS as error:
+        report["errors"]["recommendation"] = str(error).partition("\n")[0]
+    else:
+        report["recommendation"] = recommendation_facts(found)
 
 
 def recommendation_facts(found: Recommendation) -> dict[str, Any]:

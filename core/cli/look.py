@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from core.cli.shared import made, parse_settings, prepare, writing
-from core.errors import FAULTS, TimmscopeError
+from core.errors import FAULTS, TimmscopeError, UnknownNameError
 from core.explainer import Explainer
 from core.export import finite
 from core.image import open_picture
@@ -29,11 +29,15 @@ def sanity(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     asked = made(METHODS, arguments.methods, settings)
     if settings:
         raise TimmscopeError(f"--set names {', '.join(settings)}, which is not asked for")
+    if not asked:
+        raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")
     handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
     explainer, results, errors = Explainer(handle), {}, {}
     for method in asked:
         try:
             scores = explainer.sanity(method, layer=arguments.layer, seed=arguments.seed)
+        except UnknownNameError:
+            raise
         except FAULTS as error:
             errors[method.key] = str(error).partition("\n")[0]
         else:

@@ -104,7 +104,10 @@ class ScoreCAM(Method):
         weights = torch.stack(rows).softmax(1)
         values = (weights[:, :, None, None] * act).sum(1)
         even = act.mean(1)
-        if ((values - even).abs().amax((1, 2)) <= EVEN * even.abs().amax((1, 2))).any():
+        if (
+            act.shape[1] > 1
+            and ((values - even).abs().amax((1, 2)) <= EVEN * even.abs().amax((1, 2))).any()
+        ):
             raise NotApplicableError(
                 f"Score-CAM weighs all channels of {run.layer!r} alike: what they show of the "
                 "picture makes no difference to this score; choose another method or layer"

@@ -35,13 +35,11 @@ def remover(run: Run, image: int, baseline: Removed) -> Veil:
         return veil_over(run.x[image], plain(baseline, run)[image])
     if baseline != "imputation":
         return veil(run, image, baseline)
-    generator = run.generator()
-    return lambda shown: imputed(run.x[image], shown, NOISE, generator)
+    noise = NOISE * torch.randn(run.x[image].shape, generator=run.generator())
+    return lambda shown: imputed(run.x[image], shown, noise)
 
 
-def imputed(
-    x: Tensor, shown: Tensor, noise: float, generator: torch.Generator | None = None
-) -> Tensor:
+def imputed(x: Tensor, shown: Tensor, noise: Tensor | float) -> Tensor:
     """An image (C, H, W) with its hidden pixels filled in, once for each mask `shown` (n, H, W).
 
     Every hidden pixel is the weighted mean of its eight neighbours, hidden ones among them, plus
@@ -51,14 +49,13 @@ def imputed(
     Args:
         x: in model units.
         shown: True where the image is shown.
-        noise: its standard deviation, in model units.
-        generator: draws the noise.
+        noise: (C, H, W) what is added where a pixel is hidden, in model units; or 0.
     """
     values, rows = x.detach().cpu().double().numpy(), []
     for mask in shown.cpu().numpy():
         row = torch.from_numpy(filled(values, mask))
         hidden = torch.from_numpy(~mask)
-        row[:, hidden] += noise * torch.randn((len(x), int(hidden.sum())), generator=generator)
+        row += noise * hidden
         rows.append(row)
     return torch.stack(rows).to(x)
 

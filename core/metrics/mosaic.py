@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.engine import Run
+from core.engine import Run, Subject
 from core.errors import NotApplicableError
 from core.metrics.base import Given, Known, Metric, check, register
 from core.metrics.place import mass
@@ -38,7 +38,8 @@ class GridPointingGame(Metric):
     takes its turn in several quarters. A map without a positive value scores 0.
 
     The four are put side by side whole. A model that cannot see so large a picture is shown halved
-    ones, which tells little of one that knows its objects at one size.
+    ones, which tells little of one that knows its objects at one size; the score's `params` say
+    which it was.
     """
 
     places: int = Field(4, ge=1, le=4, description="In how many quarters the picture takes a turn")
@@ -50,7 +51,7 @@ class GridPointingGame(Metric):
         check(values, run.x)
         assert known.again is not None
         others, height, width = companions(run), *run.x.shape[2:]
-        large = None if self.halved else run.subject.enlarged(2)
+        large = None if self.halved else fitting(run)
         subject, size = (
             (run.subject, (height, width)) if large is None else (large, (2 * height, 2 * width))
         )
@@ -63,7 +64,17 @@ class GridPointingGame(Metric):
             mask = torch.zeros_like(found, dtype=torch.bool)
             mask[:, rows, columns] = True
             shares.append(mass(found.clamp_min(0), mask))
-        return self.score(run, torch.stack(shares).mean(0))
+        played = self.model_copy(update={"halved": large is None})
+        return played.score(run, torch.stack(shares).mean(0))
+
+
+def fitting(run: Run) -> Subject | None:
+    """The model seeing pictures twice as high and wide, if the run's layer means the same there."""
+    large = run.subject.enlarged(2)
+    if large is None or run.layer is None:
+        return large
+    known = large.attention_layers if run.layer in run.subject.attention_layers else large.layers
+    return large if run.layer in known and known[run.layer].layout is not None else None
 
 
 def companions(run: Run) -> Tensor:
@@ -83,7 +94,8 @@ def companions(run: Run) -> Tensor:
         if less.sum() < OTHERS:
             raise NotApplicableError(
                 f"the grid pointing game needs {OTHERS} pictures that speak less for the target "
-                f"than this one, and only {int(less.sum())} of the {len(samples)} samples do"
+                f"than this one, and only {int(less.sum())} of the {len(samples)} samples do; "
+                "explain another class, or choose energy inside and say where the evidence is"
             )
         chosen.append(samples[torch.where(less, sure, -1).topk(OTHERS).indices])
     return torch.stack(chosen)

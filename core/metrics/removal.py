@@ -86,7 +86,7 @@ class Removal(Metric):
         Raises:
             TimmscopeError: there is no such step.
         """
-        if not 0 <= step <= self.steps:
+        if step not in range(self.steps + 1):
             raise TimmscopeError(f"no step {step}; steps go from 0 to {self.steps}")
         outputs = self._outputs(run, values, restored=self.restores)[:, step]
         order = ranking(values, run.generator())

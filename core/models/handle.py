@@ -22,7 +22,7 @@ from core.errors import FAULTS, NotApplicableError, unknown
 from core.models.layers import Probe, probe
 from core.models.samples import sample_inputs
 from core.outputs import without_classes
-from core.passes import Budget
+from core.passes import Budget, is_out_of_memory
 from core.preprocessing import Preprocessing
 from core.types import AttentionLayer, Layer, Need
 
@@ -250,7 +250,9 @@ class ModelHandle:
             twin = self._with(self.model, sized, owned=self.owned)
             try:
                 fits = twin.outputs == self.outputs
-            except FAULTS:  # whatever the model's own code says to a size it cannot take
+            except FAULTS as error:  # whatever the model's own code says to a size it cannot take
+                if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                    raise
                 fits = False
             self._enlarged[times] = twin if fits else None
         return self._enlarged[times]

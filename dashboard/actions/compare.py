@@ -145,9 +145,14 @@ def recommend(
     on_progress: OnProgress | None = None,
 ) -> Recommended:
     """Which of the chosen methods to take for this picture, and why."""
+    if not methods:
+        return Recommended([empty_panel("Choose at least one method to compare.")], [])
     try:
         asked = ask(service, question, on_progress)
         answer = answers(asked, methods, settings, layer, on_progress)
+        failed = [error_panel(METHODS[key].label, why) for key, why in answer.errors.items()]
+        if not answer.results:
+            return Recommended(failed, [], asked.question)
         found = asked.explainer.recommend(
             asked.look, answer.results, target=asked.target, on_progress=on_progress
         )
@@ -173,7 +178,7 @@ def recommend(
         [METHODS[key].label, round(gain, 3), None, None, None, "control"]
         for key, gain in sorted(found.controls.items(), key=lambda item: -item[1])
     ]
-    return Recommended([panel], table, asked.question)
+    return Recommended([panel, *failed], table, asked.question)
 
 
 def _remark(found: Recommendation, method: str) -> str:

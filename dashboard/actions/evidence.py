@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import TimmscopeError
+from core.image import open_picture
 from core.truth import parse_box
 from dashboard.actions.question import Asked, ask
 from dashboard.state import Question, Service
@@ -65,18 +65,25 @@ def canvas(service: Service, question: Question) -> NDArray[np.uint8]:
     return np.asarray(picture.convert("RGB"))
 
 
-def drawn(service: Service, question: Question, drawing: Any) -> str:
-    """A mask file from a drawing over the picture, as Gradio's editor gives it.
+def drawn(service: Service, question: Question, drawing: str | None) -> str:
+    """A mask file from what was painted over the picture.
+
+    Args:
+        service: answers.
+        question: what the page asks.
+        drawing: path of the painted layer, a picture that is clear where nothing is painted.
 
     Raises:
-        TimmscopeError: nothing is drawn.
+        TimmscopeError: nothing is painted, or the file is no such picture.
     """
-    layers = (drawing or {}).get("layers") or []
-    opaque = [np.asarray(layer)[..., 3] >= DRAWN for layer in layers if np.ndim(layer) == 3]
-    if not opaque or not np.any(opaque):
-        raise TimmscopeError("nothing is drawn yet; paint over the evidence, then use the drawing")
     size = ask(service, question).look.pictures[0].image.size
-    mask = PIL.Image.fromarray(np.any(opaque, axis=0).astype(np.uint8) * 255)
-    path = service.folder() / "drawing.png"
-    mask.resize(size, PIL.Image.Resampling.NEAREST).save(path)
-    return str(path)
+    if drawing is not None:
+        open_picture(drawing)  # refuses what is no picture, or too large a one
+        with PIL.Image.open(drawing) as layer:
+            if "A" in layer.getbands():
+                painted = layer.getchannel("A").point(lambda opacity: 255 * (opacity >= DRAWN))
+                if painted.getbbox() is not None:
+                    path = service.folder() / "drawing.png"
+                    painted.resize(size, PIL.Image.Resampling.NEAREST).save(path)
+                    return str(path)
+    raise TimmscopeError("nothing is drawn yet; paint over the evidence, then use the drawing")

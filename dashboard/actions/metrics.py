@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from core import METHODS, METRICS, Attribution
 from core.asking import OnProgress
-from core.errors import CancelledError, NotApplicableError, TimmscopeError
+from core.errors import FAULTS, CancelledError, NotApplicableError, TimmscopeError
 from core.metrics.base import Given, Metric
 from core.types import Score
 from core.views.charts import Curve, curves_panel
@@ -20,6 +21,8 @@ from dashboard.actions.evidence import UNKNOWN, Evidence, truth_of
 from dashboard.actions.question import Asked, Choices, Settings, answers, ask, trouble
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
+
+logger = logging.getLogger(__name__)
 
 METHOD_ONLY = ["Method"]
 MOST_AMONG = 200
@@ -141,8 +144,11 @@ class _Asking:
         for key, found in self.results.items():
             try:
                 own[key] = asker.measure(look, found, metric, **self.question)
-            except NotApplicableError as reason:  # its cell stays empty
-                self.reasons[metric.key] = str(reason)
+            except CancelledError:
+                raise
+            except FAULTS as reason:  # its cell stays empty
+                logger.info("%s of %s failed", metric.key, key, exc_info=True)
+                self.reasons[metric.key] = str(reason).partition("\n")[0]
         if own:
             self.reasons.pop(metric.key, None)
             with suppress(NotApplicableError):

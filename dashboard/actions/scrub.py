@@ -54,8 +54,8 @@ def scrub(
         layer: where CAM methods look.
         on_progress: told of rows, where the map is no longer kept.
     """
-    method, _, metric = (curve or "").partition(" ")
-    if metric not in CURVES:
+    method, _, metric = str(curve or "").partition(" ")
+    if metric not in CURVES or method not in METHODS:
         return [empty_panel("Measure deletion, insertion or the like, then choose a curve.")]
     try:
         asked = ask(service, question, on_progress)
@@ -63,7 +63,7 @@ def scrub(
         instance = METRICS.make(metric, params_of(settings, metric, CURVES[metric]))
         assert isinstance(instance, Removal)
         step = round(min(max(share, 0), 100) / 100 * instance.steps)
-        found = asked.explainer.frame(asked.look, answer, instance, step=step, target=asked.target)
+        found = asked.explainer.frame(asked.look, answer, instance, step=step)
     except CancelledError:
         raise
     except TimmscopeError as error:

@@ -22,6 +22,19 @@ from dashboard.tabs.work import METHOD_CHOICES, cancelling, follow_model, keep
 EMPTY = [empty_panel("Choose methods and metrics, then press Measure.")]
 
 
+class Canvas(gr.ImageEditor):
+    """An editor that hands on the file of its first layer, for `core.image` to check."""
+
+    def preprocess(self, payload: Any) -> str | None:  # type: ignore[override]
+        """The path of what was painted; None if nothing was."""
+        layers = payload.layers if payload is not None else []
+        return layers[0].path if layers and layers[0] is not None else None
+
+    def get_block_name(self) -> str:
+        """The page's own component that this one builds on."""
+        return "imageeditor"
+
+
 @dataclass(frozen=True)
 class Told:
     """The widgets in which a person says where the evidence is.
@@ -198,7 +211,7 @@ def _evidence(side: Sidebar) -> Told:
                 label="Only objects of this class", info="As the annotation calls it; empty for all"
             )
         with gr.Column(scale=2, min_width=300):
-            editor = gr.ImageEditor(
+            editor = Canvas(
                 label="A drawing",
                 type="numpy",
                 image_mode="RGBA",
@@ -222,7 +235,7 @@ def _evidence(side: Sidebar) -> Told:
             raise gr.Error(str(error)) from None
 
     @asking
-    def drawn(question: Question, drawing: Any) -> str:
+    def drawn(question: Question, drawing: str | None) -> str:
         try:
             return actions.drawn(side.service, question, drawing)
         except TimmscopeError as error:
