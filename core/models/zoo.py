@@ -129,10 +129,11 @@ def _spread(model: Any, noise: Tensor) -> None:
     """Scale a linear classifier so that a logit varies by about one between pictures of noise."""
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
     heads = head if isinstance(head, tuple | list) else [head]
-    linear = [[m for m in h.modules() if isinstance(m, LINEAR)] for h in heads if h is not None]
-    spread = model(noise).std(0).mean()
-    for modules in filter(None, linear):
-        modules[-1].weight /= spread
+    linear = [m for h in heads if h is not None for m in h.modules() if isinstance(m, LINEAR)]
+    if linear:  # side by side, where there are several
+        spread = model(noise).std(0).mean()
+        for module in linear:
+            module.weight /= spread
 
 
 def _built(name: str, side: int | None) -> nn.Module:
