@@ -24,11 +24,13 @@ from core.types import Cost, Law
     family="perturbation",
     about="Best for large evidence in any model; not for fine detail, signs or a quick answer.",
     paper="arXiv:1806.07421",
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
+    laws=[Law.CLASS_SENSITIVE],
 )
 class Rise(Method):
     """Mean score of randomly masked copies in which a pixel is seen (Petsiuk et al., 2018).
 
+    Every pixel gets about the mean score of all copies, and evidence a little more: values rank
+    pixels, and their shares say nothing.
     Masks are coarse random grids, enlarged bilinearly and shifted. The map's standard error comes
     with it, as `standard_error`.
     """
