@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.scoring import Values, interval, table
+from benchmarks.scoring import Values, interval, parameters, table
 from benchmarks.truth import Case, collect, planes
 from core import METHODS, METRICS, Explainer, load_model
 from core.cache import Cache
@@ -139,11 +139,9 @@ def _maps(
 
 def page(found: Mapping[str, Mapping[str, Found | None]], pictures: int) -> str:
     """The whole page, as Markdown."""
-    said = "; ".join(
-        f"`{key}` with " + ", ".join(f"`{name}={value}`" for name, value in given.items())
-        for key, given in PARAMETERS.items()
+    intro = INTRO.format(
+        known=KNOWN, pictures=pictures, parameters=f", but for {parameters(PARAMETERS)}"
     )
-    intro = INTRO.format(known=KNOWN, pictures=pictures, parameters=f", but for {said}")
     rows = [
         [f"`{key}`", "the method" if Given.METHOD in METRICS[key].needs else "the map"]
         + [_cell(one) for one in by_world.values()]

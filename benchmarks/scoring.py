@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,14 @@ def layer_facts(explainer: Explainer, layer: str) -> list[str]:
     assert layout is not None
     chosen = "default" if layer == explainer.model.resolve_layer([Need.LAYER], None) else ""
     return [f"`{layer}`", f"{layout.grid[0]} x {layout.grid[1]}", chosen]
+
+
+def parameters(given: Mapping[str, Mapping[str, object]]) -> str:
+    """Which parameters are not the defaults, by method or metric, in words."""
+    return "; ".join(
+        f"`{key}` with " + ", ".join(f"`{name}={value}`" for name, value in values.items())
+        for key, values in given.items()
+    )
 
 
 def percent(values: Values) -> str:

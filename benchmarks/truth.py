@@ -27,6 +27,7 @@ from benchmarks.scoring import (
     hit,
     interval,
     layer_facts,
+    parameters,
     percent,
     share,
     table,
@@ -261,20 +262,13 @@ below were never trained on, and the model finds the right class in each.
 
 Means with 95 % bootstrap intervals over {options.pictures} pictures of one object and as many of
 two; fewer where a method took longer than {options.seconds:g} s. Methods run with their default
-parameters, on their default layer, but for {_parameters()}.{_left_out(options.methods)}
+parameters, on their default layer, but for {parameters(PARAMETERS)}.{_left_out(options.methods)}
 """
 
 
 def _left_out(methods: Sequence[str]) -> str:
     left = [f"`{key}`" for key in METHODS if key not in methods and key not in CONTROLS]
     return f" Not run this time: {', '.join(left)}." if left else ""
-
-
-def _parameters() -> str:
-    return "; ".join(
-        f"`{key}` with " + ", ".join(f"`{name}={value}`" for name, value in given.items())
-        for key, given in PARAMETERS.items()
-    )
 
 
 def _ranking(name: str, case: Case, found: Mapping[str, Found]) -> str:

@@ -137,11 +137,11 @@ def test_one_failing_method_never_kills_the_others(service: Service) -> None:
 
 def test_agreement_stands_below_the_maps(service: Service) -> None:
     found = actions.compare(service, about(), ["gradcam", "hirescam", "sobel"], {}, None, False)
-    *maps, where, ranks, tops = found.panels
+    *maps, where, ranks, structure, tops = found.panels
     assert len(maps) == 3
     assert where["map"]
     assert where["title"] == "Where they disagree"
-    for panel in (ranks, tops):
+    for panel in (ranks, structure, tops):
         (trace,) = panel["figure"]["data"]
         assert not panel["map"]
         assert [row[i] for i, row in enumerate(trace["z"])] == [1, 1, 1]
@@ -187,7 +187,9 @@ def test_scores_stand_beside_the_controls(service: Service) -> None:
     ]
     assert found.headers[1:3] == ["Deletion ↓", "Insertion ↑"]
     assert len(found.headers) == 1 + len(metrics)
-    assert len(found.panels) == 2, "one for each curve"
+    *curves, reason = found.panels
+    assert len(curves) == 2
+    assert "promises no sum" in reason["caption"]
     assert all(row[3] > 0 and row[4] is None for row in found.table), "none promises a sum"
     dashes = [trace.get("line", {}).get("dash") for trace in found.panels[0]["figure"]["data"]]
     assert len(dashes) == len(found.table)
