@@ -49,6 +49,8 @@ FIRST = HELD_OUT + 10_000
 """The first seed looked at: not the pictures that the accuracy is measured on."""
 CHUNK = 4
 """Pictures explained at a time."""
+LAYER_PICTURES = 200
+"""Pictures, of one object and of two, on which layers are compared."""
 FEWEST = 8
 """Pictures that every method is tried on, however long it takes."""
 
@@ -172,27 +174,34 @@ def score(case: Case, method: str | Method, seconds: float) -> Found:
 
 
 def _score_single(
-    found: Found, explainer: Explainer, method: Method, scenes: Sequence[Scene], seed: int
+    found: Found,
+    explainer: Explainer,
+    method: Method,
+    scenes: Sequence[Scene],
+    seed: int,
+    layer: str | None = None,
 ) -> None:
-    _note(found, explained(explainer, method, scenes, [s.classes[0] for s in scenes], seed), scenes)
-
-
-def _note(found: Found, values: Values, scenes: Sequence[Scene]) -> None:
-    """Score maps (B, H, W) of pictures of one object."""
+    classes = [s.classes[0] for s in scenes]
+    values = explained(explainer, method, scenes, classes, seed, layer)
     pairs = [(v, s.masks[0]) for v, s in zip(values, scenes, strict=True)]
     found.inside = np.append(found.inside, [share(*pair) for pair in pairs])
     found.hits = np.append(found.hits, [hit(*pair) for pair in pairs])
 
 
 def _score_pairs(
-    found: Found, explainer: Explainer, method: Method, scenes: Sequence[Scene], seed: int
+    found: Found,
+    explainer: Explainer,
+    method: Method,
+    scenes: Sequence[Scene],
+    seed: int,
+    layer: str | None = None,
 ) -> None:
     """The mean of both questions for each picture; nothing where there are no pictures."""
     if not scenes:
         return
     asked = [(s, which) for s in scenes for which in range(2)]
     values = explained(
-        explainer, method, [s for s, _ in asked], [s.classes[w] for s, w in asked], seed
+        explainer, method, [s for s, _ in asked], [s.classes[w] for s, w in asked], seed, layer
     )
     right = [
         fraction(share(v, s.masks[w]), share(v, s.masks.any(0)))
@@ -226,18 +235,17 @@ def beats(found: Found, control: Found) -> bool:
 # -- layers ---------------------------------------------------------------------------------------
 
 
-def layer_scores(case: Case, layer: str) -> tuple[Values, Values] | None:
-    """Grad-CAM at one layer: shares inside, and hits; None if it does not apply there."""
+def layer_scores(case: Case, layer: str) -> Found | None:
+    """Grad-CAM at one layer, on the first pictures; None if it does not apply there."""
     gradcam, found = METHODS.make("gradcam"), Found()
     try:
-        for start in range(0, len(case.single), CHUNK):
-            scenes = case.single[start : start + CHUNK]
-            classes = [one.classes[0] for one in scenes]
-            values = explained(case.explainer, gradcam, scenes, classes, start, layer)
-            _note(found, values, scenes)
+        for start in range(0, min(len(case.single), LAYER_PICTURES), CHUNK):
+            part = slice(start, start + CHUNK)
+            _score_single(found, case.explainer, gradcam, case.single[part], start, layer)
+            _score_pairs(found, case.explainer, gradcam, case.pairs[part], start, layer)
     except NotApplicableError:
         return None
-    return found.inside, found.hits
+    return found
 
 
 # -- page -----------------------------------------------------------------------------------------
@@ -263,6 +271,7 @@ below were never trained on, and the model finds the right class in each.
 Means with 95 % bootstrap intervals over {options.pictures} pictures of one object and as many of
 two; fewer where a method took longer than {options.seconds:g} s. Methods run with their default
 parameters, on their default layer, but for {parameters(PARAMETERS)}.{_left_out(options.methods)}
+Layers are compared on at most {LAYER_PICTURES} pictures.
 """
 
 
@@ -313,13 +322,17 @@ def _layers_of_world(case: Case) -> str:
     handle = case.explainer.model
     rows = []
     for layer in candidates(case.explainer):
-        scores = layer_scores(case, layer)
-        cells = ["does not apply", ""] if scores is None else [percent(v) for v in scores]
+        found = layer_scores(case, layer)
+        cells = (
+            ["does not apply", "", ""]
+            if found is None
+            else [percent(values) for values in (found.inside, found.hits, found.right)]
+        )
         rows.append([*layer_facts(case.explainer, layer), *cells])
     return "\n".join(
         [
             f"### Grad-CAM by layer: `{handle.name}`\n",
-            table(["layer", "grid", "", "inside", "pointing"], rows),
+            table(["layer", "grid", "", "inside", "pointing", "right of two"], rows),
         ]
     )
 
