@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import importlib.util
 import random
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,6 +94,10 @@ class Found:
     shares: Values = field(default_factory=lambda: np.empty(0))
     refused: str = ""
 
+    def brief(self) -> str:
+        """In a few words."""
+        return self.refused or percent(self.shares)
+
 
 # -- models and pictures --------------------------------------------------------------------------
 
@@ -169,11 +172,11 @@ def mosaics(known: Sequence[tuple[Tensor, int]], rounds: int) -> Iterator[Mosaic
 
 
 def score(game: Game, method: str, seconds: float, layer: str | None = None) -> Found:
-    """One method on as many mosaics as `seconds` allow."""
-    began, shares = time.perf_counter(), []
+    """One method on as many mosaics as `seconds` of the processor allow."""
+    began, shares = time.process_time(), []
     try:
         for done, mosaic in enumerate(game.mosaics):
-            spent = time.perf_counter() - began
+            spent = time.process_time() - began
             if done >= FEWEST and spent * (done + 1) / done > seconds:
                 break
             shares.append(right_quarter(game.explainer, mosaic, method, layer))
@@ -203,28 +206,29 @@ def right_quarter(
 # -- page -----------------------------------------------------------------------------------------
 
 
-def section(methods: Sequence[str], seconds: float, rounds: int = ROUNDS) -> str:
-    """What the games showed, as Markdown: methods on the embedded model, layers on both."""
-    parts = ["## Photographs\n", INTRO.format(rounds=rounds, parameters=parameters(PARAMETERS))]
-    for contestant in CONTESTANTS:
-        played = game(contestant, rounds)
-        parts += [
-            f"### `{contestant}`\n",
-            f"{played.known} photographs known, {len(played.mosaics)} mosaics.\n",
-        ]
-        if contestant == NAME:
-            parts.append(_methods(played, methods, seconds))
-        parts.append(_layers(played, seconds))
-    return "\n".join(parts)
+def intro(rounds: int) -> str:
+    """What the game is, as Markdown."""
+    return f"## Photographs\n\n{INTRO.format(rounds=rounds, parameters=parameters(PARAMETERS))}"
 
 
-def _methods(played: Game, methods: Sequence[str], seconds: float) -> str:
-    found = {}
-    for key in methods:
-        found[key] = score(played, key, seconds)
-        said = found[key].refused or percent(found[key].shares)
-        sys.stderr.write(f"{NAME} mosaics {key}: {said}\n")
-    return ranking(found)
+def section(
+    contestant: str, played: Game, found: Mapping[str, Found], ask: Callable[[str], Found]
+) -> str:
+    """What a model's game showed, as Markdown.
+
+    Args:
+        contestant: the model's name.
+        played: its game.
+        found: what methods scored; may be empty.
+        ask: what Grad-CAM scored on a layer.
+    """
+    parts = [
+        f"### `{contestant}`\n",
+        f"{played.known} photographs known, {len(played.mosaics)} mosaics.\n",
+    ]
+    if found:
+        parts.append(ranking(found))
+    return "\n".join([*parts, _layers(played.explainer, ask)])
 
 
 def ranking(found: Mapping[str, Found]) -> str:
@@ -251,10 +255,10 @@ def _against_chance(key: str, shares: Values) -> str:
     return "above chance" if low > 0.25 else "below chance" if high < 0.25 else "at chance"
 
 
-def _layers(played: Game, seconds: float) -> str:
+def _layers(explainer: Explainer, ask: Callable[[str], Found]) -> str:
     rows = []
-    for layer in candidates(played.explainer):
-        found = score(played, "gradcam", seconds, layer)
-        said = "does not apply" if found.refused else percent(found.shares)
-        rows.append([*layer_facts(played.explainer, layer), said])
+    for layer in candidates(explainer):
+        found = ask(layer)
+        said = "does not apply" if found.refused else found.brief()
+        rows.append([*layer_facts(explainer, layer), said])
     return "Grad-CAM by layer:\n\n" + table(["layer", "grid", "", "right quarter"], rows)

@@ -27,8 +27,8 @@ from core.models.embedded import NAME
 from core.types import Attribution
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
-LADDER = (10, 20, 30, 50, 75, 100, 150, 200, 300, 400)
-"""Fixed steps tried."""
+LADDER = (10, 20, 30, 40, 50, 60, 70, 80, 90, *range(100, 401, 25))
+"""Fixed steps tried, fine enough that few that fail lie between two that do not."""
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,12 @@ def report(cases: Sequence[Case]) -> str:
         )
         for c in cases
     ]
-    share = statistics.median(c.share for c in cases)
+    shares = [c.share for c in cases]
     nearer = sum(c.distance < c.distance_fixed for c in cases)
     closer = statistics.median(c.distance / c.distance_fixed for c in cases)
     summary = [
-        f"median share of the passes that fixed steps need: {share:.2f} (to be at most 0.50)",
+        f"share of the passes that fixed steps need: {max(shares):.2f} at most, median "
+        f"{statistics.median(shares):.2f} (to be at most 0.50)",
         f"nearer the fine map than as many fixed steps: {nearer} of {len(cases)}; "
         f"median {closer:.2f} of their distance (to be below 1)",
     ]

@@ -2,16 +2,20 @@
 
 Run as ``python -m benchmarks.truth``. On each model of the generated world, whose evidence is known
 pixel by pixel, every method that can run is scored beside the controls. Further, Grad-CAM is scored
-on every layer that could be the default one.
+on every layer that could be the default one. Photographs in mosaics follow, see `mosaics`. Several
+processes do the work and keep what they find in a journal, from which the page is then written.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
+import multiprocessing
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import mosaics
+from benchmarks import journal, mosaics
 from benchmarks.scoring import (
     Values,
     candidates,
@@ -34,8 +38,9 @@ from benchmarks.scoring import (
 )
 from core import METHODS, Explainer, ModelHandle, load_model
 from core.cache import Cache
-from core.errors import FAULTS, NotApplicableError, TimmscopeError
+from core.errors import FAULTS, TimmscopeError
 from core.methods.base import Method
+from core.models.embedded import NAME
 from core.targets import ClassLogit
 from core.types import Law, upsample
 from core.worlds import WORLDS
@@ -44,6 +49,8 @@ from core.worlds.train import to_input
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "truth.md"
+JOURNAL = ROOT / "out" / "truth.jsonl"
+"""Where what is found is kept as it comes, for `--resume`."""
 CONTROLS = tuple(key for key, cls in METHODS.items() if cls.family == "control")
 FIRST = HELD_OUT + 10_000
 """The first seed looked at: not the pictures that the accuracy is measured on."""
@@ -53,6 +60,8 @@ LAYER_PICTURES = 200
 """Pictures, of one object and of two, on which layers are compared."""
 FEWEST = 8
 """Pictures that every method is tried on, however long it takes."""
+LAYERS = "layers"
+"""Grad-CAM on every layer, as a part of the work."""
 
 PARAMETERS: Mapping[str, Mapping[str, object]] = {
     "occlusion": {"window": 12, "stride": 6},
@@ -84,7 +93,7 @@ class Found:
         hits: whether the largest value lies on it.
         right: of the share on either object of two, that on the object asked for.
         refused: why there is nothing.
-        seconds: it took.
+        seconds: of the processor, that it took.
     """
 
     inside: Values = field(default_factory=lambda: np.empty(0))
@@ -93,35 +102,106 @@ class Found:
     refused: str = ""
     seconds: float = 0.0
 
+    def brief(self) -> str:
+        """In a few words."""
+        return self.refused or f"{100 * self.inside.mean():.0f} %, {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, and where it is kept.
+
+    Attributes:
+        models: of the generated world.
+        methods: with the controls.
+        pictures: of one object, and of two.
+        seconds: of the processor, the most for a method on a model.
+        rounds: uses of a photograph; 0 leaves them out.
+        journal: what is found, a line each.
+    """
+
+    models: Sequence[str]
+    methods: Sequence[str]
+    pictures: int
+    seconds: float
+    rounds: int
+    journal: Path
+
+    def parts(self) -> Iterator[tuple[str, str]]:
+        """A model and a method, or a model and `LAYERS`: what can be done on its own."""
+        if self.rounds:
+            yield from ((NAME, method) for method in self.methods)
+            yield from ((contestant, LAYERS) for contestant in mosaics.CONTESTANTS)
+        for model in self.models:
+            yield from ((model, part) for part in [*self.methods, LAYERS])
+
+    def found(self, model: str, method: str, layer: str = "") -> Found:
+        """What a method scored on a model of the world."""
+        case, at = _case(model, self.pictures), layer or None
+        name = f"{model} {method} {layer} pictures={self.pictures} seconds={self.seconds:g}"
+        return journal.once(
+            self.journal, name, Found, lambda: score(case, method, self.seconds, at)
+        )
+
+    def played(self, model: str, method: str, layer: str = "") -> mosaics.Found:
+        """What a method scored on a model's mosaics."""
+        game, at = _game(model, self.rounds), layer or None
+        name = f"mosaics {model} {method} {layer} rounds={self.rounds} seconds={self.seconds:g}"
+        return journal.once(
+            self.journal,
+            name,
+            mosaics.Found,
+            lambda: mosaics.score(game, method, self.seconds, at),
+        )
+
+
+@functools.cache
+def _case(model: str, pictures: int) -> Case:
+    return collect(load_model(model, device="cpu"), pictures)
+
+
+@functools.cache
+def _game(contestant: str, rounds: int) -> mosaics.Game:
+    return mosaics.game(contestant, rounds)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write the page."""
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    parts = [_intro(options)]
-    for name in options.models:
-        case = collect(load_model(name, device="cpu"), options.pictures)
-        found: dict[str, Found] = {}
-        for key in dict.fromkeys([*CONTROLS, *options.methods]):
-            found[key] = score(case, key, options.seconds)
-            sys.stderr.write(f"{name} {key}: {_brief(found[key])}\n")
-        parts += [_ranking(name, case, found), _layers_of_world(case)]
-    if not options.no_photographs:
-        methods = list(dict.fromkeys([*CONTROLS, *options.methods]))
-        parts.append(mosaics.section(methods, options.seconds, options.rounds))
-    options.page.write_text("\n".join(parts), encoding="utf-8")
+    methods = list(dict.fromkeys([*CONTROLS, *options.methods]))
+    asked = options.models, methods, options.pictures, options.seconds, options.rounds
+    plan = Plan(*asked, options.journal)
+    if not options.resume:
+        plan.journal.unlink(missing_ok=True)
+    if options.jobs > 1:
+        processes = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(options.jobs, processes, torch.set_num_threads, (1,)) as pool:
+            for done in as_completed(pool.submit(work, plan, *part) for part in plan.parts()):
+                sys.stderr.write(f"{done.result()}\n")
+    options.page.write_text(page(plan), encoding="utf-8")
     return 0
+
+
+def work(plan: Plan, model: str, part: str) -> str:
+    """Do one part of a plan; what was found, in a line."""
+    ask = plan.found if model in WORLDS else plan.played
+    if part != LAYERS:
+        return f"{model} {part}: {ask(model, part).brief()}"
+    shown = _case(model, plan.pictures) if model in WORLDS else _game(model, plan.rounds)
+    done = [ask(model, "gradcam", layer) for layer in candidates(shown.explainer)]
+    return f"{model} {LAYERS}: {len(done)} tried"
 
 
 def _parser() -> argparse.ArgumentParser:
     asked = argparse.ArgumentParser(prog="python -m benchmarks.truth", description=__doc__)
-    asked.add_argument("--models", nargs="+", default=list(WORLDS), choices=list(WORLDS))
+    asked.add_argument("--models", nargs="*", default=list(WORLDS), choices=list(WORLDS))
     asked.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     asked.add_argument("--pictures", type=int, default=600, help="of one object, and of two")
-    asked.add_argument("--seconds", type=float, default=20, help="the most for a method and model")
-    asked.add_argument("--threads", type=int, default=2)
-    asked.add_argument("--no-photographs", action="store_true", help="leave out the mosaics")
+    asked.add_argument("--seconds", type=float, default=10, help="the most for a method and model")
     asked.add_argument("--rounds", type=int, default=mosaics.ROUNDS, help="uses of a photograph")
+    asked.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    asked.add_argument("--resume", action="store_true", help="go on with what the journal holds")
+    asked.add_argument("--journal", type=Path, default=JOURNAL)
     asked.add_argument("--page", type=Path, default=PAGE)
     return asked
 
@@ -152,24 +232,24 @@ def planes(scenes: Iterable[Scene]) -> Tensor:
 # -- scores ---------------------------------------------------------------------------------------
 
 
-def score(case: Case, method: str | Method, seconds: float) -> Found:
-    """One method on as many pictures as `seconds` allow."""
+def score(case: Case, method: str | Method, seconds: float, layer: str | None = None) -> Found:
+    """One method on as many pictures as `seconds` allow; at most `LAYER_PICTURES` on a layer."""
     found = Found()
     if isinstance(method, str):
         method = METHODS.make(method, PARAMETERS.get(method))
-    began = time.perf_counter()
+    began, most = time.process_time(), len(case.single)
     try:
-        for start in range(0, len(case.single), CHUNK):
-            spent = time.perf_counter() - began
+        for start in range(0, most if layer is None else min(most, LAYER_PICTURES), CHUNK):
+            spent = time.process_time() - began
             if start >= FEWEST and spent * (start + CHUNK) / start > seconds:
                 break
             part = slice(start, start + CHUNK)
-            _score_single(found, case.explainer, method, case.single[part], seed=start)
-            _score_pairs(found, case.explainer, method, case.pairs[part], seed=start)
+            _score_single(found, case.explainer, method, case.single[part], start, layer)
+            _score_pairs(found, case.explainer, method, case.pairs[part], start, layer)
     except FAULTS as error:
         kind = "" if isinstance(error, TimmscopeError) else f"{type(error).__name__}: "
         return Found(refused=kind + str(error).partition("\n")[0])
-    found.seconds = time.perf_counter() - began
+    found.seconds = time.process_time() - began
     return found
 
 
@@ -179,7 +259,7 @@ def _score_single(
     method: Method,
     scenes: Sequence[Scene],
     seed: int,
-    layer: str | None = None,
+    layer: str | None,
 ) -> None:
     classes = [s.classes[0] for s in scenes]
     values = explained(explainer, method, scenes, classes, seed, layer)
@@ -194,7 +274,7 @@ def _score_pairs(
     method: Method,
     scenes: Sequence[Scene],
     seed: int,
-    layer: str | None = None,
+    layer: str | None,
 ) -> None:
     """The mean of both questions for each picture; nothing where there are no pictures."""
     if not scenes:
@@ -232,26 +312,26 @@ def beats(found: Found, control: Found) -> bool:
     return interval(found.inside[:count] - control.inside[:count])[0] > 0
 
 
-# -- layers ---------------------------------------------------------------------------------------
-
-
-def layer_scores(case: Case, layer: str) -> Found | None:
-    """Grad-CAM at one layer, on the first pictures; None if it does not apply there."""
-    gradcam, found = METHODS.make("gradcam"), Found()
-    try:
-        for start in range(0, min(len(case.single), LAYER_PICTURES), CHUNK):
-            part = slice(start, start + CHUNK)
-            _score_single(found, case.explainer, gradcam, case.single[part], start, layer)
-            _score_pairs(found, case.explainer, gradcam, case.pairs[part], start, layer)
-    except NotApplicableError:
-        return None
-    return found
-
-
 # -- page -----------------------------------------------------------------------------------------
 
 
-def _intro(options: argparse.Namespace) -> str:
+def page(plan: Plan) -> str:
+    """The whole page, as Markdown; what the journal lacks is found out."""
+    parts = [_intro(plan)]
+    for model in plan.models:
+        found = {key: plan.found(model, key) for key in plan.methods}
+        parts += [_ranking(_case(model, plan.pictures), found), _layers_of_world(plan, model)]
+    if plan.rounds:
+        parts.append(mosaics.intro(plan.rounds))
+    for contestant in mosaics.CONTESTANTS if plan.rounds else ():
+        methods = plan.methods if contestant == NAME else ()
+        by_method = {key: plan.played(contestant, key) for key in methods}
+        ask = functools.partial(plan.played, contestant, "gradcam")
+        parts.append(mosaics.section(contestant, _game(contestant, plan.rounds), by_method, ask))
+    return "\n".join(parts)
+
+
+def _intro(plan: Plan) -> str:
     return f"""\
 # Known truth
 
@@ -268,9 +348,10 @@ below were never trained on, and the model finds the right class in each.
   of the difference with a 95 % interval. Methods with the promise `localises` claim that it
   is, and a test holds this page to it; the others make no claim.
 
-Means with 95 % bootstrap intervals over {options.pictures} pictures of one object and as many of
-two; fewer where a method took longer than {options.seconds:g} s. Methods run with their default
-parameters, on their default layer, but for {parameters(PARAMETERS)}.{_left_out(options.methods)}
+Means with 95 % bootstrap intervals over {plan.pictures} pictures of one object and as many of
+two; fewer where a method took longer than {plan.seconds:g} s of one processor, but at least
+{FEWEST}. Methods run with their default parameters, on their default layer, but for
+{parameters(PARAMETERS)}.{_left_out(plan.methods)}
 Layers are compared on at most {LAYER_PICTURES} pictures.
 """
 
@@ -280,7 +361,8 @@ def _left_out(methods: Sequence[str]) -> str:
     return f" Not run this time: {', '.join(left)}." if left else ""
 
 
-def _ranking(name: str, case: Case, found: Mapping[str, Found]) -> str:
+def _ranking(case: Case, found: Mapping[str, Found]) -> str:
+    name = case.explainer.model.name
     done = {key: f for key, f in found.items() if not f.refused}
     ranked = sorted(done, key=lambda key: -done[key].inside.mean())
     rows = [
@@ -318,27 +400,23 @@ def _verdict(key: str, done: Mapping[str, Found]) -> str:
     return text if Law.LOCALISES in METHODS[key].laws else f"{text} (no claim)"
 
 
-def _layers_of_world(case: Case) -> str:
-    handle = case.explainer.model
+def _layers_of_world(plan: Plan, model: str) -> str:
+    explainer = _case(model, plan.pictures).explainer
     rows = []
-    for layer in candidates(case.explainer):
-        found = layer_scores(case, layer)
+    for layer in candidates(explainer):
+        found = plan.found(model, "gradcam", layer)
         cells = (
             ["does not apply", "", ""]
-            if found is None
+            if found.refused
             else [percent(values) for values in (found.inside, found.hits, found.right)]
         )
-        rows.append([*layer_facts(case.explainer, layer), *cells])
+        rows.append([*layer_facts(explainer, layer), *cells])
     return "\n".join(
         [
-            f"### Grad-CAM by layer: `{handle.name}`\n",
+            f"### Grad-CAM by layer: `{model}`\n",
             table(["layer", "grid", "", "inside", "pointing", "right of two"], rows),
         ]
     )
-
-
-def _brief(found: Found) -> str:
-    return found.refused or f"{100 * found.inside.mean():.0f} %, {found.seconds:.1f} s"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import timm
 import torch
 from torch import Tensor
 
+from benchmarks import journal
 from core import METHODS, Explainer, ModelHandle
 from core.errors import FAULTS, NotApplicableError, TimmscopeError
 from core.methods.base import Method
@@ -251,28 +252,17 @@ def gathered(family: str, keys: Sequence[str], output: str, end: str) -> Report:
 # -- all of them ----------------------------------------------------------------------------------
 
 
-def sweep(families: Sequence[str], keys: Sequence[str], jobs: int, journal: Path) -> None:
+def sweep(families: Sequence[str], keys: Sequence[str], jobs: int, path: Path) -> None:
     """Reports on all families into the journal, several at a time."""
-    journal.parent.mkdir(exist_ok=True)
-    with ThreadPoolExecutor(jobs) as pool, journal.open("a", encoding="utf-8") as file:
+    with ThreadPoolExecutor(jobs) as pool:
         for done in as_completed(pool.submit(_parent, family, keys) for family in families):
-            file.write(json.dumps(asdict(done.result())) + "\n")
-            file.flush()
+            journal.add(path, asdict(done.result()))
 
 
-def kept(journal: Path, keys: Sequence[str]) -> dict[str, Report]:
-    """The last report on each family in a journal, in their order; none that lacks a method.
-
-    A line that was cut off in writing is none.
-    """
-    if not journal.exists():
-        return {}
+def kept(path: Path, keys: Sequence[str]) -> dict[str, Report]:
+    """The last report on each family in a journal, in their order; none that lacks a method."""
     found = {}
-    for line in journal.read_text(encoding="utf-8").splitlines():
-        try:
-            told = json.loads(line)
-        except ValueError:
-            continue
+    for told in journal.lines(path):
         verdicts = {told["method"]: Verdict(**told) for told in told.pop("verdicts")}
         if verdicts.keys() >= set(keys):
             found[told["family"]] = Report(**told, verdicts=[verdicts[key] for key in keys])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from benchmarks import mosaics, truth
+from benchmarks import journal, mosaics, truth
 from core import Explainer, load_model
 from core.errors import UnknownNameError
 from core.methods.base import METHODS
@@ -307,11 +306,30 @@ def test_the_page_names_every_world_and_every_control() -> None:
 def test_a_small_page_is_written(tmp_path: Path) -> None:
     words = ["--models", "world_resnet", "--methods", "gradcam", "saliency", "--pictures", "4"]
     page = tmp_path / "truth.md"
-    assert truth.main([*words, "--no-photographs", "--page", str(page), "--threads", "1"]) == 0
+    words += ["--rounds", "0", "--page", str(page), "--journal", str(tmp_path / "found.jsonl")]
+    assert truth.main([*words, "--jobs", "1"]) == 0
     text = page.read_text(encoding="utf-8")
     assert text.index("| `gradcam` |") < text.index("| `random` |")
     assert "Grad-CAM by layer" in text
-    json.dumps(text)
+
+
+def test_what_a_journal_holds_is_not_done_again(tmp_path: Path) -> None:
+    path, asked = tmp_path / "new" / "found.jsonl", []
+
+    def find() -> truth.Found:
+        asked.append(1)
+        return truth.Found(inside=np.array([0.25, 1 / 3]), seconds=2.0)
+
+    first = journal.once(path, "a", truth.Found, find)
+    with path.open("a") as file:
+        file.write('\n{"name": "b", "to')  # cut off in writing
+    again = journal.once(path, "a", truth.Found, find)
+    assert asked == [1]
+    assert again.inside.tolist() == first.inside.tolist()
+    assert (again.right.shape, again.seconds, again.refused) == ((0,), 2.0, "")
+    for _ in range(2):
+        journal.once(path, "b", truth.Found, find)
+    assert asked == [1, 1]
 
 
 def test_a_mosaic_shows_each_photograph_where_it_says() -> None:
