@@ -209,7 +209,7 @@ def read_truth(
             annotation (.xml), or COCO annotations (.json).
         size: height and width of the picture.
         picture: its file name, by which COCO knows it; not needed if the file is about one picture.
-        label: only objects of this class; by default all.
+        label: only objects of this class, in a mask its number; by default all.
 
     Raises:
         TimmscopeError: the file cannot be read, or says nothing about the picture or the class.
@@ -218,7 +218,7 @@ def read_truth(
     if not path.is_file():
         raise TimmscopeError(f"there is no file {str(path)!r} to read the truth from")
     if path.suffix.lower() not in (".xml", ".json"):
-        return _from_image(path)
+        return _from_image(path, label)
     if path.stat().st_size > MAX_BYTES:
         raise TimmscopeError(
             f"{path.name!r} has {path.stat().st_size / 1e6:.0f} MB, more than "
@@ -241,15 +241,30 @@ def read_truth(
 # -- masks ----------------------------------------------------------------------------------------
 
 
-def _from_image(path: Path) -> Mask:
+def _from_image(path: Path, label: str | None) -> Mask:
     open_picture(path)  # refuses what is no picture, or too large a one
     with PIL.Image.open(path) as image:
-        if image.mode in ("P", "1", "L", "I;16", "I"):
-            values = np.asarray(image)
-            return np.asarray((values != 0) & ~((image.mode == "P") & (values == VOID)))
+        if image.mode in ("P", "L", "I;16", "I"):
+            void = VOID if image.mode == "P" else 0
+            return _of_class(np.asarray(image), void, path.name, label)
+        if label is not None:
+            raise TimmscopeError(
+                f"{path.name!r} is a mask that tells no classes apart, so not {label[:80]!r} "
+                "either; leave the class out"
+            )
         if "A" in image.getbands():
             return np.asarray(image.getchannel("A")) > 0
         return np.asarray(np.asarray(image.convert("RGB")).any(2), dtype=bool)
+
+
+def _of_class(values: NDArray[Any], void: int, name: str, label: str | None) -> Mask:
+    """Where a mask of class numbers marks a class, or any."""
+    marked = np.asarray((values != 0) & (values != void))
+    if label is None:
+        return marked
+    labels = [str(number) for number in np.unique(values[marked])]
+    _expect(name, label, labels)
+    return np.asarray(marked & (values == int(label)))
 
 
 # -- VOC --------------------------------------------------------------------------------------

@@ -127,6 +127,8 @@ def standardised(x: Tensor) -> Tensor:
     return nn.functional.batch_norm(x.view(-1, 4, 3), None, None, training=True).flatten(1)
 
 
+OTHERS = torch.arange(12) > 7
+
 SPELLINGS = [
     lambda x: x * x.sigmoid(),
     lambda x: x.clone().mul_(x.sigmoid()),
@@ -138,6 +140,8 @@ SPELLINGS = [
     lambda x: grouped(x) @ torch.ones(12, 2, dtype=x.dtype),
     lambda x: torch.einsum("bi,bi->b", x, x.tanh())[:, None],
     lambda x: x.softmax(1) * nn.functional.softplus(x),
+    lambda x: torch.softmax(1000 * x, -1),
+    lambda x: nn.functional.softmax(x.masked_fill(OTHERS, -torch.inf), dim=1),
 ]
 
 
@@ -145,6 +149,23 @@ SPELLINGS = [
 def test_every_spelling_of_a_function_has_its_rule(function: object) -> None:
     _, run = explained(function)
     assert run.extras["completeness_error"].max() <= EXACT
+
+
+def test_softmax_of_two_is_the_sigmoid_of_their_difference() -> None:
+    values, run = explained(lambda x: (30 * x[:, :2]).softmax(1), baseline="zero")
+    expected, _ = explained(lambda x: torch.sigmoid(30 * (x[:, :1] - x[:, 1:2])), baseline="zero")
+    torch.testing.assert_close(values, expected)
+    assert run.extras["completeness_error"].max() <= EXACT
+
+
+def test_softmax_of_one_picture_twice_has_its_own_slope() -> None:
+    values, run = explained(lambda x: x.softmax(1), baseline="zero")
+    close = run.x * 1e-7
+    slope = torch.autograd.functional.jacobian(lambda x: x.flatten(1).softmax(1)[:, 0].sum(), close)
+    near = Run(run.subject, close, ClassLogit(0))
+    found, _ = METHODS.make("deeplift", {"baseline": "zero"}).attribute(near)
+    torch.testing.assert_close(found, (slope * close).sum(1))
+    assert values.abs().max() > found.abs().max()
 
 
 def test_a_product_gives_each_factor_the_others_mean() -> None:

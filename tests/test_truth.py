@@ -97,6 +97,24 @@ def test_masks_as_pictures(tmp_path: Path, mode: str) -> None:
     assert np.array_equal(read_truth(tmp_path / "mask.png", SIZE), EXPECTED)
 
 
+def test_a_mask_of_numbers_knows_its_classes_and_others_say_that_they_do_not(
+    tmp_path: Path,
+) -> None:
+    numbers = np.zeros(SIZE, np.uint8)
+    numbers[EXPECTED], numbers[0, 0], numbers[5, 7] = 15, 7, 255
+    image = PIL.Image.fromarray(numbers, "L").convert("P")
+    image.putdata(numbers.flatten().tolist())
+    image.save(tmp_path / "numbers.png")
+    assert np.array_equal(read_truth(tmp_path / "numbers.png", SIZE, label="15"), EXPECTED)
+    with pytest.raises(UnknownNameError, match=r"'cat'.*7"):
+        read_truth(tmp_path / "numbers.png", SIZE, label="cat")
+    with pytest.raises(UnknownNameError, match="255"):
+        read_truth(tmp_path / "numbers.png", SIZE, label="255")
+    PIL.Image.fromarray(EXPECTED).save(tmp_path / "one.png")
+    with pytest.raises(TimmscopeError, match="tells no classes apart, so not 'cat'"):
+        read_truth(tmp_path / "one.png", SIZE, label="cat")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [

@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE|BOX",
         help="where the evidence is: a mask, VOC .xml, COCO .json, or left,top,right,bottom",
     )
-    command.add_argument("--truth-label", help="only objects of this class in the annotation")
+    command.add_argument(
+        "--truth-label", help="only objects of this class in the annotation; in a mask, its number"
+    )
     command.add_argument(
         "--verdict", action="store_true", help="put every map to the test, beside the controls"
     )
@@ -117,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
         help="where the evidence is: a folder with a mask or annotation for each picture, COCO "
         ".json, or left,top,right,bottom",
     )
-    command.add_argument("--truth-label", help="only objects of this class in the annotation")
+    command.add_argument(
+        "--truth-label", help="only objects of this class in the annotation; in a mask, its number"
+    )
     command.add_argument(
         "--among", type=_count, default=0, metavar="N", help="where maps stand among N random ones"
     )

@@ -81,13 +81,24 @@ def _pooled(call: Call) -> Tensor:
     return call.routed(through)
 
 
-def _softmax(
-    input: Tensor, dim: int, _stacklevel: int = 3, dtype: torch.dtype | None = None
-) -> Tensor:
-    """Softmax out of exponentials, shifted for picture and baseline alike."""
-    shift = _mean(input.detach().amax(dim, keepdim=True))
-    powers = torch.exp(input.to(dtype or input.dtype) - shift)
-    return powers * torch.reciprocal(powers.sum(dim, keepdim=True))
+def _softmax(call: Call) -> Tensor:
+    """Softmax: a logit accounts for its share's rise as far as it rose more than the others.
+
+    With ``l`` the logarithmic mean of a share in the picture and in the baseline, the rise of share
+    i is ``l_i (dx_i - sum_j l_j dx_j / sum_j l_j)`` exactly, and where both meet the slope is
+    softmax's own. No exponential of a difference between picture and baseline is taken.
+    """
+
+    def through(x: Tensor) -> Tensor:
+        dim = call.kwargs["dim"] if "dim" in call.kwargs else call.args[1]
+        here, there = _halves(torch.log_softmax(x.detach(), dim))
+        way = (here - there).abs()
+        flat = ~(way > 0)  # where both are -inf, too
+        ratio = torch.where(flat, 1, -torch.expm1(-way) / way.where(~flat, 1))
+        share = _both(torch.maximum(here, there).exp() * ratio)
+        return share * (x - (share * x).sum(dim, keepdim=True) / share.sum(dim, keepdim=True))
+
+    return call.routed(through)
 
 
 _ONE_NUMBER = (
@@ -100,8 +111,8 @@ _RULES = {
     **dict.fromkeys(_ONE_NUMBER, _rescaled),
     **dict.fromkeys(PRODUCTS, _shared),
     **dict.fromkeys(("max_pool2d", "adaptive_max_pool2d"), _pooled),
+    "softmax": _softmax,
 }
-_PARTS = {**PARTS, "softmax": _softmax}
 
 
 def _maps(run: Run, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -110,7 +121,7 @@ def _maps(run: Run, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
     def step(pairs: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         rows = pairs.transpose(0, 1).flatten(0, 1).detach().requires_grad_()
-        with Rewrite(_RULES, _PARTS) as rules:
+        with Rewrite(_RULES, PARTS) as rules:
             score = target(run.logits(rows), owner.repeat(2))
         rules.check(score, "DeepLIFT", name, "integrated_gradients")
         picture, start = score.chunk(2)
@@ -148,9 +159,10 @@ class DeepLift(Method):
     """How far each pixel's way from the baseline raised the score (Shrikumar et al., 2017).
 
     The rescale rule: a function of one number passes back the slope of its chord. A product passes
-    back the mean of the other factor; normalisations, softmax and attention are taken apart into
-    products and functions of one number. So the map sums to ``f(x) - f(baseline)`` in transformers,
-    too, up to rounding; the completeness error comes with every map.
+    back the mean of the other factor; normalisations and attention are taken apart into products
+    and functions of one number. Softmax has an exact rule of its own, which no gap between picture
+    and baseline makes overflow. So the map sums to ``f(x) - f(baseline)`` in transformers, too, up
+    to rounding; the completeness error comes with every map.
     """
 
     baseline: Baseline = Field("black", description="The picture that says nothing")
