@@ -39,7 +39,7 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
   #view .form { flex-direction: column; }
   #view .form > * { flex: none !important; }
   .gradio-container > .main { padding: 12px !important; }
-  #explain { flex-direction: column; flex-wrap: nowrap; }
+  #explain { flex-direction: column; flex-wrap: nowrap; align-items: stretch; }
   #ask { display: contents; }
   #method-settings { order: 1; }
   footer .divider { display: none !important; }

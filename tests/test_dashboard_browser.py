@@ -408,6 +408,16 @@ def test_every_tab_fits_light_and_dark(
         shot(page, f"{tab.lower()}-{name}-empty")
 
 
+def test_on_a_narrow_page_the_map_is_as_wide_as_the_rest(
+    visit: Callable[..., Visit], url: str
+) -> None:
+    page = opened(visit(url, width=390, height=844)).page
+    widths = [page.locator(area).bounding_box() for area in ("#result", "#method")]
+    assert widths[0] is not None
+    assert widths[1] is not None
+    assert abs(widths[0]["width"] - widths[1]["width"]) <= 2  # a border
+
+
 def test_a_click_on_a_bar_explains_that_class(page: Page) -> None:
     drawn(page, "#prediction", 1)
     bars = page.locator("#prediction .bars .point").nth(6)
