@@ -136,14 +136,14 @@ class Shelf:
 
     Args:
         cache: the cache; by default a new one.
-        prefix: identifies the subject.
+        prefix: identifies the subject, the images last.
         waiting: see `Cache.get_or_compute`.
     """
 
     def __init__(
         self,
         cache: Cache | None = None,
-        prefix: Hashable = (),
+        prefix: tuple[Hashable, ...] = (),
         waiting: Callable[[], object] | None = None,
     ) -> None:
         self._cache = cache or Cache()
@@ -157,6 +157,10 @@ class Shelf:
     def put(self, key: Hashable, value: object) -> None:
         """Keep what fell off another computation; see `Cache.put`."""
         self._cache.put((self._prefix, key), value)
+
+    def beside(self, images: Hashable) -> Shelf:
+        """That of other images on the same model."""
+        return Shelf(self._cache, (*self._prefix[:-1], images), self._waiting)
 
     def __contains__(self, key: Hashable) -> bool:
         return (self._prefix, key) in self._cache

@@ -214,6 +214,16 @@ class Run:
             meter=self.meter,
         )
 
+    def beside(self, x: Tensor, name: str) -> Run:
+        """A run on images that are the same for every run; what it finds is kept for all of them.
+
+        Args:
+            x: (n, C, H, W) the images, in model units.
+            name: theirs.
+        """
+        shelf = self.shelf.beside(name)
+        return Run(self.subject, x, shelf=shelf, progress=self.progress, meter=self.meter)
+
     def generator(self) -> torch.Generator:
         """A fresh private generator, the same for each image: batching cannot change a result."""
         return torch.Generator().manual_seed(self.seed % 2**63)

@@ -201,7 +201,14 @@ def test_many_threads_many_keys_little_room() -> None:
 
 def test_shelves_of_other_subjects_do_not_collide() -> None:
     cache = Cache()
-    prefixes: list[Any] = [("a", "b"), ("a", "bc"), ("ab", "c"), "a", (), (("a", "b"),)]
+    prefixes: list[tuple[Any, ...]] = [
+        ("a", "b"),
+        ("a", "bc"),
+        ("ab", "c"),
+        ("a",),
+        (),
+        (("a", "b"),),
+    ]
     shelves = [Shelf(cache, prefix) for prefix in prefixes]
     for index, shelf in enumerate(shelves):
         for key in ("k", ("b", "k")):
@@ -210,6 +217,15 @@ def test_shelves_of_other_subjects_do_not_collide() -> None:
     for index, shelf in enumerate(shelves):
         for key in ("k", ("b", "k")):
             assert shelf.get_or_compute(key, forbidden) == (index, key)
+
+
+def test_other_images_on_the_same_model_have_a_shelf_beside() -> None:
+    cache = Cache()
+    for image in ("x", "y"):
+        beside = Shelf(cache, ("m", image)).beside("samples")
+        assert beside.get_or_compute("k", lambda: "once") == "once"
+    assert cache.hits == 1
+    assert Shelf(cache, ("m2", "x")).beside("samples").get_or_compute("k", lambda: "new") == "new"
 
 
 def test_shelves_of_the_same_subject_are_one() -> None:
@@ -266,12 +282,12 @@ def test_who_waits_can_leave_and_the_computation_goes_on(shelf: bool) -> None:
 
     def wait() -> object:
         if shelf:
-            return Shelf(cache, "s", waiting=leave).get_or_compute("key", forbidden)
-        return cache.get_or_compute(("s", "key"), forbidden, leave)
+            return Shelf(cache, ("s",), waiting=leave).get_or_compute("key", forbidden)
+        return cache.get_or_compute((("s",), "key"), forbidden, leave)
 
     def ask(index: int) -> None:
         if not index:
-            outcomes[0] = cache.get_or_compute(("s", "key"), compute)
+            outcomes[0] = cache.get_or_compute((("s",), "key"), compute)
             return
         assert began.wait(30)
         try:
@@ -282,7 +298,7 @@ def test_who_waits_can_leave_and_the_computation_goes_on(shelf: bool) -> None:
 
     in_threads(2, ask)
     assert outcomes == {0: 7, 1: "enough"}
-    assert cache.get_or_compute(("s", "key"), forbidden) == 7
+    assert cache.get_or_compute((("s",), "key"), forbidden) == 7
 
 
 def test_who_goes_on_waiting_is_asked_until_the_answer_is_there() -> None:

@@ -210,6 +210,9 @@ def test_controls_score_a_quarter_and_grad_cam_more(lite0: Explainer) -> None:
     assert values["random"] == pytest.approx(0.25, abs=0.01)
     assert values["gradcam"] > 0.6
     assert scores["random"].cost.forward == 4  # the method is asked once for each quarter
+    other = SAMPLES / "rocket.jpg"
+    again = lite0.measure(other, lite0.explain(other, "random"), "grid_pointing_game")
+    assert again.cost.forward == 4  # the samples have been asked
 
 
 def test_the_picture_itself_is_no_company(lite0: Explainer) -> None:

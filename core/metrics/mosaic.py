@@ -84,8 +84,7 @@ def companions(run: Run) -> Tensor:
         NotApplicableError: fewer than three of them speak less for the target than the image does.
     """
     samples = run.subject.samples.to(run.x)
-    rows = [(samples, owner.expand(len(samples))) for owner in run.owner[:1]]
-    _, outputs = run.replies(rows, len(samples), keep="samples")
+    outputs = run.beside(samples, "samples").outputs()
     sure = outputs.float().softmax(1).amax(1)
     chosen = []
     for owner, own in zip(run.owner, run.score(), strict=True):
