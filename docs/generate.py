@@ -45,10 +45,23 @@ QUALITIES = {
     "sensitivity": ["sensitivity_n", "max_sensitivity"],
     "complexity": ["complexity", "sparseness"],
     "stability": ["max_sensitivity"],
-    "localisation": ["pointing_game", "energy_inside", "mass_accuracy", "rank_accuracy", "iou"],
+    "localisation": [
+        "pointing_game", "grid_pointing_game", "energy_inside", "mass_accuracy", "rank_accuracy",
+        "iou",
+    ],
     "consistency": ["randomisation", "randomisation_entropy", "class_sensitivity"],
 }  # fmt: skip
-"""What papers and requirements call it, and the keys that answer."""
+"""What papers and requirements call it, and the keys of the metrics that answer."""
+
+ELSEWHERE = {
+    "agreement": "`Explainer.agreement`; `agreement` in what `explain` prints of several methods; "
+    "the matrices and the map of disagreement under *Compare*",
+    "computational cost": "`cost` of every attribution and score: rows forward and backward, "
+    "seconds, memory; the table under *Compare*",
+    "best method": "`Explainer.recommend`; `explain --recommend`; *Which one to take?* under "
+    "*Compare*; over many pictures the ranking that `evaluate` prints",
+}
+"""What is asked for and no metric of one map answers, and what does."""
 
 
 def page() -> str:
@@ -129,8 +142,11 @@ def _metrics() -> str:
         "[metrics.md](metrics.md); those that do not carry a caveat.\n"
     )
     qualities = _table(
-        ["what is asked for", "metrics"],
-        ([name, _listed(f"`{key}`" for key in keys)] for name, keys in QUALITIES.items()),
+        ["what is asked for", "what answers"],
+        [
+            *([name, _listed(f"`{key}`" for key in keys)] for name, keys in QUALITIES.items()),
+            *ELSEWHERE.items(),
+        ],
     )
     return "\n".join(["## Metrics\n", note, overview, qualities, *map(_entry, classes)])
 

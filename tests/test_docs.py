@@ -79,6 +79,11 @@ def test_the_page_of_methods_is_what_the_registries_give() -> None:
     assert generate.PAGE.read_text(encoding="utf-8") == generate.page(), "run: make docs"
 
 
+def test_every_metric_answers_something_that_people_ask_for() -> None:
+    named = {key for keys in generate.QUALITIES.values() for key in keys}
+    assert named == set(METRICS)
+
+
 def test_every_source_is_a_link() -> None:
     for cls in (*METHODS.values(), *METRICS.values()):
         assert not cls.paper or generate.link(cls.paper).startswith("["), cls.key
