@@ -62,10 +62,7 @@ def result_facts(attribution: Attribution) -> dict[str, Any]:
         "params": dict(attribution.params),
         "cost": cost_facts(attribution.cost),
     }
-    for name, extra in attribution.extras.items():
-        if extra.ndim == 1:
-            facts[name] = finite(float(extra[0]))
-    return facts
+    return facts | {name: finite(value) for name, value in attribution.facts().items()}
 
 
 def cost_facts(cost: Cost) -> dict[str, Any]:

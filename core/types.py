@@ -332,6 +332,20 @@ class Attribution:
         """The values (B, H, W) on a grid of `size`; see `upsample`."""
         return upsample(self.values, size)
 
+    def facts(self, image: int = 0) -> dict[str, float]:
+        """The extras of one image that are numbers; of a map of standard errors their size.
+
+        That is their mean as a share of the map's largest value.
+        """
+        told = {}
+        for name, extra in self.extras.items():
+            if extra.ndim == 1:
+                told[name] = float(extra[image])
+            elif name == "standard_error":
+                largest = self.values[image].abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+                told[name] = float(extra[image].mean() / largest)
+        return told
+
 
 @dataclass(frozen=True, slots=True)
 class Score:

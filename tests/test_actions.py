@@ -347,17 +347,17 @@ def with_extras(**extras: Any) -> Attribution:
     )
 
 
-def test_facts_are_told_in_their_own_units_and_maps_are_none() -> None:
+def test_facts_are_told_in_their_own_units_and_segments_are_none() -> None:
     found = with_extras(
         completeness_error=0.123,
         r2=0.5,
-        standard_error=0.01234,
+        standard_error=torch.full((224, 224), 0.01234),
         converged=True,
         segments=torch.zeros(224, 224),
     )
-    told = "completeness error 12.3%; R² 0.50; standard error 0.0123; converged: yes"
-    assert facts(found) == told
-    assert summary(found).endswith("R² 0.50; standard error 0.0123; converged: yes.")
+    error = "standard error 1.2% of the largest value, on average"
+    assert facts(found) == f"completeness error 12.3%; R² 0.50; {error}; converged: yes"
+    assert summary(found).endswith(f"R² 0.50; {error}; converged: yes.")
     assert "does not add up" in summary(with_extras(efficiency_error=0.2))
 
 
@@ -386,6 +386,16 @@ def test_segments_are_drawn_and_saved(
     path = actions.download(service, about(), "random", {}, None, "npz", "auto", 1, False)
     with np.load(path) as saved:
         np.testing.assert_array_equal(saved["segments"], halves)
+
+
+def test_kernel_shap_shows_its_parts_and_how_sure_it_is(service: Service) -> None:
+    few = {"kernel_shap": {"segments": 12, "evaluations": 40}}
+    answer = actions.explain(service, about(), "kernel_shap", few, None)
+    (panel,) = answer.panels
+    shapes = [shape["type"] for shape in panel["figure"]["layout"]["shapes"]]
+    assert shapes[:2] == ["path", "path"], "the parts' outlines"
+    assert "regions" in answer.summary
+    assert "% of the largest value" in answer.summary
 
 
 # -- models without classes ---------------------------------------------------------------------

@@ -288,6 +288,20 @@ def test_targets(text: str, described: str, index: int | None, lite0: Any) -> No
         assert report["results"]["gradcam"]["score"] == pytest.approx(margin, abs=1e-3)
 
 
+def test_what_was_drawn_by_chance_says_how_sure_it_is() -> None:
+    few = ("--set", "kernel_shap.segments=9", "--set", "kernel_shap.evaluations=30")
+    few += ("--set", "rise.masks=10", "--set", "lime.samples=10")
+    done = command("explain", COFFEE, "--methods", "kernel_shap,rise,lime", *few)
+    results = done.json["images"][0]["results"]
+    for key, name in (
+        ("kernel_shap", "standard_error"),
+        ("rise", "standard_error"),
+        ("lime", "r2"),
+    ):
+        assert 0 < results[key][name] < 10, key
+    assert results["kernel_shap"]["efficiency_error"] < 1e-3
+
+
 @pytest.mark.parametrize("alias", ["gradcam++", "gradcampp", "gradcam_plus_plus"])
 def test_aliases_name_one_method_everywhere(alias: str) -> None:
     done = command(

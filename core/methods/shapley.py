@@ -239,7 +239,7 @@ class KernelShap(Segmented):
     to noise. No set is asked about twice; small and large ones, which weigh most, come first. With
     2^parts evaluations at hand the values are exact. A part's value is spread evenly over its
     pixels, so that the map sums to the score's rise over the hidden picture (`efficiency_error`
-    says how nearly); `standard_error` is a map alike.
+    says how nearly); `standard_error` is a map alike, and `segments` are the parts.
     """
 
     evaluations: int = Field(
@@ -264,15 +264,16 @@ class KernelShap(Segmented):
         return Cost(min(self.evaluations, 2 ** min(rows * columns, 64)))
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        maps = [self._explained(run, image) for image in range(len(run.x))]
+        labels = [self.labels(run, image) for image in range(len(run.x))]
+        maps = [self._explained(run, image, parts) for image, parts in enumerate(labels)]
         values, errors, rises = (torch.stack(part) for part in zip(*maps, strict=True))
         run.extras["efficiency_error"] = relative_error(values.sum((1, 2)), rises)
         run.extras["standard_error"] = errors
+        run.extras["segments"] = torch.stack(labels)
         return values, run.score()
 
-    def _explained(self, run: Run, image: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _explained(self, run: Run, image: int, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One image's map (H, W), its standard error, and what the map should sum to."""
-        labels = self.labels(run, image)
         plan = Plan.of(self._checked(labels), (self.evaluations - 2) // 2, run.generator())
         whole = run.score()[image].cpu().double()
         rise = whole - self._scores(run, image, labels, torch.zeros(1, plan.count) > 0)[0]

@@ -51,14 +51,16 @@ def fact(name: str, value: float) -> str:
     >>> fact("completeness_error", 0.0213), fact("r2", 0.8312), fact("converged", 0)
     ('completeness error 2.1%', 'R² 0.83', 'converged: no')
     >>> fact("standard_error", 0.01234)
-    'standard error 0.0123'
+    'standard error 1.2% of the largest value, on average'
     """
     words = name.replace("_", " ")
     if name == "converged":
         return f"converged: {'yes' if value else 'no'}"
     if name == "r2":
         return f"R² {value:.2f}"
-    if name.endswith("_error") and name != "standard_error":
+    if name == "standard_error":
+        return f"{words} {value:.1%} of the largest value, on average"
+    if name.endswith("_error"):
         return f"{words} {value:.1%}"
     return f"{words} {value:.3g}"
 
@@ -81,9 +83,5 @@ def regions(found: Attribution) -> str:
 
 def facts(found: Attribution, besides: Collection[str] = ()) -> str:
     """What else a method found of the first image, besides what is told elsewhere."""
-    told = [
-        fact(name, float(extra[0]))
-        for name, extra in found.extras.items()
-        if extra.ndim == 1 and name not in besides
-    ]
+    told = [fact(name, value) for name, value in found.facts().items() if name not in besides]
     return "; ".join(told)
