@@ -158,6 +158,11 @@ def test_softmax_of_two_is_the_sigmoid_of_their_difference() -> None:
     assert run.extras["completeness_error"].max() <= EXACT
 
 
+def test_softmax_may_count_in_another_precision() -> None:
+    _, run = explained(lambda x: x.float().softmax(1, dtype=torch.float64))
+    assert run.extras["completeness_error"].max() <= 1e-6  # single precision before it
+
+
 def test_softmax_of_one_picture_twice_has_its_own_slope() -> None:
     values, run = explained(lambda x: x.softmax(1), baseline="zero")
     close = run.x * 1e-7

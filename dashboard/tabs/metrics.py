@@ -208,7 +208,8 @@ def _evidence(side: Sidebar) -> Told:
                 elem_id="truth-file",
             )
             label = gr.Textbox(
-                label="Only objects of this class", info="As the annotation calls it; empty for all"
+                label="Only objects of this class",
+                info="As the annotation calls it, or its number in a mask; empty for all",
             )
         with gr.Column(scale=2, min_width=300):
             editor = Canvas(
