@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --disable-pip-version-check")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format zoo bench versus truth meta worlds docs screenshots clean
+.PHONY: help run test lint format zoo bench versus ground-truth meta synthetic docs screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,14 +50,14 @@ bench: $(VENV)/dev ## Measure against captum and pytorch-grad-cam
 versus: $(VENV)/dev ## Measure the metrics against AutoTimm, in an environment of its own
 	$(BIN)/python -m benchmarks.autotimm $(ARGS)
 
-truth: $(VENV)/dev ## Score every method where the evidence is known, into docs/truth.md
-	$(BIN)/python -m benchmarks.truth $(ARGS)
+ground-truth: $(VENV)/dev ## Score every method where the evidence is known, into docs/ground_truth.md
+	$(BIN)/python -m benchmarks.ground_truth $(ARGS)
 
 meta: $(VENV)/dev ## Show every metric the truth, and see what it says: docs/metrics.md
 	$(BIN)/python -m benchmarks.meta $(ARGS)
 
-worlds: $(VENV)/run ## Train the small models of the generated world anew
-	$(BIN)/python -m core.worlds.train $(ARGS)
+synthetic: $(VENV)/run ## Train the small models of the generated world anew
+	$(BIN)/python -m core.synthetic.train $(ARGS)
 
 docs: $(VENV)/run ## Write docs/methods.md from the registries
 	$(BIN)/python -m docs.generate

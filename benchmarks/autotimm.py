@@ -39,7 +39,7 @@ from benchmarks import measure
 from benchmarks.autotimm_child import WHOLE, Parts, Stopwatch
 from benchmarks.subjects import PICTURE
 from core import Explainer, ModelHandle, load_model
-from core.cache import Cache
+from core.runtime.cache import Cache
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".venv-autotimm"
@@ -136,9 +136,11 @@ def ours(handle: ModelHandle, picture: PIL.Image.Image) -> Turn:
 
     def scores() -> None:
         explainer = Explainer(handle, cache=Cache())
-        look = watch("picture", partial(explainer.look, picture))
-        answer = watch("map", partial(explainer.explain, look, "gradcam"))
-        asked = partial(explainer.measure, look, answer, truth=explainer.truth(look, [BOX]))
+        batch = watch("picture", partial(explainer.prepare, picture))
+        answer = watch("map", partial(explainer.explain, batch, "gradcam"))
+        asked = partial(
+            explainer.measure, batch, answer, ground_truth=explainer.ground_truth(batch, [BOX])
+        )
         for score in SCORES:
             watch(score.theirs, partial(asked, score.ours, **score.params))
 

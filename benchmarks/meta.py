@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.ground_truth import Case, collect, planes
 from benchmarks.scoring import Values, interval, parameters, table
-from benchmarks.truth import Case, collect, planes
 from core import METHODS, METRICS, Explainer, load_model
-from core.cache import Cache
 from core.errors import NotApplicableError
-from core.metrics.base import Given, Metric
-from core.targets import ClassLogit
-from core.worlds import WORLDS
-from core.worlds.scenes import Scene
+from core.metrics.base import Metric, MetricInput
+from core.runtime.cache import Cache
+from core.synthetic import SYNTHETIC_MODELS
+from core.synthetic.scenes import Scene
+from core.tasks.classification import ClassLogit
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 KNOWN = "layercam"
@@ -41,7 +41,7 @@ known pixel by pixel: it is shown the true evidence as a map, and beside it nois
 edges, a blob in the middle, and the truth inverted. A metric that is to tell a good map from a bad
 one must rank the truth above all of these. Metrics that ask a method again cannot be shown a map;
 they are shown `{known}`, which finds the evidence on each of these models
-([truth.md](truth.md)), beside the controls.
+([ground_truth.md](ground_truth.md)), beside the controls.
 
 **ranks the truth first**: the metric's mean over pictures is better for the truth than for every
 other map, by a paired bootstrap of the difference with a 95 % interval. In brackets the share of
@@ -56,18 +56,18 @@ class Found:
     """What one metric said on one model.
 
     Attributes:
-        truth: its scores of the truth, a picture each.
+        ground_truth: its scores of the truth, a picture each.
         others: of the maps that are wrong, by name.
         higher_is_better: whether a better map scores higher.
     """
 
-    truth: Values
+    ground_truth: Values
     others: Mapping[str, Values]
     higher_is_better: bool
 
     def ahead(self, name: str) -> Values:
         """By how much the truth is better than another map, picture by picture."""
-        return (self.truth - self.others[name]) * (1 if self.higher_is_better else -1)
+        return (self.ground_truth - self.others[name]) * (1 if self.higher_is_better else -1)
 
     def lost(self) -> list[str]:
         """The maps that the truth is not told from, or that are ranked above it."""
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = asked.parse_args(arguments)
     torch.set_num_threads(options.threads)
     found: dict[str, dict[str, Found | None]] = {key: {} for key in METRICS}
-    for world in WORLDS:
+    for world in SYNTHETIC_MODELS:
         case = collect(load_model(world, device="cpu"), options.pictures, 0)
         for key in METRICS:
             found[key][world] = examine(case, METRICS.make(key, PARAMETERS.get(key)))
@@ -99,38 +99,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def examine(case: Case, metric: Metric) -> Found | None:
     """One metric on one model's pictures; None where there is nothing to compare."""
     scored = [_scores(case.explainer, metric, shown) for shown in case.single]
-    if not all(len(one) > 1 and "truth" in one for one in scored):
+    if not all(len(one) > 1 and "ground_truth" in one for one in scored):
         return None
     named = {name: np.array([one[name] for one in scored]) for name in scored[0]}
-    return Found(named.pop("truth"), named, metric.higher_is_better)
+    return Found(named.pop("ground_truth"), named, metric.higher_is_better)
 
 
 def _scores(explainer: Explainer, metric: Metric, shown: Scene) -> dict[str, float]:
     """A metric's score of the truth and of each wrong map of one picture."""
     explainer = Explainer(explainer.model, cache=Cache(64 * 2**20))
-    look = explainer.look(planes([shown]))
-    truth = torch.from_numpy(shown.masks)
-    question = {"target": ClassLogit(shown.classes[0]), "truth": truth}
+    batch = explainer.prepare(planes([shown]))
+    ground_truth = torch.from_numpy(shown.masks)
+    question = {"target": ClassLogit(shown.classes[0]), "ground_truth": ground_truth}
     scores = {}
-    for name, values in _maps(explainer, look.x, truth, question["target"], metric).items():
+    for name, values in _maps(explainer, batch.x, ground_truth, question["target"], metric).items():
         try:
-            scores[name] = float(explainer.measure(look, values, metric, **question).value[0])
+            scores[name] = float(explainer.measure(batch, values, metric, **question).value[0])
         except NotApplicableError:
             continue
     return scores
 
 
 def _maps(
-    explainer: Explainer, x: Tensor, truth: Tensor, target: ClassLogit, metric: Metric
+    explainer: Explainer, x: Tensor, ground_truth: Tensor, target: ClassLogit, metric: Metric
 ) -> dict[str, object]:
     controls = [key for key, cls in METHODS.items() if cls.family == "control"]
     answers = {key: explainer.explain(x, key, target=target) for key in controls}
-    if Given.METHOD in metric.needs:
-        return {"truth": explainer.explain(x, KNOWN, target=target), **answers}
+    if MetricInput.METHOD in metric.needs:
+        return {"ground_truth": explainer.explain(x, KNOWN, target=target), **answers}
     return {
-        "truth": truth.float(),
+        "ground_truth": ground_truth.float(),
         **{key: answer.values for key, answer in answers.items()},
-        "inverted": (~truth).float(),
+        "inverted": (~ground_truth).float(),
     }
 
 
@@ -143,12 +143,12 @@ def page(found: Mapping[str, Mapping[str, Found | None]], pictures: int) -> str:
         known=KNOWN, pictures=pictures, parameters=f", but for {parameters(PARAMETERS)}"
     )
     rows = [
-        [f"`{key}`", "the method" if Given.METHOD in METRICS[key].needs else "the map"]
+        [f"`{key}`", "the method" if MetricInput.METHOD in METRICS[key].needs else "the map"]
         + [_cell(one) for one in by_world.values()]
         + [METRICS[key].caveat]
         for key, by_world in found.items()
     ]
-    head = ["metric", "judges", *(f"`{world}`" for world in WORLDS), "label"]
+    head = ["metric", "judges", *(f"`{world}`" for world in SYNTHETIC_MODELS), "label"]
     return f"{intro}{table(head, rows)}"
 
 

@@ -30,9 +30,9 @@ from benchmarks.scoring import (
     table,
 )
 from core import METHODS, Explainer, ModelHandle, load_model
-from core.cache import Cache
 from core.errors import FAULTS, TimmscopeError
 from core.models.embedded import NAME
+from core.runtime.cache import Cache
 from core.types import upsample
 
 ROUNDS = 5
@@ -145,9 +145,9 @@ def game(contestant: str, rounds: int = ROUNDS) -> Game:
     alone = Explainer(build(1))
     known = []
     for path, label in photographs():
-        look = alone.look(path)
-        if int(alone.predict(look).logits.argmax()) == label:
-            known.append((look.x[0].clone(), label))
+        batch = alone.prepare(path)
+        if int(alone.predict(batch).logits.argmax()) == label:
+            known.append((batch.x[0].clone(), label))
     return Game(Explainer(build(2), cache=Cache(CACHE)), list(mosaics(known, rounds)), len(known))
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from benchmarks.bench import table
 from core import Explainer, load_model
-from core.cache import Cache
 from core.models.embedded import NAME
+from core.runtime.cache import Cache
 from core.types import Attribution
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
@@ -74,13 +74,13 @@ class Question:
 
     def __init__(self, explainer: Explainer, picture: Path, baseline: str) -> None:
         self.explainer, self.baseline = explainer, baseline
-        self.look = explainer.look(picture)
-        self.target = int(explainer.predict(self.look).logits.argmax())
+        self.batch = explainer.prepare(picture)
+        self.target = int(explainer.predict(self.batch).logits.argmax())
 
     def ask(self, steps: int, tolerance: float = 0.0) -> Attribution:
         """Integrated gradients."""
         return self.explainer.explain(
-            self.look,
+            self.batch,
             "integrated_gradients",
             target=self.target,
             baselines=(self.baseline,),

@@ -18,8 +18,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
 from core import Explainer, ModelHandle, load_model
-from core.cache import Cache
 from core.models.embedded import NAME
+from core.runtime.cache import Cache
 
 warnings.filterwarnings("ignore", module="captum")
 
@@ -79,9 +79,9 @@ class Subject:
             name, weights=None if name == NAME else "random", device=device
         )
         self.sizes = sizes
-        self.look = Explainer(self.handle).look(PICTURE)
-        self.x = self.look.x
-        self.target = int(Explainer(self.handle).predict(self.look).logits.argmax())
+        self.batch = Explainer(self.handle).prepare(PICTURE)
+        self.x = self.batch.x
+        self.target = int(Explainer(self.handle).predict(self.batch).logits.argmax())
         layer = self.handle.default_layer
         assert layer is not None
         self.layer: str = layer
@@ -102,7 +102,7 @@ class Subject:
 
         def work() -> object:
             explainer = Explainer(self.handle, cache=Cache())
-            return explainer.explain(self.look, method, target=self.target, **params)
+            return explainer.explain(self.batch, method, target=self.target, **params)
 
         return work
 

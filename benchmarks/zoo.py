@@ -28,21 +28,21 @@ from core import METHODS, Explainer, ModelHandle
 from core.errors import FAULTS, NotApplicableError, TimmscopeError
 from core.methods.base import Method
 from core.models import zoo
-from core.types import Attribution, Law
+from core.types import Attribution, Property
 
 PAGE = Path(__file__).parent.parent / "docs" / "zoo.md"
 JOURNAL = Path(__file__).parent.parent / "out" / "zoo.jsonl"
 """Where reports are kept as they come, for `--resume`."""
 ROWS = 32
 """About how many rows a map may take; one differentiated counts for two more."""
-BLACK: dict[str, object] = {"fill": "black"}
+BLACK: dict[str, object] = {"baseline": "black"}
 COARSE = {"shap": BLACK, "kernel_shap": {"segments": 9} | BLACK}
 """Parameters to begin with: a hidden picture that is known, and a few parts, as each takes rows."""
-SUMS = {Law.COMPLETE: "completeness", Law.EFFICIENT: "efficiency"}
+SUMS = {Property.COMPLETE: "completeness", Property.EFFICIENT: "efficiency"}
 """Promises of what a map sums to, and what the error is called by which it does not."""
 DISTINCT = 1e-3
 """Maps for two targets differ by at least this share of their largest value."""
-PATIENCE = 1800
+MAX_ROWS = 1800
 """Seconds after which a family is given up."""
 
 WORKS, REFUSED, FAILS = "works", "refused", "FAILS"
@@ -108,7 +108,7 @@ def coarse(key: str, owner: ModelHandle) -> Method:
 
 
 def _rows(method: Method, owner: ModelHandle, layer: str | None) -> int:
-    cost = method.work(owner, layer)
+    cost = method.estimate_cost(owner, layer)
     return cost.forward + 2 * cost.backward
 
 
@@ -159,25 +159,28 @@ def broken(explainer: Explainer, key: str) -> str:
         return "the map is constant"
     if not torch.allclose(found.score, logits[first], rtol=1e-3, atol=1e-4):
         return f"the score is {found.score.item():.4g}, the model's own {logits[first].item():.4g}"
-    if Law.NONNEGATIVE in method.laws and found.values.min() < 0:
+    if Property.NONNEGATIVE in method.properties and found.values.min() < 0:
         return f"the least value is {found.values.min().item():.3g}"
-    if Law.CLASS_SENSITIVE in method.laws and (plain - other).abs().max() <= DISTINCT * scale:
+    if (
+        Property.CLASS_SENSITIVE in method.properties
+        and (plain - other).abs().max() <= DISTINCT * scale
+    ):
         return "the map is the same for another target"
-    if Law.MODEL_FREE in method.laws and not torch.equal(plain, other):
+    if Property.MODEL_FREE in method.properties and not torch.equal(plain, other):
         return "the map is another one for another target"
     return next(filter(None, (_wrong_sum(explainer, x, method, found, law) for law in SUMS)), "")
 
 
 def _wrong_sum(
-    explainer: Explainer, x: Tensor, method: Method, found: Attribution, law: Law
+    explainer: Explainer, x: Tensor, method: Method, found: Attribution, law: Property
 ) -> str:
     """Whether the error of a promised sum is missing or, over a black picture, another one."""
-    if law not in method.laws:
+    if law not in method.properties:
         return ""
     error = found.extras.get(f"{SUMS[law]}_error")
     if error is None or not torch.isfinite(error).all():
         return f"no {SUMS[law]} error is reported"
-    over = {name: getattr(method, name, None) for name in ("baselines", "baseline", "fill")}
+    over = {name: getattr(method, name, None) for name in ("baselines", "baseline", "baseline")}
     if not {"black", ("black",)} & set(over.values()):
         return ""
     index = int(found.target.rpartition(":")[2])
@@ -231,13 +234,13 @@ def _parent(family: str, keys: Sequence[str]) -> Report:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(
-            words, env=environment, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
+            words, env=environment, stdout=subprocess.PIPE, text=True, timeout=MAX_ROWS, check=False
         )
         output, end = done.stdout, f"the process ended with status {done.returncode}"
     except subprocess.TimeoutExpired as error:
         kept = error.stdout or b""
         output = kept.decode() if isinstance(kept, bytes) else kept
-        end = f"no answer within {PATIENCE} seconds"
+        end = f"no answer within {MAX_ROWS} seconds"
     return gathered(family, keys, output, end)
 
 

@@ -19,29 +19,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core import capture
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
-from core.asking import Look, OnProgress, PictureLike, TargetLike, over
-from core.cache import Cache, Shelf
-from core.engine import Run
 from core.errors import FAULTS, CancelledError, NotApplicableError, TimmscopeError, UnknownNameError
-from core.image import open_picture
-from core.judge import Judge
+from core.evaluation.evaluator import Evaluator
+from core.inputs.batch import InputBatch, OnProgress, PictureLike, to_input_size
+from core.inputs.ground_truth import Box, ground_truth_of, on_input
+from core.inputs.image import open_picture
 from core.methods.base import METHODS, Method
-from core.metrics.base import METRICS, Again, Given, Known, Metric
-from core.metrics.removal import Removal
+from core.metrics.base import METRICS, Metric, MetricContext, MetricInput, Reattribute
+from core.metrics.faithfulness import Removal
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
-from core.passes import Progress, in_turn
-from core.targets import ClassLogit, Target, parse_target
-from core.truth import Box, on_input, truth_of
+from core.runtime import capture
+from core.runtime.batching import Progress, in_turn
+from core.runtime.cache import Cache, CacheScope
+from core.runtime.engine import Run
+from core.tasks.base import Target, TargetLike
+from core.tasks.classification import ClassLogit, parse_target
 from core.types import Attribution, Need, Prediction, Score
 
 logger = logging.getLogger(__name__)
 
 LACKING = {
-    Given.TRUTH: "needs to know where the evidence is; give a mask as truth",
-    Given.METHOD: "asks the method again; give its attribution, not the map alone",
+    MetricInput.GROUND_TRUTH: "needs to know where the evidence is; give a mask as truth",
+    MetricInput.METHOD: "asks the method again; give its attribution, not the map alone",
 }
 """What is missing where a metric cannot be measured."""
 
@@ -60,7 +61,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class CurveStep:
     """One step of a removal curve.
 
     Attributes:
@@ -74,7 +75,7 @@ class Shown:
     prediction: Prediction
 
 
-class Explainer(Judge):
+class Explainer(Evaluator):
     """Answers questions about one model.
 
     Args:
@@ -97,7 +98,9 @@ class Explainer(Judge):
         self.model = model if isinstance(model, ModelHandle) else load_model(model)
         self.cache = cache or Cache()
 
-    def look(self, pictures: PictureLike | Tensor | Look | Sequence[PictureLike]) -> Look:
+    def prepare(
+        self, pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike]
+    ) -> InputBatch:
         """Decode and preprocess one or several pictures.
 
         Args:
@@ -107,7 +110,7 @@ class Explainer(Judge):
         Raises:
             PictureError: a picture cannot be read.
         """
-        if isinstance(pictures, Look):
+        if isinstance(pictures, InputBatch):
             if pictures.preprocessing == self.model.preprocessing:
                 return pictures if pictures.x.device == self.model.device else self._moved(pictures)
             if not pictures.pictures:
@@ -117,13 +120,13 @@ class Explainer(Judge):
             pictures = pictures.pictures
         with capture.plain(self.model.device):
             if isinstance(pictures, Tensor):
-                return self._look_at_tensor(pictures)
-            return self._look_at_pictures(pictures)
+                return self._prepare_tensor(pictures)
+            return self._prepare_pictures(pictures)
 
-    def _moved(self, look: Look) -> Look:
-        return replace(look, x=look.x.to(self.model.device, self.model.dtype))
+    def _moved(self, batch: InputBatch) -> InputBatch:
+        return replace(batch, x=batch.x.to(self.model.device, self.model.dtype))
 
-    def _look_at_pictures(self, pictures: PictureLike | Sequence[PictureLike]) -> Look:
+    def _prepare_pictures(self, pictures: PictureLike | Sequence[PictureLike]) -> InputBatch:
         handle = self.model
         several = (
             list(pictures)
@@ -137,9 +140,9 @@ class Explainer(Judge):
         x = torch.stack([pixels for pixels, _ in pairs]).to(handle.device, handle.dtype)
         digest = " ".join(picture.digest for picture in opened)
         geometries = tuple(geometry for _, geometry in pairs)
-        return Look(x, digest, handle.preprocessing, opened, geometries)
+        return InputBatch(x, digest, handle.preprocessing, opened, geometries)
 
-    def _look_at_tensor(self, x: Tensor) -> Look:
+    def _prepare_tensor(self, x: Tensor) -> InputBatch:
         size = self.model.preprocessing.input_size
         given, x = tuple(x.shape), x[None] if x.ndim == 3 else x
         if x.shape[1:] != size or not len(x):
@@ -148,11 +151,13 @@ class Explainer(Judge):
                 f"give (B, {', '.join(map(str, size))})"
             )
         x = x.detach().clone().to(self.model.device, self.model.dtype)
-        return Look(x, _hash(x), self.model.preprocessing)
+        return InputBatch(x, _hash(x), self.model.preprocessing)
 
-    def predict(self, pictures: PictureLike | Tensor | Look | Sequence[PictureLike]) -> Prediction:
+    def predict(
+        self, pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike]
+    ) -> Prediction:
         """What the model says of each picture; one forward pass, the first time."""
-        run = self._run(self.look(pictures), None, None, 0, None)
+        run = self._run(self.prepare(pictures), None, None, 0, None)
         with capture.plain(self.model.device):
             return Prediction(
                 run.outputs().cpu().clone(), self.model.labels, features=self.model.features
@@ -189,12 +194,12 @@ class Explainer(Judge):
 
     def explain(
         self,
-        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike],
         method: str | Method = "gradcam",
         *,
         target: TargetLike = None,
         layer: str | None = None,
-        along: Sequence[str] = (),
+        extra_layers: Sequence[str] = (),
         seed: int = 0,
         on_progress: OnProgress | None = None,
         **params: object,
@@ -207,7 +212,8 @@ class Explainer(Judge):
             target: what to explain: a class index or label, "A-B" for A rather than B, or a
                 `Target`; by default each picture's predicted class.
             layer: where a CAM or attention method looks; by default the model's own choice.
-            along: layers to capture in the same pass, so that asking for them later costs nothing.
+            extra_layers: layers to capture in the same pass, so that asking for them later costs
+                nothing.
             seed: where random draws start.
             on_progress: told of rows done and expected.
             **params: the method's parameters.
@@ -221,17 +227,17 @@ class Explainer(Judge):
             PictureError: a picture cannot be read.
         """
         instance = METHODS.make(method, params)
-        look = self.look(pictures)
-        asked = self.target(target, len(look.x))
+        batch = self.prepare(pictures)
+        asked = self.target(target, len(batch.x))
         layer = self._layer_for(instance, layer)
-        run = self._run(look, asked, layer, seed, on_progress, along)
+        run = self._run(batch, asked, layer, seed, on_progress, extra_layers)
         question = "explain", instance.key, instance.model_dump_json(), run.asked, layer, seed
-        kept = run.shelf.get_or_compute(question, lambda: self._attribute(instance, run))
+        kept = run.cache_scope.get_or_compute(question, lambda: self._attribute(instance, run))
         return copy.deepcopy(kept)  # the caller may write into it
 
     def compare(
         self,
-        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike],
         methods: Sequence[str | Method] = (
             "gradcam",
             "layercam",
@@ -257,13 +263,13 @@ class Explainer(Judge):
             UnknownNameError: no such method, layer or class.
             PictureError: a picture cannot be read.
         """
-        look = self.look(pictures)
+        batch = self.prepare(pictures)
         layer = question.pop("layer", None)
         given = {METHODS[key].key: values for key, values in params.items()}
         asked = {(METHODS[m] if isinstance(m, str) else m).key: m for m in methods}
         if layer is not None and layer not in {*self.model.layers, *self.model.attention_layers}:
             self.model.resolve_layer([Need.LAYER], layer)
-        self.target(question.get("target"), len(look.x))
+        self.target(question.get("target"), len(batch.x))
         results: dict[str, Attribution] = {}
         errors: dict[str, str] = {}
         made: dict[str, Method] = {}
@@ -272,11 +278,11 @@ class Explainer(Judge):
                 made[key] = METHODS.make(method, given.get(key))
             except TimmscopeError as error:
                 errors[key] = str(error)
-        rows = [len(look.x) * self.rows(instance, layer) for instance in made.values()]
+        rows = [len(batch.x) * self.rows(instance, layer) for instance in made.values()]
         for (key, instance), told in zip(made.items(), in_turn(on_progress, rows), strict=True):
             try:
                 results[key] = self.explain(
-                    look,
+                    batch,
                     instance,
                     layer=self._suitable(instance, layer),
                     on_progress=told,
@@ -291,12 +297,12 @@ class Explainer(Judge):
 
     def measure(
         self,
-        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike],
         values: Attribution | Tensor,
         metric: str | Metric = "deletion",
         *,
         target: TargetLike = None,
-        truth: Tensor | None = None,
+        ground_truth: Tensor | None = None,
         seed: int = 0,
         on_progress: OnProgress | None = None,
         **params: object,
@@ -308,26 +314,26 @@ class Explainer(Judge):
             values: their maps: an attribution, or a tensor (B, h, w).
             metric: a metric's key, or a `Metric`.
             target: what was explained; by default each picture's predicted class.
-            truth: for metrics that need it, (B, H, W) True where the evidence is, in the pixels of
-                the model's input.
+            ground_truth: for metrics that need it, (B, H, W) True where the evidence is, in the
+                pixels of the model's input.
             seed: where random draws start.
             on_progress: told of rows done and expected.
             **params: the metric's parameters.
         """
         instance = METRICS.make(metric, params)
-        look = self.look(pictures)
+        batch = self.prepare(pictures)
         answer = values if isinstance(values, Attribution) else None
         layer = answer.layer if answer is not None else None
-        run = self._run(look, self.target(target, len(look.x)), layer, seed, on_progress)
+        run = self._run(batch, self.target(target, len(batch.x)), layer, seed, on_progress)
         if answer is not None and answer.target not in ("", run.target.key):
             raise TimmscopeError(
                 f"the map explains {answer.target}, not {run.target.key}; "
                 "pass the target that it explains"
             )
-        maps = over(values.values if isinstance(values, Attribution) else values, look.x)
-        known = Known(truth, answer, None if answer is None else _again(answer))
+        maps = to_input_size(values.values if isinstance(values, Attribution) else values, batch.x)
+        context = MetricContext(ground_truth, answer, None if answer is None else _again(answer))
         for given in sorted(instance.needs):
-            if not known.has(given):
+            if not context.has(given):
                 raise NotApplicableError(f"{instance.label} {LACKING[given]}")
         asker = None if answer is None else (answer.method, str(answer.params), layer)
         question = (
@@ -337,16 +343,20 @@ class Explainer(Judge):
             run.asked,
             seed,
             _hash(maps),
-            asker if Given.METHOD in instance.needs else None,
-            _hash(truth) if truth is not None and Given.TRUTH in instance.needs else None,
+            asker if MetricInput.METHOD in instance.needs else None,
+            _hash(ground_truth)
+            if ground_truth is not None and MetricInput.GROUND_TRUTH in instance.needs
+            else None,
         )
         with capture.plain(self.model.device):
-            kept = run.shelf.get_or_compute(question, lambda: instance.measure(run, maps, known))
+            kept = run.cache_scope.get_or_compute(
+                question, lambda: instance.measure(run, maps, context)
+            )
         return copy.deepcopy(kept)
 
-    def truth(
+    def ground_truth(
         self,
-        pictures: PictureLike | Look | Sequence[PictureLike],
+        pictures: PictureLike | InputBatch | Sequence[PictureLike],
         source: str | Path | Sequence[Box] | NDArray[np.bool_],
         *,
         label: str | None = None,
@@ -355,32 +365,33 @@ class Explainer(Judge):
 
         Args:
             pictures: the pictures.
-            source: for each of them the same: a file (see `core.truth.read_truth`), a box as
-                "left,top,right,bottom", a list of boxes, or a mask; in pixels of the picture.
+            source: for each of them the same: a file (see `read_ground_truth` in
+                `core.inputs.ground_truth`), a box as "left,top,right,bottom", a list of boxes,
+                or a mask; in pixels of the picture.
             label: of a file, only objects of this class.
 
         Raises:
             TimmscopeError: it cannot be read, does not fit, or marks nothing that the model sees.
         """
-        look = self.look(pictures)
-        if not look.pictures:
+        batch = self.prepare(pictures)
+        if not batch.pictures:
             raise TimmscopeError("tensors are no pictures; give a mask over them as truth itself")
         masks = [
-            on_input(truth_of(source, geometry.picture, picture.name, label), geometry)
-            for picture, geometry in zip(look.pictures, look.geometries, strict=True)
+            on_input(ground_truth_of(source, geometry.picture, picture.name, label), geometry)
+            for picture, geometry in zip(batch.pictures, batch.geometries, strict=True)
         ]
         return torch.stack(masks)
 
-    def frame(
+    def curve_step(
         self,
-        pictures: PictureLike | Tensor | Look | Sequence[PictureLike],
+        pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike],
         values: Attribution | Tensor,
         metric: str | Metric = "deletion",
         *,
         step: int,
         seed: int = 0,
         **params: object,
-    ) -> Shown:
+    ) -> CurveStep:
         """What the model was shown at one step of a removal curve, and what it said.
 
         Where the curve has been measured and is still kept, it takes no pass.
@@ -397,24 +408,24 @@ class Explainer(Judge):
             NotApplicableError: the metric follows no such curve.
             TimmscopeError: there is no such step.
         """
-        instance, look = METRICS.make(metric, params), self.look(pictures)
+        instance, batch = METRICS.make(metric, params), self.prepare(pictures)
         if not isinstance(instance, Removal):
             raise NotApplicableError(
                 f"{instance.label} does not remove pixels step by step; choose deletion or "
                 "insertion"
             )
         maps = values.values if isinstance(values, Attribution) else values
-        run = self._run(look, None, None, seed, None)
+        run = self._run(batch, None, None, seed, None)
         with capture.plain(self.model.device):
-            found = instance.frame(run, over(maps, look.x), step)
+            found = instance.step_at(run, to_input_size(maps, batch.x), step)
             said = Prediction(
                 found.outputs.cpu().clone(), self.model.labels, features=self.model.features
             )
-            return Shown(found.fraction, self.model.to_pixels(found.rows).cpu(), said)
+            return CurveStep(found.fraction, self.model.to_pixels(found.rows).cpu(), said)
 
     def features(
         self,
-        picture: PictureLike | Tensor | Look,
+        picture: PictureLike | Tensor | InputBatch,
         *,
         layer: str | None = None,
         top: int = 16,
@@ -436,7 +447,7 @@ class Explainer(Judge):
 
     def attention(
         self,
-        picture: PictureLike | Tensor | Look,
+        picture: PictureLike | Tensor | InputBatch,
         *,
         layer: str | None = None,
         query: str = "auto",
@@ -457,7 +468,7 @@ class Explainer(Judge):
 
     def _run_at(
         self,
-        picture: PictureLike | Tensor | Look,
+        picture: PictureLike | Tensor | InputBatch,
         need: Need,
         layer: str | None,
         on_progress: OnProgress | None,
@@ -465,12 +476,14 @@ class Explainer(Judge):
         if reason := self.model.why_not([need]):
             raise NotApplicableError(reason)
         name = self.model.resolve_layer([need], layer)
-        return self._run(self.look(picture), None, name, 0, on_progress)
+        return self._run(self.prepare(picture), None, name, 0, on_progress)
 
     def rows(self, method: Method, layer: str | None) -> int:
         """The rows that progress counts for one image; none where the method will be refused."""
         try:
-            cost = method.work(self.model, self._layer_for(method, self._suitable(method, layer)))
+            cost = method.estimate_cost(
+                self.model, self._layer_for(method, self._suitable(method, layer))
+            )
         except FAULTS:
             return 0
         return cost.forward + cost.backward
@@ -483,24 +496,26 @@ class Explainer(Judge):
 
     def _run(
         self,
-        look: Look,
+        batch: InputBatch,
         target: Target | None,
         layer: str | None,
         seed: int,
         on_progress: OnProgress | None,
-        along: Sequence[str] = (),
+        extra_layers: Sequence[str] = (),
     ) -> Run:
         progress = Progress(on_progress)
         return Run(
             self.model,
-            look.x,
+            batch.x,
             target,
             layer=layer,
-            along=[self.model.resolve_layer([Need.LAYER], name) or name for name in along],
+            extra_layers=[
+                self.model.resolve_layer([Need.LAYER], name) or name for name in extra_layers
+            ],
             seed=seed,
-            shelf=Shelf(
+            cache_scope=CacheScope(
                 self.cache,
-                (self.model.fingerprint(), look.digest),
+                (self.model.fingerprint(), batch.digest),
                 waiting=lambda: progress.advance(0),
             ),
             progress=progress,
@@ -521,7 +536,7 @@ class Explainer(Judge):
             params=method.model_dump(),
             target=run.target.key,
             layer=run.layer,
-            cost=replace(run.meter.cost(), peak_bytes=peak()),
+            cost=replace(run.cost_counter.cost(), peak_bytes=peak()),
             extras={name: _own(extra) for name, extra in run.extras.items()},
         )
 
@@ -531,10 +546,10 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _again(answer: Attribution) -> Again:
+def _again(answer: Attribution) -> Reattribute:
     """Asks the method that gave `answer` again."""
     method = METHODS.make(answer.method, answer.params)
-    return lambda run: over(method.attribute(run)[0], run.x)
+    return lambda run: to_input_size(method.attribute(run)[0], run.x)
 
 
 def _hash(tensor: Tensor) -> str:

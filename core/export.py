@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.asking import Look
 from core.explainer import Explainer
-from core.targets import Target
+from core.inputs.batch import InputBatch
+from core.tasks.base import Target
 from core.types import Attribution, Cost, Prediction
 from core.views.colour import limits, overlay
 
@@ -21,7 +21,7 @@ FINE = 64 * 64
 
 
 def context_facts(
-    explainer: Explainer, look: Look, prediction: Prediction, target: Target, seed: int
+    explainer: Explainer, batch: InputBatch, prediction: Prediction, target: Target, seed: int
 ) -> dict[str, Any]:
     """What was asked of what, as JSON: enough to ask again."""
     handle = explainer.model
@@ -34,8 +34,8 @@ def context_facts(
         **prediction_facts(prediction),
         "target": target.describe(prediction),
         "target_key": target.key,
-        "picture_digest": look.digest,
-        "crop": look.geometries[0].to_dict(),
+        "picture_digest": batch.digest,
+        "crop": batch.geometries[0].to_dict(),
         "seed": seed,
         "versions": {name: version(name) for name in ("torch", "timm", "numpy", "pillow")},
     }
@@ -82,19 +82,19 @@ def finite(value: float) -> float | None:
 
 def save_png(
     path: Path,
-    look: Look,
+    batch: InputBatch,
     attribution: Attribution,
     colormap: str = "auto",
     alpha: float = 0.6,
     fade: bool = False,
 ) -> None:
     """Write the map over its picture; see `core.views.colour.overlay`."""
-    values, span = map_on_input(look, attribution), colour_range(attribution)
-    picture, geometry = look.pictures[0].image, look.geometries[0]
+    values, span = map_on_input(batch, attribution), colour_range(attribution)
+    picture, geometry = batch.pictures[0].image, batch.geometries[0]
     overlay(picture, values, geometry, colormap, alpha, fade, limits=span).save(path)
 
 
-def save_npz(path: Path, look: Look, attribution: Attribution) -> None:
+def save_npz(path: Path, batch: InputBatch, attribution: Attribution) -> None:
     """Write the raw map.
 
     `values` (H, W) float32 are signed and never normalised, in model-input pixels, a layer's map
@@ -102,11 +102,11 @@ def save_npz(path: Path, look: Look, attribution: Attribution) -> None:
     of what the model saw, in picture pixels; `picture` and `input` are (height, width).
     What else the method found, such as `segments`, stands under its own name.
     """
-    geometry = look.geometries[0]
+    geometry = batch.geometries[0]
     extras: dict[str, Any] = {n: extra[0].numpy() for n, extra in attribution.extras.items()}
     np.savez_compressed(
         path,
-        values=map_on_input(look, attribution),
+        values=map_on_input(batch, attribution),
         native=attribution.values[0].numpy(),
         crop=np.array(geometry.box, dtype=np.float64),
         picture=np.array(geometry.picture),
@@ -130,9 +130,9 @@ def colour_range(*attributions: Attribution) -> tuple[float, float]:
     return (-top if any(lo < 0 for lo, _ in ends) else 0.0), top
 
 
-def map_on_input(look: Look, attribution: Attribution) -> NDArray[np.float32]:
+def map_on_input(batch: InputBatch, attribution: Attribution) -> NDArray[np.float32]:
     """The first image's map (H, W) in model-input pixels."""
-    values: NDArray[np.float32] = attribution.upsampled((look.x.shape[2], look.x.shape[3]))[
+    values: NDArray[np.float32] = attribution.upsampled((batch.x.shape[2], batch.x.shape[3]))[
         0
     ].numpy()
     return values

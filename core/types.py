@@ -24,7 +24,7 @@ class Need(StrEnum):
     """Softmax attention over all tokens of one image can be read."""
 
 
-class Law(StrEnum):
+class Property(StrEnum):
     """A promise a method makes; the tests check it on every model that can run the method."""
 
     COMPLETE = "complete"
@@ -35,7 +35,7 @@ class Law(StrEnum):
     """On a linear model the map is the exact contribution of each pixel."""
     CLASS_SENSITIVE = "class_sensitive"
     """With default parameters another target gives another map; how well it tells objects apart is
-    measured in docs/truth.md."""
+    measured in docs/ground_truth.md."""
     LOCALISES = "localises"
     """Where the evidence is known, the map holds more of it than the random, edge and centre
     controls do, on average and on every model of the generated world that runs the method."""
@@ -136,7 +136,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Places:
+class TokenMap:
     """Which tokens of the picture the rows, or the columns, of grouped attention maps stand for.
 
     Attributes:
@@ -188,7 +188,7 @@ class AttentionLayer:
         keys: which tokens the columns of its grouped maps stand for; None if its maps are (B,
             heads, T, T) over all tokens in order.
         queries: which tokens the rows stand for.
-        looking: how the tokens that look lie on the picture, where it is not as `layout`.
+        query_layout: how the tokens that look lie on the picture, where it is not as `layout`.
         axis: which axis of its maps counts the heads.
     """
 
@@ -197,12 +197,12 @@ class AttentionLayer:
     tokens: int
     layout: Layout | None
     reason: str = ""
-    keys: Places | None = None
-    queries: Places | None = None
-    looking: Layout | None = None
+    keys: TokenMap | None = None
+    queries: TokenMap | None = None
+    query_layout: Layout | None = None
     axis: int = 1
 
-    def carry(self, row: Tensor, weights: Tensor) -> Tensor:
+    def propagate(self, row: Tensor, weights: Tensor) -> Tensor:
         """What reaches the tokens that are looked at when those that look hold `row`.
 
         Args:
@@ -226,7 +226,7 @@ class AttentionLayer:
         if self.queries is None:
             return sums
         assert self.layout is not None
-        return self.queries.mean(sums.flatten(1), (self.looking or self.layout).tokens)
+        return self.queries.mean(sums.flatten(1), (self.query_layout or self.layout).tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PercentileRank:
     """Where maps stand among random ones.
 
     Attributes:
@@ -284,7 +284,7 @@ class Standing:
     percentile: Tensor
 
     @classmethod
-    def among(cls, own: Score, others: Tensor, *, higher_is_better: bool) -> Standing:
+    def among(cls, own: Score, others: Tensor, *, higher_is_better: bool) -> PercentileRank:
         """Compare a score with those (n, B) of random maps."""
         sign = 1 if higher_is_better else -1
         above, level = sign * (own.value - others) > 0, own.value == others

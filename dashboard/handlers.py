@@ -16,8 +16,8 @@ from typing import Any
 
 import gradio as gr
 
-from core.asking import OnProgress
 from core.errors import CancelledError
+from core.inputs.batch import OnProgress
 from dashboard.state import Question, Service
 
 Handler = Callable[..., Any]

@@ -35,7 +35,7 @@ QUIET: dict[str, Any] = {
 
 
 class Picture(gr.Image):
-    """A picture handed on as the file that was uploaded, for `core.image` to decode and check."""
+    """A picture as the uploaded file, which `core.inputs.image` decodes and checks."""
 
     def preprocess(self, payload: Any) -> str | None:
         """The path of the uploaded file."""

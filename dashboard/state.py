@@ -15,18 +15,18 @@ from pathlib import Path
 from cachetools import LRUCache, TTLCache
 
 from core import Explainer, load_model
-from core.asking import Look, OnProgress
-from core.cache import POLL_SECONDS, Cache, nbytes
 from core.errors import CancelledError, PictureError, TimmscopeError
-from core.models.catalogue import find
-from core.targets import Target
-from core.worlds import WORLDS
+from core.inputs.batch import InputBatch, OnProgress
+from core.models.listing import find
+from core.runtime.cache import POLL_SECONDS, Cache, nbytes
+from core.synthetic import SYNTHETIC_MODELS
+from core.tasks.base import Target
 
 HUB = re.compile(r"hf[-_]hub:[\w.-]+/[\w.-]+")
 
 MODELS = (
     "tf_efficientnet_lite0",
-    *WORLDS,
+    *SYNTHETIC_MODELS,
     "resnet50.a1_in1k",
     "convnext_tiny.fb_in1k",
     "vit_small_patch16_224.augreg_in21k_ft_in1k",
@@ -106,10 +106,10 @@ class Question:
         return target.probability() if self.unit == "probability" else target
 
 
-def weight_of(look: Look) -> int:
-    """Bytes a look keeps alive: its pictures, decoded, and the model's input."""
-    heights_and_widths = (picture.size for picture in look.pictures)
-    return nbytes(look.x) + sum(3 * height * width for height, width in heights_and_widths)
+def batch_bytes(batch: InputBatch) -> int:
+    """Bytes that a batch keeps alive: its pictures, decoded, and the model's input."""
+    heights_and_widths = (picture.size for picture in batch.pictures)
+    return nbytes(batch.x) + sum(3 * height * width for height, width in heights_and_widths)
 
 
 class Service:
@@ -130,7 +130,7 @@ class Service:
         self._loading: dict[tuple[str, str], Future[Explainer]] = {}
         self._explainers: LRUCache[tuple[str, str], Explainer] = LRUCache(models)
         self._failures: TTLCache[tuple[str, str], TimmscopeError] = TTLCache(64, FAILURE_SECONDS)
-        self._looks: LRUCache[object, Look] = LRUCache(LOOK_BYTES, getsizeof=weight_of)
+        self._looks: LRUCache[object, InputBatch] = LRUCache(LOOK_BYTES, getsizeof=batch_bytes)
         self._saved = tempfile.mkdtemp(prefix="timmscope-")
         weakref.finalize(self, shutil.rmtree, self._saved, ignore_errors=True)
         self._folders: list[Path] = []
@@ -198,7 +198,7 @@ class Service:
         handle.probe  # noqa: B018  takes a while, and whoever waits can cancel it here
         return Explainer(handle, cache=self.cache)
 
-    def look(self, explainer: Explainer, picture: str | None) -> Look:
+    def prepare(self, explainer: Explainer, picture: str | None) -> InputBatch:
         """A picture as the model sees it, decoded once.
 
         Raises:
@@ -214,8 +214,8 @@ class Service:
         with self._lock:
             found = self._looks.get(key)
         if found is None:
-            found = explainer.look(picture)
-            if weight_of(found) <= self._looks.maxsize:
+            found = explainer.prepare(picture)
+            if batch_bytes(found) <= self._looks.maxsize:
                 with self._lock:
                     self._looks[key] = found
         return found

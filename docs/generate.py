@@ -18,7 +18,7 @@ from core import METHODS, METRICS, Explainer, ModelHandle, load_model
 from core.errors import NotApplicableError
 from core.methods.base import Method
 from core.registry import Parameters
-from core.types import Cost, Law, Need
+from core.types import Cost, Need, Property
 
 PAGE = Path(__file__).parent / "methods.md"
 
@@ -66,7 +66,13 @@ ELSEWHERE = {
 
 def page() -> str:
     """The whole page, as Markdown."""
-    parts = [INTRO, _meanings("Needs", Need), _meanings("Promises", Law), _methods(), _metrics()]
+    parts = [
+        INTRO,
+        _meanings("Needs", Need),
+        _meanings("Promises", Property),
+        _methods(),
+        _metrics(),
+    ]
     return "\n".join(parts)
 
 
@@ -84,7 +90,7 @@ def _methods() -> str:
                 f"[`{cls.key}`](#{cls.key})",
                 cls.label,
                 _listed(cls.needs),
-                _listed(cls.laws),
+                _listed(cls.properties),
                 works[cls.key].forward,
                 works[cls.key].backward,
                 works[cls.key].pace,
@@ -104,7 +110,7 @@ def _work(cls: type[Method]) -> Cost:
     method = cls()
     for handle in _handles():
         if not (handle.why_not(method.requires()) or method.refusal(handle)):
-            return method.work(handle, handle.resolve_layer(method.layer_needs(), None))
+            return method.estimate_cost(handle, handle.resolve_layer(method.layer_needs(), None))
     raise NotApplicableError(f"no model of this page can run {cls.key}; add one that can")
 
 

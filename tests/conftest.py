@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
+from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS, Method
 from core.models import zoo
-from core.preprocessing import Preprocessing
-from core.types import Law
+from core.types import Property
 from tests.browser import chromium, visit  # noqa: F401  fixtures
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -116,13 +116,13 @@ def runnable(method: Method, owner: ModelHandle) -> bool:
     return not (owner.why_not(method.requires()) or method.refusal(owner))
 
 
-def pairs(law: Law | None = None) -> list[Any]:
+def pairs(law: Property | None = None) -> list[Any]:
     """Every (method, model) case, of the methods that promise `law`."""
     return [
         pytest.param(key, name, id=f"{key}-{name}")
         for key, cls in METHODS.items()
         for name in ZOO
-        if (law is None or law in cls.laws) and runnable(quick(key), shared_handle(name))
+        if (law is None or law in cls.properties) and runnable(quick(key), shared_handle(name))
     ]
 
 

@@ -22,12 +22,12 @@ import torch
 from PIL import Image
 
 from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, load_model
-from core.asking import OnProgress
 from core.errors import CancelledError, UnknownNameError
+from core.inputs.batch import OnProgress
 from dashboard import actions
 from dashboard.actions.explain import summary
+from dashboard.actions.formatting import facts
 from dashboard.actions.model import FAMILIES
-from dashboard.actions.words import facts
 from dashboard.controls import control, params_of
 from dashboard.handlers import working
 from dashboard.state import NOTHING, Question, Service
@@ -78,7 +78,7 @@ def test_an_explanation_says_what_it_took_and_where_it_looked(service: Service) 
 def test_the_recipe_gives_the_same_map(service: Service, tmp_path: Path) -> None:
     asked = about(target=285, versus=281, unit="probability")
     found = actions.explain(service, asked, "layercam", {"layercam": {"relu": False}}, "blocks.4")
-    code = found.recipe.replace("picture.jpg", CAT)
+    code = found.code_snippet.replace("picture.jpg", CAT)
     scope: dict[str, Any] = {}
     exec(code, scope)
     path = actions.download(
@@ -196,13 +196,13 @@ def test_scores_stand_beside_the_controls(service: Service) -> None:
 
 
 def test_a_map_is_put_to_the_test(service: Service) -> None:
-    shown = actions.judge(service, about(), "gradcam", {}, None)
+    shown = actions.assess(service, about(), "gradcam", {}, None)
     assert shown[0]["title"].startswith("Verdict: ")
     assert {card["tone"] for card in shown[1:]} <= {"good", "doubtful", "bad", "unasked"}
     assert any("Symmetric relevance gain" in card["caption"] for card in shown)
-    (told,) = actions.judge(service, about(), "sobel", {}, None)
+    (told,) = actions.assess(service, about(), "sobel", {}, None)
     assert "knows nothing of the model" in told["caption"]
-    (told,) = actions.judge(service, about(), "attention", {}, None)
+    (told,) = actions.assess(service, about(), "attention", {}, None)
     assert "softmax attention" in told["caption"]
 
 

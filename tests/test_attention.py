@@ -16,15 +16,16 @@ from timm.models.maxxvit import window_partition as block_partition
 from timm.models.swin_transformer import window_partition
 from torch import Tensor, nn
 
-from core import Explainer, ModelHandle, capture
-from core.engine import Run
+from core import Explainer, ModelHandle
 from core.errors import NotApplicableError, UnknownNameError
+from core.inputs.preprocessing import Preprocessing
 from core.methods.attention_flow import flows
 from core.methods.base import METHODS
 from core.models import zoo
-from core.passes import Progress
-from core.preprocessing import Preprocessing
-from core.targets import ClassLogit
+from core.runtime import capture
+from core.runtime.batching import Progress
+from core.runtime.engine import Run
+from core.tasks.classification import ClassLogit
 from tests.conftest import build, images, shared_handle
 from tests.test_layers import any_handle
 
@@ -119,8 +120,8 @@ def test_pooled_keys_and_queries_have_grids_of_their_own() -> None:
     pvt, levit = any_handle("pvt"), any_handle("levit")
     pooled = pvt.attention_layers["stages.1.blocks.0.attn"]
     assert pooled.layout is not None
-    assert pooled.looking is not None
-    assert (pooled.layout.grid, pooled.looking.grid) == ((7, 7), (28, 28))
+    assert pooled.query_layout is not None
+    assert (pooled.layout.grid, pooled.query_layout.grid) == ((7, 7), (28, 28))
     x = images(pvt, 1)
     with torch.no_grad(), capture.attention(pvt.model.eval()) as maps:
         pvt.model(x)
@@ -128,9 +129,9 @@ def test_pooled_keys_and_queries_have_grids_of_their_own() -> None:
     torch.testing.assert_close(seen.flatten(), maps[pooled.name][0].mean(0)[700])
     fewer = levit.attention_layers["stages.1.downsample.attn_downsample"]
     assert fewer.layout is not None
-    assert fewer.looking is not None
+    assert fewer.query_layout is not None
     assert fewer.queries is not None
-    assert (fewer.layout.grid, fewer.looking.grid) == ((14, 14), (7, 7))
+    assert (fewer.layout.grid, fewer.query_layout.grid) == ((14, 14), (7, 7))
     assert torch.equal(fewer.queries.slot[fewer.queries.token.argsort()], torch.arange(49))
     with pytest.raises(UnknownNameError, match="0 to 48"):
         Explainer(levit).explain(images(levit, 1), "attention", layer=fewer.name, query="49")
@@ -298,8 +299,8 @@ def test_patch_to_patch_written_out(name: str) -> None:
     run = run64(name, count=1)
     flow = np.eye(16)
     for weights in run.attention().values():
-        among = weights[0].mean(0).numpy()[-16:, -16:]
-        flow = (among / among.sum(1, keepdims=True) + np.eye(16)) / 2 @ flow
+        random_maps = weights[0].mean(0).numpy()[-16:, -16:]
+        flow = (random_maps / random_maps.sum(1, keepdims=True) + np.eye(16)) / 2 @ flow
     np.testing.assert_allclose(flow.sum(1), 1)
     received = np.array([sum(flow[i, j] for i in range(16) if i != j) / 15 for j in range(16)])
     ours = ask(run, "attention_flow", reading="patch-to-patch")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from core.cache import OVERHEAD, Cache, Shelf, nbytes
 from core.errors import CancelledError
+from core.runtime.cache import OVERHEAD, Cache, CacheScope, nbytes
 from core.types import Attribution
 
 KILO = 1024
@@ -209,41 +209,43 @@ def test_shelves_of_other_subjects_do_not_collide() -> None:
         (),
         (("a", "b"),),
     ]
-    shelves = [Shelf(cache, prefix) for prefix in prefixes]
-    for index, shelf in enumerate(shelves):
+    shelves = [CacheScope(cache, prefix) for prefix in prefixes]
+    for index, cache_scope in enumerate(shelves):
         for key in ("k", ("b", "k")):
-            assert key not in shelf
-            shelf.put(key, (index, key))
-    for index, shelf in enumerate(shelves):
+            assert key not in cache_scope
+            cache_scope.put(key, (index, key))
+    for index, cache_scope in enumerate(shelves):
         for key in ("k", ("b", "k")):
-            assert shelf.get_or_compute(key, forbidden) == (index, key)
+            assert cache_scope.get_or_compute(key, forbidden) == (index, key)
 
 
 def test_other_images_on_the_same_model_have_a_shelf_beside() -> None:
     cache = Cache()
     for image in ("x", "y"):
-        beside = Shelf(cache, ("m", image)).beside("samples")
+        beside = CacheScope(cache, ("m", image)).beside("samples")
         assert beside.get_or_compute("k", lambda: "once") == "once"
     assert cache.hits == 1
-    assert Shelf(cache, ("m2", "x")).beside("samples").get_or_compute("k", lambda: "new") == "new"
+    assert (
+        CacheScope(cache, ("m2", "x")).beside("samples").get_or_compute("k", lambda: "new") == "new"
+    )
 
 
 def test_shelves_of_the_same_subject_are_one() -> None:
     cache = Cache()
-    Shelf(cache, ("m", "x")).put("outputs", 1)
-    assert Shelf(cache, ("m", "x")).get_or_compute("outputs", forbidden) == 1
+    CacheScope(cache, ("m", "x")).put("outputs", 1)
+    assert CacheScope(cache, ("m", "x")).get_or_compute("outputs", forbidden) == 1
 
 
 def test_what_is_on_the_shelf_already_stays() -> None:
-    shelf = Shelf()
-    shelf.put("k", 1)
-    shelf.put("k", 2)
-    assert shelf.get_or_compute("k", forbidden) == 1
+    cache_scope = CacheScope()
+    cache_scope.put("k", 1)
+    cache_scope.put("k", 2)
+    assert cache_scope.get_or_compute("k", forbidden) == 1
 
 
 def test_a_shelf_without_a_cache_has_its_own() -> None:
-    Shelf().put("k", 1)
-    assert "k" not in Shelf()
+    CacheScope().put("k", 1)
+    assert "k" not in CacheScope()
 
 
 def test_two_computations_that_put_each_others_answers_do_not_wait_for_ever() -> None:
@@ -268,7 +270,7 @@ def test_two_computations_that_put_each_others_answers_do_not_wait_for_ever() ->
 
 
 @pytest.mark.parametrize("shelf", [False, True])
-def test_who_waits_can_leave_and_the_computation_goes_on(shelf: bool) -> None:
+def test_who_waits_can_leave_and_the_computation_goes_on(cache_scope: bool) -> None:
     cache, began, release = Cache(), threading.Event(), threading.Event()
     outcomes: dict[int, object] = {}
 
@@ -281,8 +283,8 @@ def test_who_waits_can_leave_and_the_computation_goes_on(shelf: bool) -> None:
         raise CancelledError("enough")
 
     def wait() -> object:
-        if shelf:
-            return Shelf(cache, ("s",), waiting=leave).get_or_compute("key", forbidden)
+        if cache_scope:
+            return CacheScope(cache, ("s",), waiting=leave).get_or_compute("key", forbidden)
         return cache.get_or_compute((("s",), "key"), forbidden, leave)
 
     def ask(index: int) -> None:

@@ -14,14 +14,15 @@ from pytorch_grad_cam.ablation_layer import AblationLayer
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWeightedTarget
 from torch import Tensor, nn
 
-from core import Explainer, ModelHandle, capture
-from core.engine import LayerGradients, Run
+from core import Explainer, ModelHandle
 from core.errors import NotApplicableError
+from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.methods.cam_masking import Tail, _most_telling
 from core.methods.fullgrad import implicit_bias, smallest_parts
-from core.preprocessing import Preprocessing
-from core.targets import ClassLogit, ClassProbability
+from core.runtime import capture
+from core.runtime.engine import LayerGradients, Run
+from core.tasks.classification import ClassLogit, ClassProbability
 from core.types import Attribution, Layout, upsample
 from tests.conftest import build, handle, images, shared_handle
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
 
-from core import capture
 from core.errors import NotApplicableError, UnknownNameError
+from core.runtime import capture
 from tests.test_contract import assert_same, state_of
 
 
@@ -346,7 +346,7 @@ def test_two_threads_do_not_see_each_others_maps(tokens: Tensor) -> None:
     meet = threading.Barrier(2, timeout=30)
     found: dict[int, list[Tensor]] = {}
 
-    def look(index: int) -> None:
+    def batch(index: int) -> None:
         block = SelfAttention(None, heads=index + 1).eval()
         with capture.quiet(block), capture.attention(block) as maps:
             meet.wait()
@@ -355,7 +355,7 @@ def test_two_threads_do_not_see_each_others_maps(tokens: Tensor) -> None:
             meet.wait()
         found[index] = list(maps.values())
 
-    threads = [threading.Thread(target=look, args=(i,)) for i in range(2)]
+    threads = [threading.Thread(target=batch, args=(i,)) for i in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from core import METHODS, METRICS, cli, load_model
 from core.errors import NotApplicableError
-from core.models.catalogue import list_models
+from core.models.listing import list_models
 from tests.conftest import SAMPLES
 
 COFFEE = SAMPLES / "coffee.jpg"
@@ -480,7 +480,7 @@ def test_methods_lists_the_registry() -> None:
     found = command("methods").json
     assert list(found) == list(METHODS)
     assert all(
-        set(facts) >= {"label", "family", "needs", "laws", "params", "paper", "cost"}
+        set(facts) >= {"label", "family", "needs", "properties", "params", "paper", "cost"}
         for facts in found.values()
     )
     steps = found["integrated_gradients"]["params"]["steps"]
@@ -569,7 +569,7 @@ def test_maps_are_set_among_random_ones_and_one_method_is_recommended() -> None:
     found = command(
         "explain", COFFEE, "--methods", "gradcam,saliency,random",
         "--metrics", "energy_inside,max_sensitivity", "--set", "max_sensitivity.samples=1",
-        "--truth", "150,0,450,400", "--among", "5", "--recommend",
+        "--ground-truth", "150,0,450,400", "--random-maps", "5", "--recommend",
     )  # fmt: skip
     image = found.image
     scores = image["results"]["gradcam"]["scores"]
@@ -585,7 +585,7 @@ def test_maps_are_set_among_random_ones_and_one_method_is_recommended() -> None:
 
 @pytest.mark.parametrize("number", ["-3", "1000000", "many", "2.5"])
 def test_a_number_of_random_maps_that_makes_no_sense_is_refused(number: str) -> None:
-    found = command("explain", COFFEE, f"--among={number}")
+    found = command("explain", COFFEE, f"--random-maps={number}")
     assert_refused(found, "is no number from 0 to 10000", number)
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle, load_model
-from core.cache import Cache
 from core.errors import CancelledError, NotApplicableError
-from core.passes import Budget
-from core.preprocessing import Preprocessing
-from core.targets import ClassLogit
+from core.inputs.preprocessing import Preprocessing
+from core.runtime.batching import Budget
+from core.runtime.cache import Cache
+from core.tasks.classification import ClassLogit
 from core.types import Need
 from tests.conftest import build, handle, images, pairs, quick, refused, shared_handle
 

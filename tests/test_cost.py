@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from core import Explainer, ModelHandle
-from core.cache import Cache
-from core.passes import Budget
-from core.preprocessing import Preprocessing
+from core.inputs.preprocessing import Preprocessing
+from core.runtime.batching import Budget
+from core.runtime.cache import Cache
 from tests.conftest import handle, images, pairs, quick, shared_handle
 
 CAMS = ("gradcam", "hirescam", "layercam", "gradcam_plus_plus")
@@ -52,7 +52,9 @@ def test_without_a_target_the_prediction_comes_from_the_same_pass() -> None:
 def test_a_second_layer_captured_along_costs_nothing_more() -> None:
     counted = Counted("resnet")
     explainer = counted.explainer
-    explainer.explain(counted.x, "gradcam", target=1, layer="layer4", along=["layer2", "layer3"])
+    explainer.explain(
+        counted.x, "gradcam", target=1, layer="layer4", extra_layers=["layer2", "layer3"]
+    )
     for layer in ("layer2", "layer3"):
         answer = explainer.explain(counted.x, "layercam", target=1, layer=layer)
         alone = Explainer(counted.handle).explain(counted.x, "layercam", target=1, layer=layer)
@@ -84,7 +86,7 @@ def test_another_target_of_the_same_masked_copies_costs_nothing() -> None:
 def test_a_method_takes_no_more_rows_than_its_definition_needs(key: str, name: str) -> None:
     owner, method = shared_handle(name), quick(key)
     found = Explainer(owner).explain(images(owner, 2), method, target=1)
-    bound = method.work(owner, found.layer)
+    bound = method.estimate_cost(owner, found.layer)
     assert found.cost.forward <= 1.1 * 2 * bound.forward
     assert found.cost.backward <= 1.1 * 2 * bound.backward
 

@@ -16,8 +16,8 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import Page, expect
 
 from core import ModelHandle, load_model
-from core.asking import OnProgress
 from core.errors import CancelledError
+from core.inputs.batch import OnProgress
 from dashboard import actions
 from dashboard.build import build
 from dashboard.state import Question, Service
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 SHOTS = Path(__file__).parent.parent / "screenshots"
-PATIENCE = 60_000
+MAX_ROWS = 60_000
 """Milliseconds to wait for an answer on a busy machine."""
 
 
@@ -73,23 +73,23 @@ def page(visit: Callable[..., Visit], url: str) -> Page:
 
 def opened(visit: Visit) -> Visit:
     """The page once it shows the first explanation."""
-    visit.page.set_default_timeout(PATIENCE)
+    visit.page.set_default_timeout(MAX_ROWS)
     title(visit.page, "tiger cat")
     return visit
 
 
 def title(page: Page, text: str | re.Pattern[str]) -> None:
     """Wait until the explanation is titled so."""
-    expect(page.locator("#result .ts-title").first).to_contain_text(text, timeout=PATIENCE)
+    expect(page.locator("#result .ts-title").first).to_contain_text(text, timeout=MAX_ROWS)
 
 
 def drawn(page: Page, area: str, count: int | None = None) -> None:
     """Wait until an area shows drawn figures."""
     figures = page.locator(f"{area} .js-plotly-plot")
     page.locator(area).scroll_into_view_if_needed()
-    expect(figures.first).to_be_visible(timeout=PATIENCE)
+    expect(figures.first).to_be_visible(timeout=MAX_ROWS)
     if count is not None:
-        expect(figures).to_have_count(count, timeout=PATIENCE)
+        expect(figures).to_have_count(count, timeout=MAX_ROWS)
 
 
 def choose(page: Page, dropdown: str, text: str) -> None:
@@ -218,7 +218,7 @@ def test_a_bad_picture_is_refused_in_a_sentence_and_the_page_goes_on(
     page.get_by_label("Remove Image").click()
     expect(page.locator("#result .ts-caption")).to_contain_text("no picture yet")
     page.locator("#picture input[type=file]").set_input_files(bad)
-    expect(page.locator("#result .ts-caption")).to_contain_text("broken.jpg", timeout=PATIENCE)
+    expect(page.locator("#result .ts-caption")).to_contain_text("broken.jpg", timeout=MAX_ROWS)
     shot(page, "refused-1280-light")
     page.get_by_role("button", name="rocket").click()
     title(page, "missile")
@@ -232,7 +232,7 @@ def test_a_method_the_model_cannot_run_says_why(page: Page) -> None:
 
 def until(page: Page, holds: Callable[[], bool]) -> None:
     """Wait for something on the server."""
-    for _ in range(PATIENCE // 100):
+    for _ in range(MAX_ROWS // 100):
         if holds():
             return
         page.wait_for_timeout(100)
@@ -269,7 +269,7 @@ def predicting(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     go, predict = threading.Event(), actions.predict
 
     def held(service: Service, question: Question) -> actions.Seen:
-        assert go.wait(PATIENCE / 1000)
+        assert go.wait(MAX_ROWS / 1000)
         return predict(service, question)
 
     go.set()
@@ -289,16 +289,16 @@ def test_a_result_asked_for_while_the_picture_is_predicted_stays(
     predicting.clear()
     page.get_by_role("button", name="coffee", exact=True).click()
     target = page.locator("#target input")
-    expect(target).to_have_value("", timeout=PATIENCE)
+    expect(target).to_have_value("", timeout=MAX_ROWS)
     page.click("#compare-run")
     drawn(page, "#compare-result", 1)
     predicting.set()
-    expect(target).to_have_value(re.compile("espresso"), timeout=PATIENCE)
+    expect(target).to_have_value(re.compile("espresso"), timeout=MAX_ROWS)
     page.wait_for_timeout(2000)
     expect(page.locator("#compare-result .js-plotly-plot")).to_have_count(1)
     page.get_by_role("button", name="rocket", exact=True).click()
     empty = page.locator("#compare-result .ts-caption")
-    expect(empty).to_contain_text("press Compare", timeout=PATIENCE)
+    expect(empty).to_contain_text("press Compare", timeout=MAX_ROWS)
 
 
 def test_a_model_that_takes_long_to_load_can_be_left(
@@ -307,25 +307,25 @@ def test_a_model_that_takes_long_to_load_can_be_left(
     go = threading.Event()
 
     def held(name: str, **options: Any) -> ModelHandle:
-        assert go.wait(2 * PATIENCE / 1000)
+        assert go.wait(2 * MAX_ROWS / 1000)
         return load_model(name, **options)
 
     monkeypatch.setattr("dashboard.state.load_model", held)
     said = page.locator("#about-model")
     page.locator("#model input").fill("test_resnet")
     page.locator("#model input").press("Enter")
-    expect(said).to_contain_text("Loading test_resnet", timeout=PATIENCE)
+    expect(said).to_contain_text("Loading test_resnet", timeout=MAX_ROWS)
     page.click("#leave")
-    expect(said).to_contain_text("No longer waiting", timeout=PATIENCE)
+    expect(said).to_contain_text("No longer waiting", timeout=MAX_ROWS)
     expect(page.locator("#leave")).to_be_hidden()
     page.locator("#model input").fill("tf_efficientnet_lite0")
     page.locator("#model input").press("Enter")
-    expect(said).to_contain_text("1000 classes", timeout=PATIENCE)
+    expect(said).to_contain_text("1000 classes", timeout=MAX_ROWS)
     go.set()
 
 
 def test_what_a_method_takes_follows_its_settings(page: Page) -> None:
-    expect(page.locator("#takes")).to_contain_text("instant", timeout=PATIENCE)
+    expect(page.locator("#takes")).to_contain_text("instant", timeout=MAX_ROWS)
     choose(page, "#method", "Occlusion")
     expect(page.locator("#takes")).to_contain_text("forward passes")
     before = page.locator("#takes").text_content() or ""
@@ -357,7 +357,7 @@ def test_features_and_attention(visit: Callable[..., Visit], url: str) -> None:
     page.locator("#model input").fill("test_vit")
     page.locator("#model input").press("Enter")
     page.get_by_label("Random").click()
-    expect(page.locator("#about-model")).to_contain_text("Weights: random", timeout=PATIENCE)
+    expect(page.locator("#about-model")).to_contain_text("Weights: random", timeout=MAX_ROWS)
     page.get_by_role("tab", name="Features").click()
     settled(seen)
     page.click("#feature-run")
@@ -372,7 +372,7 @@ def test_a_map_is_judged_and_the_verdict_goes_with_it(page: Page) -> None:
     drawn(page, "#result", 1)
     page.click("#judge")
     verdict = page.locator("#verdict .ts-card")
-    expect(verdict.first).to_contain_text("Verdict: ", timeout=PATIENCE)
+    expect(verdict.first).to_contain_text("Verdict: ", timeout=MAX_ROWS)
     assert verdict.count() >= 4
     shot(page, "verdict-1280-light")
     choose(page, "#method", "HiResCAM")
@@ -433,7 +433,7 @@ def test_what_the_page_does_is_an_api(url: str) -> None:
     assert {"/explain", "/compare", "/features", "/attention", "/measure", "/predict"} <= names
     picture = handle_file(str(SAMPLES / "coffee.jpg"))
     common = {"model": "tf_efficientnet_lite0", "weights": "pretrained", "unit": "logit"}
-    panels, trust, recipe = client.predict(
+    panels, trust, code_snippet = client.predict(
         picture,
         target=967,
         versus=-1,
@@ -445,7 +445,7 @@ def test_what_the_page_does_is_an_api(url: str) -> None:
     )
     assert "espresso" in json.loads(panels)["panels"][0]["title"]
     assert "Completeness error" in trust
-    assert "steps=3" in recipe
+    assert "steps=3" in code_snippet
     panels, *_ = client.predict(
         picture, target=10**6, versus=-1, method="gradcam", layer="", settings={},
         api_name="/explain", **common,
@@ -471,12 +471,12 @@ def test_evidence_is_drawn_and_a_curve_is_looked_into(page: Page) -> None:
     expect(page.locator("#truth-file")).to_contain_text("drawing")
     page.get_by_label("Energy inside").check()
     page.click("#metric-run")
-    expect(page.locator("#scores")).to_contain_text("Energy inside", timeout=PATIENCE)
+    expect(page.locator("#scores")).to_contain_text("Energy inside", timeout=MAX_ROWS)
     drawn(page, "#frame", 2)
     expect(page.locator("#frame .ts-title").first).to_have_text("25% removed")
     page.locator("#share input[type=number]").fill("75")
     page.locator("#share input[type=number]").press("Enter")
-    expect(page.locator("#frame .ts-title").first).to_have_text("75% removed", timeout=PATIENCE)
+    expect(page.locator("#frame .ts-title").first).to_have_text("75% removed", timeout=MAX_ROWS)
     shot(page, "scrub-1280-light")
 
 
@@ -484,8 +484,8 @@ def test_which_method_to_take_is_said_and_goes_with_the_question(page: Page) -> 
     page.get_by_role("tab", name="Compare").click()
     page.click("#recommend")
     advice = page.locator("#advice .ts-card")
-    expect(advice).to_contain_text("symmetric relevance gain", timeout=PATIENCE)
+    expect(advice).to_contain_text("symmetric relevance gain", timeout=MAX_ROWS)
     expect(page.locator("#ranking")).to_contain_text("Centre (control)")
     shot(page, "recommend-1280-light")
     choose(page, "#target", "lynx")
-    expect(advice).to_have_count(0, timeout=PATIENCE)
+    expect(advice).to_have_count(0, timeout=MAX_ROWS)

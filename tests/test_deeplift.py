@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
-from core.engine import Run
 from core.errors import NotApplicableError
+from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
-from core.preprocessing import Preprocessing
-from core.targets import ClassLogit, ClassProbability
+from core.runtime.engine import Run
+from core.tasks.classification import ClassLogit, ClassProbability
 from tests.conftest import build, images
 from tests.test_oracles import clean, furthest, run64, start
 

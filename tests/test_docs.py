@@ -171,7 +171,7 @@ def test_the_worked_method_explains_a_picture(
     put: Put, lite0: Explainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(core.methods, "reveal", blocks("CONTRIBUTING.md", "python")[0])
-    x = lite0.look(SAMPLES / "coffee.jpg").x
+    x = lite0.prepare(SAMPLES / "coffee.jpg").x
     answer = lite0.explain(x, "reveal", target="espresso", tile=56)
     empty, lone = torch.zeros_like(x), torch.zeros_like(x)
     lone[:, :, 56:112, 112:168] = x[:, :, 56:112, 112:168]

@@ -16,8 +16,10 @@ import scipy.stats
 
 from core import METHODS, METRICS, Explainer, cli
 from core.errors import TimmscopeError
-from core.evaluate import Row, beside, evaluate, expanded, holm, interval, sign_flip, summary
-from core.journal import Journal, write_rows
+from core.evaluation.journal import Journal
+from core.evaluation.pictures import beside, evaluate, picture_files
+from core.evaluation.rows import Row, write_rows
+from core.evaluation.statistics import holm, interval, sign_flip, summary
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 CONTROLS = {key for key, cls in METHODS.items() if cls.family == "control"}
@@ -61,7 +63,7 @@ def test_what_is_done_is_not_done_again(lite0: Explainer) -> None:
 
 
 def test_rows_say_where_methods_stand_among_random_maps(lite0: Explainer) -> None:
-    for row in rows_of(lite0, SAMPLES / "coffee.jpg", among=4):
+    for row in rows_of(lite0, SAMPLES / "coffee.jpg", random_maps=4):
         stands = row.method == "gradcam"
         assert (row.percentile is not None) == stands, row
         assert row.percentile in {None, *(12.5 * i for i in range(9))}
@@ -70,10 +72,10 @@ def test_rows_say_where_methods_stand_among_random_maps(lite0: Explainer) -> Non
 def test_folders_give_their_pictures_by_name(tmp_path: Path) -> None:
     for name in ("b.jpg", "a.PNG", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    assert [p.name for p in expanded([tmp_path, Path("x.jpg")])] == ["a.PNG", "b.jpg", "x.jpg"]
+    assert [p.name for p in picture_files([tmp_path, Path("x.jpg")])] == ["a.PNG", "b.jpg", "x.jpg"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(TimmscopeError, match="no pictures"):
-        expanded([tmp_path / "empty"])
+        picture_files([tmp_path / "empty"])
     (tmp_path / "a.xml").write_text("")
     assert beside(tmp_path)(Path("elsewhere/a.jpg")) == tmp_path / "a.xml"
     assert beside(tmp_path)(Path("elsewhere/b.jpg")) is None
@@ -214,7 +216,14 @@ def test_the_command_gives_rows_a_summary_and_resumes(
         "--metrics",
         "srg,energy_inside",
     ]
-    words += ["--set", "srg.steps=2", "--truth", "100,50,350,250", "--rows", tmp_path / "rows.csv"]
+    words += [
+        "--set",
+        "srg.steps=2",
+        "--ground-truth",
+        "100,50,350,250",
+        "--rows",
+        tmp_path / "rows.csv",
+    ]
     original = evaluate
 
     def stopped(*args: Any, **options: Any) -> Iterator[Row]:
@@ -246,4 +255,4 @@ def test_a_metric_without_its_truth_is_refused_before_any_work(
 ) -> None:
     code, _, err = run(capsys, "evaluate", SAMPLES, "--metrics", "iou,srg")
     assert code == 2
-    assert "iou needs to know where the evidence is; give --truth" in err
+    assert "iou needs to know where the evidence is; give --ground-truth" in err

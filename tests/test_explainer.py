@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle, compare, explain
-from core.cache import Cache
 from core.errors import (
     CancelledError,
     NotApplicableError,
@@ -24,10 +23,11 @@ from core.errors import (
     TimmscopeError,
     UnknownNameError,
 )
-from core.image import open_picture
+from core.inputs.image import open_picture
+from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
-from core.preprocessing import Preprocessing
-from core.targets import ClassLogit
+from core.runtime.cache import Cache
+from core.tasks.classification import ClassLogit
 from tests.conftest import QUICK, SAMPLES, build, handle, images, runnable, shared_handle
 
 COFFEE = SAMPLES / "coffee.jpg"
@@ -54,34 +54,34 @@ def test_one_picture_in_every_form_is_one_picture(asker: Explainer) -> None:
     image.save(png, "PNG")
     forms = [COFFEE, str(COFFEE), COFFEE.read_bytes(), png.getvalue(), image]
     forms += [np.asarray(image), open_picture(COFFEE), [COFFEE], (str(COFFEE),)]
-    looks = [asker.look(form) for form in forms]
-    assert {look.digest for look in looks} == {looks[0].digest}
-    assert all(torch.equal(look.x, looks[0].x) for look in looks)
-    assert asker.look(looks[0]) is looks[0]
+    looks = [asker.prepare(form) for form in forms]
+    assert {batch.digest for batch in looks} == {looks[0].digest}
+    assert all(torch.equal(batch.x, looks[0].x) for batch in looks)
+    assert asker.prepare(looks[0]) is looks[0]
     assert looks[0].geometries[0].picture == (400, 600)
 
 
 def test_pictures_of_different_sizes_make_a_batch(asker: Explainer) -> None:
     paths = sorted(SAMPLES.glob("*.jpg"))[:3]
     tiny = Image.new("RGB", (9, 7), "olive")
-    look = asker.look([*paths, tiny])
-    assert look.x.shape == (4, 3, 160, 160)
-    assert [g.picture for g in look.geometries] == [p.size for p in look.pictures]
-    together = asker.explain(look, "gradcam", target=1).values
+    batch = asker.prepare([*paths, tiny])
+    assert batch.x.shape == (4, 3, 160, 160)
+    assert [g.picture for g in batch.geometries] == [p.size for p in batch.pictures]
+    together = asker.explain(batch, "gradcam", target=1).values
     alone = torch.cat([asker.explain(p, "gradcam", target=1).values for p in [*paths, tiny]])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
 
 
 def test_a_tensor_is_taken_as_it_is_and_left_as_it_is(asker: Explainer) -> None:
     x = images(asker.model, 2)
-    look = asker.look(x)
-    assert torch.equal(look.x, x)
-    assert (look.pictures, look.geometries) == ((), ())
-    one = asker.look(x[0].double())
+    batch = asker.prepare(x)
+    assert torch.equal(batch.x, x)
+    assert (batch.pictures, batch.geometries) == ((), ())
+    one = asker.prepare(x[0].double())
     assert one.x.dtype == torch.float32
     assert torch.equal(one.x, x[:1])
     x.zero_()
-    assert look.x.any()
+    assert batch.x.any()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_tensor_of_another_shape_is_refused(asker: Explainer, shape: tuple[int
 )
 def test_what_is_no_picture_is_refused(asker: Explainer, nothing: Any) -> None:
     with pytest.raises(TimmscopeError):
-        asker.look(nothing)
+        asker.prepare(nothing)
 
 
 def test_a_missing_file_is_named(asker: Explainer) -> None:
@@ -191,7 +191,7 @@ def test_a_small_map_does_not_keep_a_large_tensor_alive() -> None:
     x = images(asker.model, 1)
     for key in ("attention", "gradcam", "random", "attention_rollout"):
         method = METHODS.make(key)
-        run = asker._run(asker.look(x), ClassLogit(1), asker._layer_for(method, None), 0, None)
+        run = asker._run(asker.prepare(x), ClassLogit(1), asker._layer_for(method, None), 0, None)
         kept = asker._attribute(method, run)
         for tensor in (kept.values, kept.score):
             assert tensor.untyped_storage().nbytes() == tensor.nelement() * 4, key
@@ -488,10 +488,10 @@ def test_a_map_is_measured_by_the_target_it_explains() -> None:
 
 def test_a_look_of_another_model_is_taken_anew() -> None:
     one, other = Explainer(shared_handle("resnet")), Explainer(shared_handle("swin"))
-    look = one.look(SAMPLES / "coffee.jpg")
-    assert other.look(look).x.shape[-2:] == (112, 112)
+    batch = one.prepare(SAMPLES / "coffee.jpg")
+    assert other.prepare(batch).x.shape[-2:] == (112, 112)
     with pytest.raises(TimmscopeError, match="another model"):
-        other.look(one.look(images(shared_handle("resnet"), 1)))
+        other.prepare(one.prepare(images(shared_handle("resnet"), 1)))
 
 
 def test_a_bad_parameter_of_one_method_leaves_the_others_their_answers() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
 from core.errors import NotApplicableError, TimmscopeError, UnknownNameError
-from core.preprocessing import Preprocessing
+from core.inputs.preprocessing import Preprocessing
 from tests.conftest import images, shared_handle
 
 PREPROCESSING = Preprocessing((3, 4, 4), mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -20,8 +20,8 @@ from timm.data import create_transform
 
 from core import image as subject
 from core.errors import ModelError, PictureError, UnknownNameError
-from core.image import Picture, open_picture
-from core.preprocessing import Geometry, Preprocessing
+from core.inputs.image import Picture, open_picture
+from core.inputs.preprocessing import Geometry, Preprocessing
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
 from core.errors import ModelError, NotApplicableError, UnknownNameError
+from core.inputs.preprocessing import Preprocessing
 from core.models.layers import probe
-from core.preprocessing import Preprocessing
 from core.types import Layout, Need
 from tests.conftest import ZOO, images, shared_handle
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from core.errors import MemoryExhaustedError, ModelError, TimmscopeError, UnknownNameError
 from core.models import checkpoint, device, embedded
 from core.models import labels as naming
-from core.models.catalogue import find, list_models
+from core.models.listing import find, list_models
 from core.models.load import load_model
 from tests.hub import Hub
 
@@ -327,7 +327,7 @@ def test_former_names_mean_the_present_ones():
 
 def _find_removed(name: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.models.catalogue.get_deprecated_models", lambda: {name: None})
+        patch.setattr("core.models.listing.get_deprecated_models", lambda: {name: None})
         find(name)
 
 

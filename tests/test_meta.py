@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks import meta
+from benchmarks.ground_truth import Case, collect
 from benchmarks.meta import Found, examine
-from benchmarks.truth import Case, collect
 from core import METRICS, load_model
-from core.worlds import WORLDS
+from core.synthetic import SYNTHETIC_MODELS
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_a_metric_that_asks_the_method_is_shown_one_that_finds_the_evidence(case
 
 
 def test_being_ahead_depends_on_what_is_better() -> None:
-    scores = {"truth": np.array([3.0, 4.0]), "others": {"noise": np.array([1.0, 5.0])}}
+    scores = {"ground_truth": np.array([3.0, 4.0]), "others": {"noise": np.array([1.0, 5.0])}}
     assert Found(**scores, higher_is_better=True).ahead("noise").tolist() == [2, -1]
     assert Found(**scores, higher_is_better=False).ahead("noise").tolist() == [-2, 1]
     assert Found(**scores, higher_is_better=True).share() == 0.5
@@ -49,6 +49,6 @@ def test_the_committed_page_and_the_caveats_agree() -> None:
     }
     assert set(rows) == set(METRICS)
     for key, (*found, caveat) in rows.items():
-        assert len(found) == len(WORLDS)
+        assert len(found) == len(SYNTHETIC_MODELS)
         assert caveat == METRICS[key].caveat
         assert bool(caveat) == any(cell.startswith("no:") for cell in found), key

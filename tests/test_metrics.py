@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from core import METRICS, Explainer, ModelHandle
 from core.errors import NotApplicableError, TimmscopeError, UnknownNameError
-from core.metrics.imputation import imputed
-from core.metrics.removal import ranking
-from core.metrics.subsets import correlation, fisher
-from core.preprocessing import Preprocessing
+from core.inputs.preprocessing import Preprocessing
+from core.metrics.faithfulness import ranking
+from core.metrics.faithfulness_subsets import correlation, fisher
+from core.perturb.imputation import imputed
 from tests.conftest import images, shared_handle
 
 SIDE = 16
@@ -47,9 +47,9 @@ def white() -> Tensor:
 
 
 def evidence() -> Tensor:
-    truth = torch.zeros(1, SIDE, SIDE)
-    truth[:, 4:8, 4:8] = 1
-    return truth
+    ground_truth = torch.zeros(1, SIDE, SIDE)
+    ground_truth[:, 4:8, 4:8] = 1
+    return ground_truth
 
 
 def test_the_true_evidence_beats_its_inverse_and_the_controls(spot: Explainer) -> None:
@@ -213,7 +213,7 @@ def test_imputed_pixels_are_the_mean_of_their_neighbours() -> None:
 
 @REFERENCE_WARNS
 def test_road_is_the_references_where_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.metrics.imputation.NOISE", 0.0)
+    monkeypatch.setattr("core.perturb.imputation.NOISE", 0.0)
     preprocessing = Preprocessing(input_size=(3, 20, 20), mean=(0.5,) * 3, std=(0.5,) * 3)
     owner = ModelHandle(Spot(), name="spot", preprocessing=preprocessing)
     x, values = torch.rand(2, 1, 3, 20, 20, generator=torch.Generator().manual_seed(2))
@@ -252,7 +252,7 @@ def test_shape_of_maps_is_as_worked_out_by_hand(spot: Explainer) -> None:
 
 
 def test_places_are_as_worked_out_by_hand(spot: Explainer) -> None:
-    truth = evidence().bool()
+    ground_truth = evidence().bool()
     half = torch.zeros(1, SIDE, SIDE)
     half[:, 4:8, 6:10] = 1  # 8 of its 16 pixels on the evidence, which has 16
     half[:, 0, 0] = -4
@@ -264,11 +264,15 @@ def test_places_are_as_worked_out_by_hand(spot: Explainer) -> None:
         "iou": 8 / 24,
     }
     for key, value in expected.items():
-        found = spot.measure(white(), half, key, target=0, truth=truth).value.item()
+        found = spot.measure(white(), half, key, target=0, ground_truth=ground_truth).value.item()
         assert found == pytest.approx(value, abs=1e-6), key
-        right = spot.measure(white(), evidence(), key, target=0, truth=truth).value.item()
+        right = spot.measure(
+            white(), evidence(), key, target=0, ground_truth=ground_truth
+        ).value.item()
         assert right == pytest.approx(1), key
-        wrong = spot.measure(white(), -evidence(), key, target=0, truth=truth).value.item()
+        wrong = spot.measure(
+            white(), -evidence(), key, target=0, ground_truth=ground_truth
+        ).value.item()
         assert wrong < 0.1 or key == "mass_accuracy", key
 
 
@@ -277,11 +281,11 @@ def test_a_metric_that_lacks_something_says_what(spot: Explainer) -> None:
         spot.measure(white(), evidence(), "pointing_game", target=0)
     with pytest.raises(NotApplicableError, match="Max-sensitivity asks the method again"):
         spot.measure(white(), evidence(), "max_sensitivity", target=0)
-    truth = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    ground_truth = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
     with pytest.raises(TimmscopeError, match="marks no pixel"):
-        spot.measure(white(), evidence(), "iou", target=0, truth=truth)
+        spot.measure(white(), evidence(), "iou", target=0, ground_truth=ground_truth)
     with pytest.raises(TimmscopeError, match="does not fit maps"):
-        spot.measure(white(), evidence(), "iou", target=0, truth=truth[:, 1:])
+        spot.measure(white(), evidence(), "iou", target=0, ground_truth=ground_truth[:, 1:])
     answer = spot.explain(white(), "sobel", target=0)
     with pytest.raises(NotApplicableError, match="promises no sum"):
         spot.measure(white(), answer, "completeness_error", target=0)
@@ -377,14 +381,14 @@ def asked_of(key: str, values: Tensor) -> Any:
     owner = shared_handle("resnet")
     explainer, x = Explainer(owner), images(owner, 1)
     answer = explainer.explain(x, "integrated_gradients", target=1, steps=2)
-    truth = torch.zeros(1, *x.shape[2:], dtype=torch.bool)
-    truth[:, :20, :20] = True
+    ground_truth = torch.zeros(1, *x.shape[2:], dtype=torch.bool)
+    ground_truth[:, :20, :20] = True
     return explainer.measure(
         x,
         replace(answer, values=values),
         key,
         target=1,
-        truth=truth,
+        ground_truth=ground_truth,
         **QUICK_METRICS.get(key, {}),
     )
 

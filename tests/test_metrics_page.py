@@ -14,7 +14,7 @@ from PIL import Image
 from core import METRICS
 from core.errors import TimmscopeError
 from dashboard import actions
-from dashboard.actions.evidence import Evidence, truth_of
+from dashboard.actions.evidence import Evidence, ground_truth_of
 from dashboard.state import Service
 from dashboard.tabs.metrics import Canvas
 from tests.conftest import SAMPLES
@@ -53,13 +53,15 @@ def test_a_file_counts_before_a_box(service: Service, tmp_path: Path) -> None:
     mask[-150:] = 255
     Image.fromarray(mask).save(path)
     asked = actions.ask(service, about(COFFEE))
-    of_file, of_box = (truth_of(asked, one) for one in (Evidence(CUP, str(path)), Evidence(CUP)))
+    of_file, of_box = (
+        ground_truth_of(asked, one) for one in (Evidence(CUP, str(path)), Evidence(CUP))
+    )
     assert of_file is not None
     assert of_box is not None
     assert of_file[:, -50:].all()
     assert not of_file[:, :50].any()
     assert of_box[:, :50].any()
-    assert truth_of(asked, Evidence()) is None
+    assert ground_truth_of(asked, Evidence()) is None
 
 
 @pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "9000,9000,9001,9001"])
@@ -110,7 +112,7 @@ def test_the_editor_hands_on_the_first_layer_alone_undecoded() -> None:
 
 def test_maps_are_set_among_random_ones_where_that_applies(service: Service) -> None:
     found = measured(
-        service, ["energy_inside", "max_sensitivity"], evidence=Evidence(CUP), among=10
+        service, ["energy_inside", "max_sensitivity"], evidence=Evidence(CUP), random_maps=10
     )
     assert found.headers[3:] == ["Energy inside: percentile among 10"]
     assert found.table[0][3] == 100
@@ -135,21 +137,21 @@ def test_a_curve_can_be_looked_into(service: Service) -> None:
         ("Grad-CAM: deletion", "gradcam deletion"),
         ("Grad-CAM: insertion", "gradcam insertion"),
     ]
-    whole, bars = actions.scrub(service, about(COFFEE), "gradcam deletion", 0, {}, None)
+    whole, bars = actions.curve_step(service, about(COFFEE), "gradcam deletion", 0, {}, None)
     assert whole["title"] == "0% removed"
     assert whole["figure"]["layout"]["images"]
     assert whole["figure"]["data"], "a figure without a trace is not drawn"
     assert "espresso" in str(bars["figure"]["layout"]["annotations"])
-    none, _ = actions.scrub(service, about(COFFEE), "gradcam insertion", 0, {}, None)
+    none, _ = actions.curve_step(service, about(COFFEE), "gradcam insertion", 0, {}, None)
     assert none["title"] == "0% restored"
-    some, _ = actions.scrub(service, about(COFFEE), "gradcam deletion", 50, {}, None)
+    some, _ = actions.curve_step(service, about(COFFEE), "gradcam deletion", 50, {}, None)
     assert "Step 14 of 28" in some["caption"]
     assert some["figure"]["layout"]["images"] != whole["figure"]["layout"]["images"]
 
 
 @pytest.mark.parametrize("curve", [None, "", "gradcam complexity", "gradcam", 5, ["a"]])
 def test_what_has_no_steps_says_what_to_do(service: Service, curve: Any) -> None:
-    (panel,) = actions.scrub(service, about(COFFEE), curve, 50, {}, None)
+    (panel,) = actions.curve_step(service, about(COFFEE), curve, 50, {}, None)
     assert "then choose a curve" in panel["caption"]
 
 

@@ -18,11 +18,12 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core import Explainer, ModelHandle, capture
-from core.engine import Run
+from core import Explainer, ModelHandle
+from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
-from core.preprocessing import Preprocessing
-from core.targets import ClassLogit
+from core.runtime import capture
+from core.runtime.engine import Run
+from core.tasks.classification import ClassLogit
 from core.types import Layout, upsample
 from tests.conftest import SAMPLES, build, images, shared_handle
 
@@ -56,7 +57,7 @@ class Case:
 def case(request: pytest.FixtureRequest, lite0: Explainer) -> Case:
     """Of the name given: the embedded model on real pictures, or a model of the zoo on noise."""
     if request.param == "lite0":
-        return Case(lite0, lite0.look(PICTURES).x, SEEN)
+        return Case(lite0, lite0.prepare(PICTURES).x, SEEN)
     owner = shared_handle(request.param)
     return Case(Explainer(owner), images(owner, 2), (1, 3))
 
@@ -251,7 +252,7 @@ def doubled(name: str) -> ModelHandle:
 def run64(name: str) -> Run:
     """Two images in float64, where rounding flips no ReLU, and nothing is cast on the way."""
     owner = doubled(name)
-    x = Explainer(owner).look(PICTURES).x if name == "lite0" else images(owner, 2).double()
+    x = Explainer(owner).prepare(PICTURES).x if name == "lite0" else images(owner, 2).double()
     if name == "lite0":
         x = F.interpolate(x, (64, 64), mode="area")  # depthwise convolutions are slow in float64
     return Run(owner, x, ClassLogit((1, 3)), seed=7)
@@ -335,7 +336,7 @@ def test_integrated_gradients_are_captums(
 
 
 @pytest.mark.parametrize(
-    ("name", "window", "stride", "fill"),
+    ("name", "window", "stride", "baseline"),
     [
         ("vit_pooled", 16, 12, "zero"),  # the last window ends at the rim
         ("vit_pooled", 17, 9, "black"),  # cut short by the rim
@@ -530,7 +531,7 @@ def test_upsampling_is_opencvs(grid: tuple[int, int], size: tuple[int, int]) -> 
 
 
 @pytest.mark.parametrize(
-    ("case", "metric", "fill", "steps"),
+    ("case", "metric", "baseline", "steps"),
     [
         ("lite0", "deletion", "black", 7),  # steps of unequal size
         ("lite0", "insertion", "blur", 5),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from core.preprocessing import Geometry
+from core.inputs.preprocessing import Geometry
 from core.views import charts, maps, panels
 from dashboard.components import VIEW_JS, Panels
 from dashboard.components.panels import encode

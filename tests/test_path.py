@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from core import Explainer, ModelHandle
-from core.cache import Cache
-from core.engine import Run
 from core.errors import TimmscopeError
+from core.inputs.preprocessing import Preprocessing
 from core.methods import quadrature
 from core.methods.base import METHODS
-from core.methods.baselines import baseline
 from core.methods.path_blur import blurred
-from core.passes import Budget
-from core.preprocessing import Preprocessing
-from core.targets import ClassLogit
+from core.perturb.baselines import baseline_images
+from core.runtime.batching import Budget
+from core.runtime.cache import Cache
+from core.runtime.engine import Run
+from core.tasks.classification import ClassLogit
 from tests.conftest import ZOO, build, images, shared_handle
 
 SIZE = 12
@@ -145,7 +145,7 @@ def test_steps_that_do_not_suffice_are_admitted() -> None:
     values = answer("integrated_gradients", run, tolerance=1e-6, steps=20)
     assert run.extras["converged"].tolist() == [0, 0]
     assert run.extras["passes"].tolist() == [20, 20]
-    assert (run.meter.forward, run.meter.backward) == (2 * (20 + 2), 2 * 20)
+    assert (run.cost_counter.forward, run.cost_counter.backward) == (2 * (20 + 2), 2 * 20)
     assert_error_is(run, values, rise_over(run, black(run)))
     assert run.extras["completeness_error"].min() > 1e-6
 
@@ -302,7 +302,7 @@ def test_guided_ig_is_the_papers_algorithm(steps: int, fraction: float, far: flo
         np.testing.assert_allclose(end, run.x[i].numpy(), atol=1e-6)
         assert off(values[i], torch.from_numpy(theirs).sum(0)) < 1e-5
     assert_error_is(run, values, rise_over(run, black(run)))
-    assert (run.meter.forward, run.meter.backward) == (2 * (steps + 1), 2 * steps)
+    assert (run.cost_counter.forward, run.cost_counter.backward) == (2 * (steps + 1), 2 * steps)
 
 
 def test_guided_ig_without_leeway_is_a_left_riemann_sum() -> None:
@@ -343,7 +343,7 @@ def test_idgi_is_complete_however_few_the_steps(steps: int) -> None:
     run = asked(small())
     answer("idgi", run, steps=steps)
     assert run.extras["completeness_error"].max() < 1e-12
-    assert (run.meter.forward, run.meter.backward) == (2 * (steps + 1), 2 * steps)
+    assert (run.cost_counter.forward, run.cost_counter.backward) == (2 * (steps + 1), 2 * steps)
 
 
 # -- expected gradients -------------------------------------------------------------------------
@@ -356,7 +356,7 @@ def test_expected_gradients_written_out_with_the_same_draws() -> None:
     model, generator = run.subject.model, torch.Generator().manual_seed(seed)
     low, high = (run.subject.pixel(level).to(run.x) for level in (0.0, 1.0))
     spread = 0.1 * (run.x.amax((1, 2, 3)) - run.x.amin((1, 2, 3)))[:, None, None, None]
-    blur = baseline("blur", run)
+    blur = baseline_images("blur", run)
     exact, starts = torch.zeros_like(run.x), []
     for sample in range(samples):
         kind, parts = names[sample % 3], [3, 3, 2][sample % 3]
@@ -370,7 +370,9 @@ def test_expected_gradients_written_out_with_the_same_draws() -> None:
         starts.append(start)
     torch.testing.assert_close(values, exact.sum(1))
     assert_error_is(run, values, rise_over(run, *starts))
-    assert run.meter.forward == 2 * (samples + 1 + 3 + 1 + 1)  # black, three random, blur; itself
+    assert run.cost_counter.forward == 2 * (
+        samples + 1 + 3 + 1 + 1
+    )  # black, three random, blur; itself
 
 
 def test_expected_gradients_are_captums_gradient_shap_in_distribution() -> None:

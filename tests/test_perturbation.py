@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
+from core.inputs.preprocessing import Preprocessing
 from core.methods.lime import Lime, segment_means, similarity
-from core.methods.masking import inpainted
-from core.preprocessing import Preprocessing
-from core.segments import superpixels
-from core.targets import ClassLogit
+from core.perturb.masks import inpainted
+from core.perturb.superpixels import superpixels
+from core.tasks.classification import ClassLogit
 from tests.conftest import SAMPLES, build, images, shared_handle
 
 
@@ -132,7 +132,7 @@ def test_rise_tends_to_its_expectation_on_an_additive_model() -> None:
 # -- LIME -----------------------------------------------------------------------------------------
 
 
-class Given(np.random.RandomState):
+class MetricInput(np.random.RandomState):
     """Draws what it is given whenever as many numbers are asked for."""
 
     drawn: np.ndarray
@@ -158,7 +158,7 @@ def test_lime_is_limes_own(top: int) -> None:
     answer = Explainer(owner).explain(x, "lime", target=target, seed=seed, **asked)
     for image, index in enumerate((1, 3)):
         labels = answer.extras["segments"][image].numpy()
-        random = Given(0)
+        random = MetricInput(0)
         random.drawn = drawn_by(seed, samples, labels.max() + 1)
 
         def classify(pictures: np.ndarray, **_: Any) -> np.ndarray:
@@ -201,7 +201,7 @@ def test_likeness_is_the_kernel_over_the_cosine_distance() -> None:
 def test_lime_finds_the_weights_of_an_additive_model() -> None:
     owner = additive(6, 6)
     x = images(owner, 1)
-    asked = {"segmentation": "grid", "segments": 9, "samples": 200, "fill": "zero", "alpha": 0}
+    asked = {"segmentation": "grid", "segments": 9, "samples": 200, "baseline": "zero", "alpha": 0}
     answer = Explainer(owner).explain(x, "lime", target=1, **asked)
     shares = (owner.model.fc.weight[1].view(6, 6) * x[0, 0]).detach()  # type: ignore[union-attr, operator]
     parts = shares.unflatten(0, (3, 2)).unflatten(2, (3, 2)).sum((1, 3))
@@ -214,7 +214,7 @@ def test_lime_finds_the_weights_of_an_additive_model() -> None:
 def test_lasso_is_never_empty_however_small_the_scores(scale: float) -> None:
     owner = additive(6, 6)
     x = images(owner, 1)
-    asked = {"segmentation": "grid", "segments": 9, "samples": 200, "fill": "zero"}
+    asked = {"segmentation": "grid", "segments": 9, "samples": 200, "baseline": "zero"}
     target = scale * ClassLogit(1)
     few, many = (
         Explainer(owner).explain(
@@ -235,7 +235,9 @@ def test_changing_the_fit_alone_costs_nothing() -> None:
     explainer.explain(x, "lime", target=1, **asked)
     for change in ({"top": 3}, {"regression": "lasso"}, {"kernel_width": 1.0}, {"alpha": 5.0}):
         assert explainer.explain(x, "lime", target=1, **asked, **change).cost.forward == 0
-    assert explainer.explain(x, "lime", target=1, **{**asked, "fill": "blur"}).cost.forward == 19
+    assert (
+        explainer.explain(x, "lime", target=1, **{**asked, "baseline": "blur"}).cost.forward == 19
+    )
 
 
 def test_what_hides_a_part_is_its_mean() -> None:
@@ -249,7 +251,7 @@ def test_what_hides_a_part_is_its_mean() -> None:
 def test_lime_takes_the_references_defaults() -> None:
     asked = Lime()
     assert (asked.segmentation, asked.samples, asked.kernel_width) == ("quickshift", 1000, 0.25)
-    assert (asked.fill, asked.regression, asked.alpha) == ("segment", "ridge", 1.0)
+    assert (asked.baseline, asked.regression, asked.alpha) == ("segment", "ridge", 1.0)
 
 
 # -- parts and what hides them --------------------------------------------------------------------
@@ -268,9 +270,9 @@ def test_superpixels_leave_no_number_out(how: Any, channels: int) -> None:
 
 
 def test_parts_are_those_of_the_picture_as_a_person_sees_it(lite0: Explainer) -> None:
-    look = lite0.look(SAMPLES / "coffee.jpg")
-    shown = lite0.model.to_pixels(look.x[0])
-    answer = lite0.explain(look, "lime", segmentation="slic", segments=30, samples=10, seed=1)
+    batch = lite0.prepare(SAMPLES / "coffee.jpg")
+    shown = lite0.model.to_pixels(batch.x[0])
+    answer = lite0.explain(batch, "lime", segmentation="slic", segments=30, samples=10, seed=1)
     assert torch.equal(answer.extras["segments"][0], superpixels(shown, "slic", 30))
 
 
@@ -280,7 +282,7 @@ def test_a_blank_picture_is_explained_as_one_part() -> None:
     for key in ("lime", "kernel_shap"):
         asked = {"samples": 10} if key == "lime" else {"evaluations": 4}
         answer = Explainer(owner).explain(
-            x, key, target=1, segmentation="felzenszwalb", fill="black", **asked
+            x, key, target=1, segmentation="felzenszwalb", baseline="black", **asked
         )
         assert len(answer.values.unique()) == 1
     rise = answer.score - Explainer(owner).predict(owner.pixel(0.0).expand_as(x)).logits[:, 1]

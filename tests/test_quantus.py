@@ -19,10 +19,11 @@ from quantus.helpers.model.pytorch_model import PyTorchModel
 from quantus.helpers.utils import calculate_auc
 from torch import Tensor, nn
 
-from core import Explainer, ModelHandle, likeness
-from core.metrics.imputation import imputed
-from core.metrics.sanity import cascade
-from core.preprocessing import Preprocessing
+from core import Explainer, ModelHandle
+from core.inputs.preprocessing import Preprocessing
+from core.metrics import similarity
+from core.metrics.randomisation import cascade
+from core.perturb.imputation import imputed
 from tests.conftest import CLASSES, images, shared_handle
 
 TOLERANCE = 1e-5
@@ -50,7 +51,7 @@ def asked(
     x: Tensor,
     maps: Tensor | None = None,
     classes: Sequence[int] = (),
-    truth: Tensor | None = None,
+    ground_truth: Tensor | None = None,
     model: nn.Module | None = None,
     **more: Any,
 ) -> Any:
@@ -62,7 +63,7 @@ def asked(
         x_batch=x.numpy(),
         y_batch=np.array(classes or [0] * len(x)),
         a_batch=None if maps is None else maps.double().numpy(),
-        s_batch=None if truth is None else truth[:, None].numpy(),
+        s_batch=None if ground_truth is None else ground_truth[:, None].numpy(),
         channel_first=True,
         **more,
     )
@@ -143,10 +144,10 @@ def test_sparseness_has_no_floor_and_no_neighbours() -> None:
 
 def evidence(x: Tensor) -> Tensor:
     """Masks (B, H, W), a rectangle of another size on each picture."""
-    truth = torch.zeros(len(x), *x.shape[2:], dtype=torch.bool)
-    for image, mask in enumerate(truth):
+    ground_truth = torch.zeros(len(x), *x.shape[2:], dtype=torch.bool)
+    for image, mask in enumerate(ground_truth):
         mask[3 : 20 + 7 * image, 10 : 25 + 9 * image] = True
-    return truth
+    return ground_truth
 
 
 def on_and_off(x: Tensor) -> Tensor:
@@ -171,22 +172,24 @@ PLACES = {
 def test_place_is_quantus(key: str) -> None:
     owner = shared_handle("vit_registers")
     x = images(owner, 4)
-    maps, truth = on_and_off(x), evidence(x)
-    ours = Explainer(owner).measure(x, maps, key, target=1, truth=truth)
-    agree(ours.value, asked(PLACES[key](), x, maps, truth=truth))
+    maps, ground_truth = on_and_off(x), evidence(x)
+    ours = Explainer(owner).measure(x, maps, key, target=1, ground_truth=ground_truth)
+    agree(ours.value, asked(PLACES[key](), x, maps, ground_truth=ground_truth))
 
 
 def test_iou_is_made_of_quantus_intersections() -> None:
     owner = shared_handle("vit_registers")
     x = images(owner, 2)
-    maps, truth = signed(x), evidence(x)
-    ours = Explainer(owner).measure(x, maps, "iou", target=1, truth=truth, thresholds=12)
+    maps, ground_truth = signed(x), evidence(x)
+    ours = Explainer(owner).measure(
+        x, maps, "iou", target=1, ground_truth=ground_truth, thresholds=12
+    )
     assert ours.curve_y is not None
     curve = torch.zeros(2, 13)
     for image, step in itertools.product(range(2), range(13)):
-        values, mask = maps[image : image + 1], truth[image : image + 1]
+        values, mask = maps[image : image + 1], ground_truth[image : image + 1]
         over = int(((values >= step / 12 * values.max()) & (values > 0)).sum())
-        (share,) = asked(quiet(quantus.TopKIntersection, k=over), x[:1], values, truth=mask)
+        (share,) = asked(quiet(quantus.TopKIntersection, k=over), x[:1], values, ground_truth=mask)
         curve[image, step] = share * over / (over + int(mask.sum()) - share * over)
     agree(ours.curve_y, curve)
     agree(ours.value, curve.amax(1))
@@ -196,42 +199,48 @@ def test_of_tied_maxima_each_counts_as_much() -> None:
     """Quantus lets one of them suffice; ours is its mean over which of them leads by a little."""
     owner = shared_handle("vit_registers")
     x = images(owner, 4)
-    truth, flat = evidence(x[:1]), torch.zeros(1, *x.shape[2:])
+    ground_truth, flat = evidence(x[:1]), torch.zeros(1, *x.shape[2:])
     tied = [(5, 12), (60, 2), (61, 40), (30, 50)]  # the first lies on the evidence
     for row, column in tied:
         flat[0, row, column] = 1
-    ours = Explainer(owner).measure(x[:1], flat, "pointing_game", target=1, truth=truth)
+    ours = Explainer(owner).measure(
+        x[:1], flat, "pointing_game", target=1, ground_truth=ground_truth
+    )
     ahead = flat.repeat(4, 1, 1)
     for image, (row, column) in enumerate(tied):
         ahead[image, row, column] = 1.5
-    each = asked(quiet(quantus.PointingGame), x, ahead, truth=truth.repeat(4, 1, 1))
+    each = asked(quiet(quantus.PointingGame), x, ahead, ground_truth=ground_truth.repeat(4, 1, 1))
     assert ours.value.item() == pytest.approx(np.mean(each)) == 0.25
-    assert asked(quiet(quantus.PointingGame), x[:1], flat, truth=truth) == [1.0]
+    assert asked(quiet(quantus.PointingGame), x[:1], flat, ground_truth=ground_truth) == [1.0]
 
 
 def test_rank_accuracy_of_ties_is_quantus_over_all_their_orders() -> None:
     """Quantus takes tied pixels in whatever order they are sorted."""
     owner = shared_handle("vit_registers")
     x = images(owner, 2)
-    truth, flat = torch.zeros(2, 1, *x.shape[2:])
-    truth[0, 0, :3] = 1  # three pixels of evidence
+    ground_truth, flat = torch.zeros(2, 1, *x.shape[2:])
+    ground_truth[0, 0, :3] = 1  # three pixels of evidence
     flat[0, 0, 0] = 2
     tied = [(0, 1), (0, 2), (40, 40), (41, 41), (42, 42)]
     for row, column in tied:
         flat[0, row, column] = 1
-    ours = Explainer(owner).measure(x[:1], flat, "rank_accuracy", target=1, truth=truth)
+    ours = Explainer(owner).measure(
+        x[:1], flat, "rank_accuracy", target=1, ground_truth=ground_truth
+    )
     orders = list(itertools.permutations(range(5)))
     apart = flat.repeat(len(orders), 1, 1)
     for image, order in enumerate(orders):
         for (row, column), place in zip(tied, order, strict=True):
             apart[image, row, column] += place / 10
     many = torch.zeros(len(orders), *x.shape[1:])
-    masks = truth.bool().repeat(len(orders), 1, 1)
-    each = asked(quiet(quantus.RelevanceRankAccuracy), many, apart, truth=masks)
+    masks = ground_truth.bool().repeat(len(orders), 1, 1)
+    each = asked(quiet(quantus.RelevanceRankAccuracy), many, apart, ground_truth=masks)
     by_hand = (1 + 2 * 2 / 5) / 3
     assert ours.value.item() == pytest.approx(float(np.mean(each)), abs=TOLERANCE)
     assert ours.value.item() == pytest.approx(by_hand, abs=1e-6)
-    (one,) = asked(quiet(quantus.RelevanceRankAccuracy), x[:1], flat, truth=truth.bool())
+    (one,) = asked(
+        quiet(quantus.RelevanceRankAccuracy), x[:1], flat, ground_truth=ground_truth.bool()
+    )
     assert min(abs(one - hits / 3) for hits in (1, 2, 3)) < 1e-6, "a whole number of pixels"
 
 
@@ -239,16 +248,16 @@ def test_mass_that_speaks_against_the_target_is_mass() -> None:
     """By default Quantus divides signed sums, which are shares of nothing."""
     owner = shared_handle("vit_registers")
     x = images(owner, 1)
-    truth, maps = torch.zeros(2, 1, *x.shape[2:])
-    truth[0, :2] = 1
+    ground_truth, maps = torch.zeros(2, 1, *x.shape[2:])
+    ground_truth[0, :2] = 1
     maps[0, 0, 0], maps[0, 1, 0], maps[0, 9, 9] = 3, 1, -2
     ask = Explainer(owner).measure
     mass, energy = (
-        ask(x, maps, key, target=1, truth=truth).value.item()
+        ask(x, maps, key, target=1, ground_truth=ground_truth).value.item()
         for key in ("mass_accuracy", "energy_inside")
     )
     assert (mass, energy) == (pytest.approx(4 / 6), pytest.approx(1))
-    assert asked(quiet(quantus.RelevanceMassAccuracy), x, maps, truth=truth) == [2.0]
+    assert asked(quiet(quantus.RelevanceMassAccuracy), x, maps, ground_truth=ground_truth) == [2.0]
 
 
 # -- likeness -----------------------------------------------------------------------------------
@@ -260,11 +269,11 @@ def test_likeness_of_maps_is_quantus() -> None:
     some = some + 0.2 * others
     some[1] = some[1].clamp_min(0)  # ties
     flat = [maps.flatten(1).double().numpy() for maps in (some, others)]
-    ours = [likeness.spearman(a, b) for a, b in zip(some, others, strict=True)]
+    ours = [similarity.spearman(a, b) for a, b in zip(some, others, strict=True)]
     agree(ours, correlation_spearman(*flat, batched=True))
     unit = [maps - maps.amin((1, 2), keepdim=True) for maps in (some, others)]
     unit = [(maps / maps.amax((1, 2), keepdim=True)).double() for maps in unit]
-    ours = [likeness.ssim(a, b) for a, b in zip(some, others, strict=True)]
+    ours = [similarity.ssim(a, b) for a, b in zip(some, others, strict=True)]
     agree(ours, ssim(*(maps.numpy() for maps in unit), batched=True))
 
 
@@ -275,8 +284,8 @@ def test_overlap_of_maps_is_made_of_quantus_intersections(share: float) -> None:
     k = round(share * x[0, 0].numel())
     bars = others.flatten(1).topk(k).values[:, -1]
     tops = others >= bars[:, None, None]
-    shares = np.array(asked(quiet(quantus.TopKIntersection, k=k), x, some, truth=tops))
-    ours = [likeness.overlap(a, b, share) for a, b in zip(some, others, strict=True)]
+    shares = np.array(asked(quiet(quantus.TopKIntersection, k=k), x, some, ground_truth=tops))
+    ours = [similarity.overlap(a, b, share) for a, b in zip(some, others, strict=True)]
     agree(ours, shares / (2 - shares))
 
 
@@ -516,7 +525,7 @@ PERCENT = list(range(10, 100, 10))
 
 
 def test_road_is_quantus_on_one_channel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.metrics.imputation.NOISE", 0.0)
+    monkeypatch.setattr("core.perturb.imputation.NOISE", 0.0)
     owner = small(Grey(), 1, 20)
     x = torch.rand(3, 1, 20, 20, generator=torch.Generator().manual_seed(1)) * 2 - 1
     maps, classes = signed(x), (0, 1, 0)

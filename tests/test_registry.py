@@ -14,11 +14,11 @@ from pydantic import Field
 from torch import Tensor
 
 from core import METHODS, METRICS, Explainer, TimmscopeError
-from core.engine import Run, Subject
 from core.errors import UnknownNameError
 from core.methods.base import Method, register
 from core.registry import Parameters, Registry
-from core.types import Cost, Law, Need
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 from tests.conftest import images, shared_handle
 
 FAMILIES = {
@@ -68,7 +68,7 @@ def test_facts_of_methods(key: str) -> None:
     cls = METHODS[key]
     assert cls.family in FAMILIES
     assert all(isinstance(need, Need) for need in cls.needs)
-    assert all(isinstance(law, Law) for law in cls.laws)
+    assert all(isinstance(law, Property) for law in cls.properties)
     assert cls().requires() >= cls.needs or key == "smoothgrad"
 
 
@@ -209,7 +209,7 @@ def brightness() -> Iterator[type[Method]]:
 
         gain: float = Field(1.0, ge=0, le=10, description="How bright")
 
-        def work(self, subject: Subject, layer: str | None) -> Cost:
+        def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
             return Cost(1)
 
         def attribute(self, run: Run) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import Explainer, ModelHandle
-from core.engine import Run
 from core.errors import NotApplicableError
+from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
-from core.preprocessing import Preprocessing
-from core.targets import ClassLogit
+from core.runtime.engine import Run
+from core.tasks.classification import ClassLogit
 from tests.conftest import build, images, shared_handle
 from tests.test_oracles import clean, furthest, run64
 

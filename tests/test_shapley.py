@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from core import Explainer, ModelHandle
-from core.engine import Run
 from core.errors import TimmscopeError
-from core.methods.baselines import baseline
+from core.inputs.preprocessing import Preprocessing
 from core.methods.shapley import Plan, distinct
-from core.preprocessing import Preprocessing
-from core.targets import ClassLogit
+from core.perturb.baselines import baseline_images
+from core.runtime.engine import Run
+from core.tasks.classification import ClassLogit
 from tests.conftest import images, shared_handle
 
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling takes longer than these small games
@@ -94,7 +94,7 @@ def test_with_evaluations_for_every_set_the_values_are_exact(height: int, width:
     owner, count = game(height, width), height * width
     x = torch.linspace(-1, 1.5, count).double().view(1, 1, height, width)
     labels = torch.arange(count).view(height, width)
-    asked = {"segmentation": "grid", "segments": count, "fill": "zero", "tolerance": 0}
+    asked = {"segmentation": "grid", "segments": count, "baseline": "zero", "tolerance": 0}
     answer = Explainer(owner).explain(
         x, "kernel_shap", target=1, evaluations=max(4, 2**count), **asked
     )
@@ -109,7 +109,7 @@ def test_with_evaluations_for_every_set_the_values_are_exact(height: int, width:
 def test_exact_values_are_captums(name: str) -> None:
     owner = shared_handle(name)
     x = images(owner, 2)
-    asked = {"segmentation": "grid", "segments": 4, "fill": "black", "evaluations": 16}
+    asked = {"segmentation": "grid", "segments": 4, "baseline": "black", "evaluations": 16}
     answer = Explainer(owner).explain(x, "kernel_shap", target=ClassLogit((1, 3)), **asked)
     side = x.shape[-1]
     half = torch.arange(side) * 2 // side
@@ -170,7 +170,7 @@ class Counter:
 
 def ours(budget: int) -> Callable[[ModelHandle, Tensor, int], Tensor]:
     def ask(owner: ModelHandle, x: Tensor, seed: int) -> Tensor:
-        asked = {"segmentation": "grid", "segments": 10, "fill": "zero", "tolerance": 0}
+        asked = {"segmentation": "grid", "segments": 10, "baseline": "zero", "tolerance": 0}
         answer = Explainer(owner).explain(
             x, "kernel_shap", target=0, evaluations=budget, seed=seed, **asked
         )
@@ -215,7 +215,7 @@ def test_half_the_evaluations_of_captum_and_no_more_than_shap_for_the_same_error
 
 
 def test_the_standard_error_is_how_far_the_values_are() -> None:
-    shares, asked = [], {"segmentation": "grid", "segments": 10, "fill": "zero", "tolerance": 0}
+    shares, asked = [], {"segmentation": "grid", "segments": 10, "baseline": "zero", "tolerance": 0}
     for seed in range(20):
         owner, x, exact = solved(seed)
         answer = Explainer(owner).explain(
@@ -229,7 +229,7 @@ def test_the_standard_error_is_how_far_the_values_are() -> None:
 
 def test_it_stops_when_the_standard_error_is_small_enough() -> None:
     owner, x = game(4, 5), torch.ones(1, 1, 4, 5, dtype=torch.float64)
-    asked = {"segmentation": "grid", "segments": 20, "fill": "zero", "evaluations": 4000}
+    asked = {"segmentation": "grid", "segments": 20, "baseline": "zero", "evaluations": 4000}
     costs = []
     for tolerance in (0.0, 0.03, 0.1):
         answer = Explainer(owner).explain(x, "kernel_shap", target=0, tolerance=tolerance, **asked)
@@ -242,7 +242,7 @@ def test_it_stops_when_the_standard_error_is_small_enough() -> None:
 
 def test_another_target_pays_only_for_the_rounds_it_needs_more() -> None:
     owner, x = game(4, 5), torch.ones(1, 1, 4, 5, dtype=torch.float64)
-    asked = {"segmentation": "grid", "segments": 20, "fill": "zero", "tolerance": 0.02}
+    asked = {"segmentation": "grid", "segments": 20, "baseline": "zero", "tolerance": 0.02}
     explainer = Explainer(owner)
     paid = [explainer.explain(x, "kernel_shap", target=t, **asked).cost.forward for t in range(3)]
     alone = [Explainer(owner).explain(x, "kernel_shap", target=t, **asked) for t in range(3)]
@@ -311,7 +311,7 @@ def owen(value: Callable[[frozenset[int]], float], tree: Any) -> dict[int, float
 def test_with_evaluations_for_the_whole_tree_the_values_are_owens() -> None:
     owner = game(2, 4)
     x = torch.linspace(-1, 2, 8).double().view(1, 1, 2, 4)
-    answer = Explainer(owner).explain(x, "shap", target=2, evaluations=1000, fill="zero")
+    answer = Explainer(owner).explain(x, "shap", target=2, evaluations=1000, baseline="zero")
     score = values_of_sets(owner, x, torch.arange(8).view(2, 4), 2)
     tree = (((0, 1), (4, 5)), ((2, 3), (6, 7)))  # halves across the longer side, then rows
     expected = owen(lambda parts: float(score[sum(1 << p for p in parts)]), tree)
@@ -330,7 +330,7 @@ def test_owen_values_under_a_budget_are_shaps(order: str, evaluations: int) -> N
     )  # it numbers pixels from the far corner, and so halves an odd side otherwise
     x = torch.randn(1, 1, 8, 16, generator=torch.Generator().manual_seed(2)).double()
     answer = Explainer(owner).explain(
-        x, "shap", target=1, evaluations=evaluations, order=order, fill="zero"
+        x, "shap", target=1, evaluations=evaluations, order=order, baseline="zero"
     )
 
     def score(rows: np.ndarray) -> np.ndarray:
@@ -347,13 +347,13 @@ def test_owen_values_under_a_budget_are_shaps(order: str, evaluations: int) -> N
     assert answer.cost.forward == evaluations
 
 
-@pytest.mark.parametrize("fill", ["blur", "mean", "inpaint", "black", "white", "zero"])
-def test_the_map_sums_to_the_rise_over_the_hidden_picture(fill: Any) -> None:
+@pytest.mark.parametrize("baseline", ["blur", "mean", "inpaint", "black", "white", "zero"])
+def test_the_map_sums_to_the_rise_over_the_hidden_picture(baseline: Any) -> None:
     owner = shared_handle("resnet")
     x, target = images(owner, 2), ClassLogit((1, 3))
-    answer = Explainer(owner).explain(x, "shap", target=target, evaluations=40, fill=fill)
+    answer = Explainer(owner).explain(x, "shap", target=target, evaluations=40, baseline=baseline)
     run = Run(owner, x, target)
-    ground = baseline("mean" if fill == "inpaint" else fill, run)
+    ground = baseline_images("mean" if baseline == "inpaint" else baseline, run)
     floor = Explainer(owner).predict(ground.clone()).logits[[0, 1], [1, 3]]
     rise = answer.score - floor
     error = (answer.values.sum((1, 2)) - rise).abs() / rise.abs()
@@ -366,7 +366,7 @@ def test_on_an_additive_model_every_pixel_gets_its_own_contribution() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).double()
     owner = ModelHandle(model, name="additive", preprocessing=preprocessing)
     x = images(owner, 2).double()
-    answer = Explainer(owner).explain(x, "shap", target=1, evaluations=20000, fill="black")
+    answer = Explainer(owner).explain(x, "shap", target=1, evaluations=20000, baseline="black")
     expected = model[1].weight[1].detach().view(8, 8) * x[:, 0]
     torch.testing.assert_close(answer.values.double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -377,7 +377,9 @@ def test_more_evaluations_look_closer_where_it_matters() -> None:
     x[..., x.shape[-1] // 2 :] = 0
     found = []
     for evaluations in (20, 120):
-        answer = Explainer(owner).explain(x, "shap", target=1, evaluations=evaluations, fill="zero")
+        answer = Explainer(owner).explain(
+            x, "shap", target=1, evaluations=evaluations, baseline="zero"
+        )
         busy, blank = answer.values[0].chunk(2, 1)
         assert float(blank.abs().max()) < 1e-3 * float(busy.abs().max())
         found.append(len(busy.unique()))

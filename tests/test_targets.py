@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from core.errors import UnknownNameError
-from core.targets import ClassLogit, ClassProbability, Combination, Target, parse_target, predicted
+from core.tasks.base import Combination, Target
+from core.tasks.classification import ClassLogit, ClassProbability, parse_target, predicted
 from core.types import Prediction
 
 LABELS = [

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from core import METRICS, Explainer
+from core.evaluation.verdict import QUESTIONS, Verdict, verdict
 from core.types import Score
-from core.verdict import QUESTIONS, Verdict, verdict
-from dashboard.actions.trust import cards
+from dashboard.actions.verdict import cards
 from tests.conftest import images, shared_handle
 
 GOOD = {

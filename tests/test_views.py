@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from core.errors import TimmscopeError, UnknownNameError
-from core.preprocessing import Geometry
+from core.inputs.preprocessing import Geometry
 from core.views import charts, colour, maps, panels
 
 RNG = np.random.default_rng(0)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from benchmarks import zoo as sweep
 from core import METHODS, Explainer, ModelHandle
 from core.errors import ModelError, UnknownNameError
+from core.inputs.preprocessing import Preprocessing
 from core.models import zoo
 from core.models.layers import SMALLEST_GRID
-from core.outputs import logits_of
-from core.preprocessing import Preprocessing
-from core.types import Law, Prediction
+from core.tasks.outputs import read_logits
+from core.types import Prediction, Property
 
 DOZEN = [
     *("cait", "coat", "dla", "efficientvim", "eva", "levit", "mambaout", "maxxvit", "mlp_mixer"),
@@ -169,7 +169,7 @@ def test_features_of_cells_are_averaged_over_the_picture(way: str) -> None:
 
 def test_a_classifier_that_returns_cells_is_refused_still() -> None:
     with pytest.raises(ModelError, match=r"cells returns \(1, 5, 2, 2\) where"):
-        logits_of(torch.ones(1, 5, 2, 2), "cells")
+        read_logits(torch.ones(1, 5, 2, 2), "cells")
 
 
 def test_features_are_not_shown_as_probabilities() -> None:
@@ -187,7 +187,7 @@ def test_a_coarse_method_takes_few_rows(key: str) -> None:
     if owner.why_not(METHODS.make(key).requires()):
         return
     method = sweep.coarse(key, owner)
-    cost = method.work(owner, owner.resolve_layer(method.layer_needs(), None))
+    cost = method.estimate_cost(owner, owner.resolve_layer(method.layer_needs(), None))
     assert cost.forward + 2 * cost.backward <= sweep.ROWS
 
 
@@ -222,10 +222,11 @@ def test_a_broken_promise_fails(monkeypatch: pytest.MonkeyPatch, change: Any, re
 
 
 @pytest.mark.parametrize(
-    ("key", "law"), [("integrated_gradients", Law.COMPLETE), ("kernel_shap", Law.EFFICIENT)]
+    ("key", "law"),
+    [("integrated_gradients", Property.COMPLETE), ("kernel_shap", Property.EFFICIENT)],
 )
-def test_a_wrong_sum_fails(monkeypatch: pytest.MonkeyPatch, key: str, law: Law) -> None:
-    assert law in METHODS[key].laws
+def test_a_wrong_sum_fails(monkeypatch: pytest.MonkeyPatch, key: str, law: Property) -> None:
+    assert law in METHODS[key].properties
     assert sweep.examine(shared("levit"), key).word == sweep.WORKS
     break_(monkeypatch, key, lambda v, s: (3 * v, s))
     verdict = sweep.examine(shared("levit"), key)

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from core.engine import Run
 from core.errors import NotApplicableError, TimmscopeError
-from core.methods.attention import look_from
+from core.methods.attention import attention_from
+from core.runtime.engine import Run
 
 Order = Literal["activation", "variance"]
 
@@ -87,4 +87,4 @@ def attention_heads(run: Run, query: str = "auto") -> Tensor:
     if layer is None or layer.layout is None:
         raise NotApplicableError(f"{run.subject.name} has no attention that lies on the picture")
     heads = run.attention()[layer.name][0]
-    return torch.stack([look_from(h[None], query, layer)[0] for h in heads]).float().cpu()
+    return torch.stack([attention_from(h[None], query, layer)[0] for h in heads]).float().cpu()

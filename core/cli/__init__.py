@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from core.cli import evaluate, explain, look
+from core.cli import evaluate, explain, features, listings, sanity_checks
 from core.cli.shared import to_json
 from core.errors import TimmscopeError
 from core.models.load import DEFAULT_MODEL
@@ -80,18 +80,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--metrics", default="", help="keys, comma separated; see 'metrics'")
     command.add_argument(
-        "--truth",
+        "--ground-truth",
         metavar="FILE|BOX",
         help="where the evidence is: a mask, VOC .xml, COCO .json, or left,top,right,bottom",
     )
     command.add_argument(
-        "--truth-label", help="only objects of this class in the annotation; in a mask, its number"
+        "--ground-truth-label",
+        help="only objects of this class in the annotation; in a mask, its number",
     )
     command.add_argument(
         "--verdict", action="store_true", help="put every map to the test, beside the controls"
     )
     command.add_argument(
-        "--among", type=_count, default=0, metavar="N", help="where maps stand among N random ones"
+        "--random-maps",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="where maps stand among N random ones",
     )
     command.add_argument(
         "--recommend", action="store_true", help="which of the methods to take, and why"
@@ -114,16 +119,21 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY.PARAM=VALUE", help="a parameter"
     )
     command.add_argument(
-        "--truth",
+        "--ground-truth",
         metavar="FILE|FOLDER|BOX",
         help="where the evidence is: a folder with a mask or annotation for each picture, COCO "
         ".json, or left,top,right,bottom",
     )
     command.add_argument(
-        "--truth-label", help="only objects of this class in the annotation; in a mask, its number"
+        "--ground-truth-label",
+        help="only objects of this class in the annotation; in a mask, its number",
     )
     command.add_argument(
-        "--among", type=_count, default=0, metavar="N", help="where maps stand among N random ones"
+        "--random-maps",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="where maps stand among N random ones",
     )
     command.add_argument("--rows", type=Path, metavar="FILE", help="a .csv, .json or .parquet")
     command.add_argument("--resume", action="store_true", help="go on with work that did not end")
@@ -132,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "sanity", parents=[model], help="whether methods depend on what a model has learnt"
     )
-    command.set_defaults(command=look.sanity)
+    command.set_defaults(command=sanity_checks.run)
     command.add_argument("--methods", default="gradcam", help="keys, comma separated")
     command.add_argument("--layer", help="where CAM or attention methods look")
     command.add_argument(
@@ -141,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0)
 
     command = commands.add_parser("features", parents=[model], help="a layer's feature maps")
-    command.set_defaults(command=look.features)
+    command.set_defaults(command=features.run)
     command.add_argument("image", type=Path, metavar="IMAGE")
     command.add_argument("--layer", help="by default where CAM methods look")
     command.add_argument("--top", type=int, default=16, help="how many channels")
@@ -151,15 +161,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output-dir", type=Path, help="where the maps go, as NPZ")
 
     command = commands.add_parser("methods", help="every method with its parameters")
-    command.set_defaults(command=look.methods)
+    command.set_defaults(command=listings.methods)
 
     command = commands.add_parser("metrics", help="every metric with its parameters")
-    command.set_defaults(command=look.metrics)
+    command.set_defaults(command=listings.metrics)
 
     command = commands.add_parser("models", help="every model timm knows")
-    command.set_defaults(command=look.models)
+    command.set_defaults(command=listings.models)
     command.add_argument("pattern", nargs="?", default="", help="a part of the name, or a pattern")
 
     command = commands.add_parser("layers", parents=[model], help="a model's layers")
-    command.set_defaults(command=look.layers)
+    command.set_defaults(command=listings.layers)
     return parser

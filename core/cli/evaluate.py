@@ -10,9 +10,16 @@ from typing import Any
 
 from core.cli.shared import made, parse_settings, prepare
 from core.errors import TimmscopeError
-from core.evaluate import Done, Row, beside, evaluate, expanded, lacking, summary
+from core.evaluation.journal import Journal
+from core.evaluation.pictures import (
+    annotation_finder,
+    evaluate,
+    picture_files,
+    without_ground_truth,
+)
+from core.evaluation.rows import Row, RowKey
+from core.evaluation.statistics import summary
 from core.explainer import Explainer
-from core.journal import Journal
 from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS, Metric
 from core.models.load import load_model
@@ -27,10 +34,12 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         raise TimmscopeError(f"--set names {', '.join(settings)}, which is not asked for")
     if not methods or not metrics:
         raise TimmscopeError("evaluate needs at least one method and one metric; name them")
-    truth = _truths(arguments.truth)
-    if lost := lacking(metrics, truth is not None):
-        raise TimmscopeError(f"{', '.join(lost)} needs to know where the evidence is; give --truth")
-    pictures = expanded(arguments.pictures)
+    ground_truth = _ground_truths(arguments.ground_truth)
+    if lost := without_ground_truth(metrics, ground_truth is not None):
+        raise TimmscopeError(
+            f"{', '.join(lost)} needs to know where the evidence is; give --ground-truth"
+        )
+    pictures = picture_files(arguments.pictures)
     explainer = Explainer(
         load_model(arguments.model, weights=arguments.weights, device=arguments.device)
     )
@@ -42,18 +51,22 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         "target": arguments.target,
         "layer": arguments.layer,
         "seed": arguments.seed,
-        "truth": arguments.truth,
-        "truth_label": arguments.truth_label,
-        "among": arguments.among,
+        "ground_truth": arguments.ground_truth,
+        "ground_truth_label": arguments.ground_truth_label,
+        "random_maps": arguments.random_maps,
     }
     rows: list[Row] = []
     if arguments.rows is None:
-        rows = list(_told(_rows(arguments, explainer, pictures, methods, metrics, truth, ())))
+        rows = list(
+            _told(_rows(arguments, explainer, pictures, methods, metrics, ground_truth, ()))
+        )
     else:
         prepare(arguments.rows.parent)
         with Journal(arguments.rows, question, arguments.resume) as journal:
             done = {row.key for row in journal.rows}
-            for row in _told(_rows(arguments, explainer, pictures, methods, metrics, truth, done)):
+            for row in _told(
+                _rows(arguments, explainer, pictures, methods, metrics, ground_truth, done)
+            ):
                 journal.add(row)
             journal.finish()
             rows = journal.rows
@@ -69,8 +82,8 @@ def _rows(
     pictures: Sequence[Path],
     methods: Sequence[Method],
     metrics: Sequence[Metric],
-    truth: Callable[[Path], Any] | None,
-    done: Collection[Done],
+    ground_truth: Callable[[Path], Any] | None,
+    done: Collection[RowKey],
 ) -> Iterator[Row]:
     return evaluate(
         explainer,
@@ -80,9 +93,9 @@ def _rows(
         target=explainer.target(arguments.target),
         layer=arguments.layer,
         seed=arguments.seed,
-        truth=truth,
-        label=arguments.truth_label,
-        among=arguments.among,
+        ground_truth=ground_truth,
+        label=arguments.ground_truth_label,
+        random_maps=arguments.random_maps,
         done=done,
     )
 
@@ -97,9 +110,9 @@ def _told(rows: Iterator[Row]) -> Iterator[Row]:
         yield row
 
 
-def _truths(source: str | None) -> Callable[[Path], Any] | None:
+def _ground_truths(source: str | None) -> Callable[[Path], Any] | None:
     """Gives each picture's truth: from a folder by its name, else the same for all."""
     if source is None:
         return None
     folder = Path(source)
-    return beside(folder) if folder.is_dir() else lambda _: source
+    return annotation_finder(folder) if folder.is_dir() else lambda _: source

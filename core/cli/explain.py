@@ -8,20 +8,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from core.analysis.agreement import Agreement
-from core.asking import Look
 from core.cli.shared import made, parse_settings, prepare, to_json, writing
 from core.errors import FAULTS, TimmscopeError
+from core.evaluation.agreement import Agreement
+from core.evaluation.recommendation import Recommendation
+from core.evaluation.verdict import Verdict
 from core.explainer import Comparison, Explainer
 from core.export import context_facts, cost_facts, finite, result_facts, save_npz, save_png
-from core.image import open_picture
+from core.inputs.batch import InputBatch
+from core.inputs.image import open_picture
 from core.methods.base import METHODS
-from core.metrics.base import METRICS, Given, Metric
+from core.metrics.base import METRICS, Metric, MetricInput
 from core.models.load import load_model
-from core.recommend import Recommendation
-from core.targets import Target
+from core.tasks.base import Target
 from core.types import Score
-from core.verdict import Verdict
 
 SAVES = ("png", "npz", "json")
 
@@ -33,8 +33,10 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     if not instances:
         raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")
     metrics = made(METRICS, arguments.metrics, settings)
-    if arguments.among and not metrics:
-        raise TimmscopeError("--among sets scores among others, and --metrics names none; add one")
+    if arguments.random_maps and not metrics:
+        raise TimmscopeError(
+            "--random-maps sets scores among others, and --metrics names none; add one"
+        )
     if settings:
         raise TimmscopeError(
             f"--set names {', '.join(settings)}, which --methods does not ask for; add it there"
@@ -52,34 +54,38 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     names = _unique_names(arguments.images)
     reports = []
     for path, name, picture in zip(arguments.images, names, pictures, strict=True):
-        look = explainer.look(picture)
-        prediction = explainer.predict(look)
+        batch = explainer.prepare(picture)
+        prediction = explainer.predict(batch)
         chosen = target or explainer.target(prediction.top(1)[0][0])
         assert chosen is not None
         comparison = explainer.compare(
-            look, instances, target=chosen, layer=arguments.layer, seed=arguments.seed
+            batch, instances, target=chosen, layer=arguments.layer, seed=arguments.seed
         )
         report = {
             "image": str(path),
             "notes": list(picture.notes),
-            **context_facts(explainer, look, prediction, chosen, arguments.seed),
+            **context_facts(explainer, batch, prediction, chosen, arguments.seed),
             "results": {key: result_facts(a) for key, a in comparison.results.items()},
             "errors": dict(comparison.errors),
         }
         question: dict[str, Any] = {"target": chosen, "seed": arguments.seed}
-        if arguments.truth:
-            question["truth"] = explainer.truth(look, arguments.truth, label=arguments.truth_label)
+        if arguments.ground_truth:
+            question["ground_truth"] = explainer.ground_truth(
+                batch, arguments.ground_truth, label=arguments.ground_truth_label
+            )
         for metric in metrics:
-            add_scores(report, explainer, look, comparison, metric, question, arguments.among)
+            add_scores(
+                report, explainer, batch, comparison, metric, question, arguments.random_maps
+            )
         for key, answer in comparison.results.items() if arguments.verdict else ():
-            (judged,) = explainer.verdict(look, answer, target=chosen, seed=arguments.seed)
+            (judged,) = explainer.verdict(batch, answer, target=chosen, seed=arguments.seed)
             report["results"][key]["verdict"] = verdict_facts(judged)
         if arguments.recommend and comparison.results:
-            add_recommendation(report, explainer, look, comparison, chosen, arguments.seed)
+            add_recommendation(report, explainer, batch, comparison, chosen, arguments.seed)
         if len(comparison.results) > 1:
-            report["agreement"] = agreement_facts(explainer.agreement(look, comparison.results))
+            report["agreement"] = agreement_facts(explainer.agreement(batch, comparison.results))
         if arguments.output_dir is not None:
-            save(arguments.output_dir, name, saves, look, comparison, report)
+            save(arguments.output_dir, name, saves, batch, comparison, report)
         reports.append(report)
     answered = any(report["results"] for report in reports)
     return {"images": reports}, 0 if answered else 1
@@ -88,11 +94,11 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
 def add_scores(
     report: dict[str, Any],
     explainer: Explainer,
-    look: Look,
+    batch: InputBatch,
     comparison: Comparison,
     metric: Metric,
     question: Mapping[str, Any],
-    among: int = 0,
+    random_maps: int = 0,
 ) -> None:
     """Enter what `metric` says of each result, beside what it says of the controls.
 
@@ -101,19 +107,21 @@ def add_scores(
     """
     beside: dict[str, float | None] = {}
     with suppress(*FAULTS):  # what is wrong is told of the methods
-        controls = explainer.controls(look, metric, **question)
+        controls = explainer.controls(batch, metric, **question)
         beside = {key: finite(float(score.value[0])) for key, score in controls.items()}
     reasons = {}
     for key, attribution in comparison.results.items():
         try:
-            score = explainer.measure(look, attribution, metric, **question)
+            score = explainer.measure(batch, attribution, metric, **question)
         except FAULTS as error:
             reasons[key] = str(error).partition("\n")[0]
         else:
             scores = report["results"][key].setdefault("scores", {})
             scores[metric.key] = {**score_facts(score, metric), "controls": beside}
-            if among and Given.METHOD not in metric.needs:
-                found = explainer.standing(look, attribution, metric, maps=among, **question)
+            if random_maps and MetricInput.METHOD not in metric.needs:
+                found = explainer.percentile_rank(
+                    batch, attribution, metric, maps=random_maps, **question
+                )
                 scores[metric.key]["percentile"] = float(found.percentile[0])
     if len(reasons) == len(comparison.results) and len(set(reasons.values())) == 1:
         reasons = {metric.key: reasons.popitem()[1]}
@@ -138,14 +146,14 @@ def score_facts(score: Score, metric: Metric) -> dict[str, Any]:
 def add_recommendation(
     report: dict[str, Any],
     explainer: Explainer,
-    look: Look,
+    batch: InputBatch,
     comparison: Comparison,
     target: Target,
     seed: int,
 ) -> None:
     """Enter which method to take; why there is none to take stands under `errors`."""
     try:
-        found = explainer.recommend(look, comparison.results, target=target, seed=seed)
+        found = explainer.recommend(batch, comparison.results, target=target, seed=seed)
     except FAULTS as error:
         report["errors"]["recommendation"] = str(error).partition("\n")[0]
     else:
@@ -205,7 +213,7 @@ def save(
     folder: Path,
     name: str,
     kinds: Sequence[str],
-    look: Look,
+    batch: InputBatch,
     comparison: Comparison,
     report: dict[str, Any],
 ) -> None:
@@ -220,7 +228,7 @@ def save(
             for kind, write in (("png", save_png), ("npz", save_npz)):
                 if kind in kinds:
                     path = folder / f"{name}.{key}.{kind}"
-                    write(path, look, attribution)
+                    write(path, batch, attribution)
                     files[kind] = str(path)
         if "json" in kinds:
             path = folder / f"{name}.json"

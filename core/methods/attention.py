@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.errors import NotApplicableError, UnknownNameError
 from core.methods.base import Method, register
+from core.runtime.engine import Run, Subject
 from core.types import AttentionLayer, Cost, Layout, Need
 
 Query = Field(
@@ -39,7 +39,7 @@ class Attention(Method):
     head: int = Field(-1, ge=-1, le=1024, description="Which head; -1 is the mean of all")
     query: str = Query
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ class Attention(Method):
                 f"no head {self.head} in {run.layer}; it has heads 0 to {layer.heads - 1}"
             )
         weights = maps.mean(1) if self.head < 0 else maps[:, self.head]
-        return look_from(weights, self.query, layer), run.score()
+        return attention_from(weights, self.query, layer), run.score()
 
 
 @register(
@@ -80,7 +80,7 @@ class AttentionRollout(Method):
     def refusal(self, subject: Subject) -> str:
         return not_one_stream(subject, "rollout")
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -106,10 +106,10 @@ class AttentionRollout(Method):
 def residual_step(row: Tensor, weights: Tensor, layer: AttentionLayer) -> Tensor:
     """A row (B, T) handed on by attention and the residual path; each token's shares sum to one."""
     row = row / (1 + layer.row_sums(weights))
-    return row + layer.carry(row, weights)
+    return row + layer.propagate(row, weights)
 
 
-def look_from(weights: Tensor, query: str, layer: AttentionLayer) -> Tensor:
+def attention_from(weights: Tensor, query: str, layer: AttentionLayer) -> Tensor:
     """What a query token sees (B, h, w), of one head's maps or a mean of heads.
 
     Args:
@@ -122,8 +122,8 @@ def look_from(weights: Tensor, query: str, layer: AttentionLayer) -> Tensor:
         NotApplicableError: it does not look in this layer.
     """
     assert layer.layout is not None
-    row = held_by(query, layer.looking or layer.layout).to(weights).expand(len(weights), -1)
-    seen = on_grid(layer.carry(row, weights), layer.layout)
+    row = held_by(query, layer.query_layout or layer.layout).to(weights).expand(len(weights), -1)
+    seen = on_grid(layer.propagate(row, weights), layer.layout)
     if not seen.flatten(1).any(1).all():
         raise NotApplicableError(
             f"in {layer.name!r} the query token {query!r} looks at no patch; choose another query "
@@ -173,7 +173,9 @@ def not_one_stream(subject: Subject, what: str) -> str:
     odd = next((layer for layer in layers if layer.layout is None), None)
     if odd is not None:
         return f"{what} follows tokens through all layers, and in {odd.name!r} {odd.reason}"
-    if len({on_tokens(layer.layout) for layer in layers}) > 1 or any(a.looking for a in layers):
+    if len({on_tokens(layer.layout) for layer in layers}) > 1 or any(
+        a.query_layout for a in layers
+    ):
         return (
             f"{what} follows tokens through all layers, and {subject.name} changes them between "
             f"{layers[0].name!r} and {layers[-1].name!r}; use attention"

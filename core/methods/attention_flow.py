@@ -12,7 +12,6 @@ from scipy.sparse import csr_array  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import maximum_flow  # type: ignore[import-untyped]
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.errors import UnknownNameError
 from core.methods.attention import (
     Query,
@@ -22,7 +21,8 @@ from core.methods.attention import (
     one_layout,
 )
 from core.methods.base import Method, register
-from core.passes import Progress
+from core.runtime.batching import Progress
+from core.runtime.engine import Run, Subject
 from core.types import AttentionLayer, Cost, Layout, Need
 
 LARGEST = 300
@@ -79,7 +79,7 @@ class AttentionFlow(Method):
             )
         return ""
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         if self.reading == "patch-to-patch":
             return Cost(1)
         layouts = [layer.layout for layer in subject.attention_layers.values() if layer.layout]
@@ -129,7 +129,9 @@ def square(weights: Tensor, layer: AttentionLayer) -> Tensor:
         return weights
     assert layer.layout is not None
     each = torch.eye(layer.layout.tokens).to(weights)
-    return torch.stack([layer.carry(each, one.expand(len(each), *one.shape)) for one in weights])
+    return torch.stack(
+        [layer.propagate(each, one.expand(len(each), *one.shape)) for one in weights]
+    )
 
 
 def flows(maps: Sequence[np.ndarray], held: np.ndarray, progress: Progress) -> np.ndarray:

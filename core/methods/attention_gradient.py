@@ -8,12 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from core import capture
-from core.engine import Run, Subject
 from core.errors import NotApplicableError
 from core.methods.attention import held_by, not_one_stream, on_grid, one_layout
 from core.methods.base import Method, register
-from core.types import Cost, Law, Need
+from core.runtime import capture
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 
 
 @register(
@@ -23,7 +23,7 @@ from core.types import Cost, Law, Need
     about="Best for which patches a transformer's class rests on; not for evidence against.",
     paper="arXiv:2103.15679",
     needs=[Need.ATTENTION, Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE],
 )
 class TransformerRelevance(Method):
     """Attention times positive gradient, gathered over all layers (Chefer et al., 2021).
@@ -46,7 +46,7 @@ class TransformerRelevance(Method):
     def refusal(self, subject: Subject) -> str:
         return not_one_stream(subject, "relevance")
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1, 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ class TransformerRelevance(Method):
         gathered = torch.zeros_like(row)
         for name, attn in reversed(found.attn.items()):
             weights = (found.grad[name] * attn).relu().mean(1)
-            gathered = gathered + layers[name].carry(row + gathered, weights)
+            gathered = gathered + layers[name].propagate(row + gathered, weights)
         return on_grid(gathered, layout), found.score
 
 
@@ -73,7 +73,7 @@ class TransformerRelevance(Method):
     about="Best for where more attention would raise the class; not proven to find the evidence.",
     paper="arXiv:2404.03214",
     needs=[Need.ATTENTION, Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
+    properties=[Property.CLASS_SENSITIVE, Property.NONNEGATIVE],
 )
 class LeGrad(Method):
     """How much more attention would raise the score read from each layer (Bousselham et al., 2025).
@@ -100,7 +100,7 @@ class LeGrad(Method):
             )
         return ""
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1, 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,7 @@ class LeGrad(Method):
         even = torch.ones(len(run.x), layout.tokens).to(run.x) / layout.tokens
         slopes = [torch.cat([grads[name] for _, grads in passes]) for name in names]
         received = [
-            layers[name].carry(even, slope.relu().mean(1))
+            layers[name].propagate(even, slope.relu().mean(1))
             for name, slope in zip(names, slopes, strict=True)
         ]
         return on_grid(torch.stack(received).mean(0), layout), torch.cat(

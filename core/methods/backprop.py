@@ -8,13 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.errors import NotApplicableError
-from core.methods.base import METHODS, Method, register, rehearsed
+from core.methods.base import METHODS, Method, cached_refusal, register
 from core.methods.gradient import Reduction, reduced
-from core.rewrite import MAX_POOLS, Call, Rewrite, nonlinear
-from core.targets import ClassLogit
-from core.types import Cost, Law, Need, upsample
+from core.runtime.backward_rules import MAX_POOLS, Call, Rewrite, nonlinear
+from core.runtime.engine import Run, Subject
+from core.tasks.classification import ClassLogit
+from core.types import Cost, Need, Property, upsample
 
 Rewriting = Callable[[], Rewrite]
 """Makes the rules of one pass."""
@@ -50,7 +50,7 @@ def rewritten_gradient(
 def refused(subject: Subject, key: str, attempt: Callable[[Run], object]) -> str:
     """Why `attempt` refuses the model, tried once on a grey picture; empty if it does not."""
 
-    def rehearse() -> str:
+    def find_refusal() -> str:
         grey = subject.pixel(0.5).expand(1, *subject.input_size)
         try:
             attempt(Run(subject, grey, ClassLogit(0)))
@@ -58,7 +58,7 @@ def refused(subject: Subject, key: str, attempt: Callable[[Run], object]) -> str
             return str(refusal)
         return ""
 
-    return rehearsed(subject, key, rehearse)
+    return cached_refusal(subject, key, find_refusal)
 
 
 # -- guided backpropagation ---------------------------------------------------------------------
@@ -99,7 +99,7 @@ def _guided_gradient(run: Run) -> tuple[Tensor, Tensor]:
     about="Best for crisp edges of what a ReLU network sees; not for telling classes apart.",
     paper="arXiv:1412.6806",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE],
 )
 class GuidedBackprop(Method):
     """The input gradient, where every ReLU passes back positive values only.
@@ -112,7 +112,7 @@ class GuidedBackprop(Method):
         "max", description="Colour channels to one: largest, length, mean of sizes, or signed sum"
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1, 1)
 
     def refusal(self, subject: Subject) -> str:
@@ -130,12 +130,12 @@ class GuidedBackprop(Method):
     about="Best for fine detail within the region Grad-CAM names; not for models without ReLU.",
     paper="arXiv:1610.02391",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE],
 )
 class GuidedGradCAM(GuidedBackprop):
     """Guided backpropagation times Grad-CAM, pixel by pixel (Selvaraju et al., 2017)."""
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(2, 2)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:

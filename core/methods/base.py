@@ -10,10 +10,10 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from core.engine import Run, Subject
 from core.models.handle import structure
 from core.registry import Parameters, Registry
-from core.types import Cost, Law, Need
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 
 
 class Method(Parameters, ABC):
@@ -22,12 +22,12 @@ class Method(Parameters, ABC):
     Attributes:
         family: cam, gradient, path, perturbation, attention or control.
         needs: what it asks of a model.
-        laws: what it promises; the tests hold it to them.
+        properties: what it promises; the tests hold it to them.
     """
 
     family: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
-    laws: ClassVar[frozenset[Law]]
+    properties: ClassVar[frozenset[Property]]
 
     @abstractmethod
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ class Method(Parameters, ABC):
         """
 
     @abstractmethod
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         """The rows its definition needs, forward and backward, to explain one image.
 
         The image's own score is counted, finding out the predicted class is not. Where it depends
@@ -82,33 +82,33 @@ def register(
     about: str,
     paper: str = "",
     needs: Iterable[Need] = (),
-    laws: Iterable[Law] = (),
+    properties: Iterable[Property] = (),
 ) -> Callable[[M], M]:
     """Give a method class its facts and enter it into `METHODS`."""
 
     def enter(cls: M) -> M:
         cls.key, cls.label, cls.family, cls.about, cls.paper = key, label, family, about, paper
-        cls.needs, cls.laws = frozenset(needs), frozenset(laws)
+        cls.needs, cls.properties = frozenset(needs), frozenset(properties)
         METHODS.add(cls)
         return cls
 
     return enter
 
 
-_REHEARSED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str], str]] = (
+_REFUSALS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str], str]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def rehearsed(subject: Subject, key: str, rehearse: Callable[[], str]) -> str:
+def cached_refusal(subject: Subject, key: str, find_refusal: Callable[[], str]) -> str:
     """Why a method refuses a model, found out once; empty if it does not.
 
     What a model is made of decides, so the answer holds until its structure changes.
     """
-    known = _REHEARSED.setdefault(subject.model, {})
+    known = _REFUSALS.setdefault(subject.model, {})
     question = key, structure(subject.model)
     if question not in known:
-        known[question] = rehearse()
+        known[question] = find_refusal()
     return known[question]
 
 

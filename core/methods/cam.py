@@ -13,17 +13,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.errors import NotApplicableError
 from core.methods.base import Method, register
-from core.targets import ClassLogit, Target
-from core.types import Cost, Law, Need, Prediction
+from core.runtime.engine import Run, Subject
+from core.tasks.base import Target
+from core.tasks.classification import ClassLogit
+from core.types import Cost, Need, Prediction, Property
 
 CANCELLED = 1e-3
 """Channels that cancel to less than this share of their sizes leave rounding errors: measured, 1e-4
 or less where a normalisation follows, 7e-3 or more elsewhere."""
 
-CAM_LAWS = (Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE)
+CAM_PROPERTIES = (Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE)
 
 
 class CAM(Method):
@@ -39,7 +40,7 @@ class CAM(Method):
         values = self.combine(found.act, found.grad)
         return values.relu() if self.relu else values, found.score
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1, 1)
 
     @abstractmethod
@@ -67,7 +68,7 @@ def check_alive(grad: Tensor, layer: str | None) -> None:
     about="Best for a quick look at which region counts; not for fine detail or exact amounts.",
     paper="arXiv:1610.02391",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=CAM_LAWS,
+    properties=CAM_PROPERTIES,
 )
 class GradCAM(CAM):
     """Channels weighted by their mean gradient (Selvaraju et al., 2017)."""
@@ -83,7 +84,7 @@ class GradCAM(CAM):
     about="Best for several objects of one class; not for evidence against it.",
     paper="arXiv:1710.11063",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=CAM_LAWS,
+    properties=CAM_PROPERTIES,
 )
 class GradCAMPlusPlus(CAM):
     """Channels weighted by positive gradients, each place once (Chattopadhyay et al., 2018).
@@ -105,7 +106,7 @@ class GradCAMPlusPlus(CAM):
     about="Best for regions that provably add to the score at the last layer; not for smooth maps.",
     paper="arXiv:2011.08891",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=CAM_LAWS,
+    properties=CAM_PROPERTIES,
 )
 class HiResCAM(CAM):
     """Activation times gradient, place by place (Draelos & Carin, 2020)."""
@@ -129,7 +130,7 @@ class HiResCAM(CAM):
     about="Best for object boundaries at earlier layers; not for evidence against the target.",
     paper="10.1109/TIP.2021.3089943",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=CAM_LAWS,
+    properties=CAM_PROPERTIES,
 )
 class LayerCAM(CAM):
     """Activation times positive gradient, place by place (Jiang et al., 2021)."""
@@ -145,7 +146,7 @@ class LayerCAM(CAM):
     about="Best for a Grad-CAM that counts where channels fire; not where they sum to about zero.",
     paper="arXiv:2008.02312",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=CAM_LAWS,
+    properties=CAM_PROPERTIES,
 )
 class XGradCAM(CAM):
     """Channels weighted by their gradient where they are active (Fu et al., 2020)."""
@@ -162,7 +163,7 @@ class XGradCAM(CAM):
     about="Best for what tells a class from its likes; not for all that speaks for it.",
     paper="arXiv:2501.11309",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
+    properties=[Property.CLASS_SENSITIVE, Property.NONNEGATIVE],
 )
 class FinerCAM(GradCAM):
     """Grad-CAM of a class rather than of those most like it (Zhang et al., 2025).
@@ -186,12 +187,12 @@ class FinerCAM(GradCAM):
             run.x,
             target,
             layer=run.layer,
-            along=run.along,
+            extra_layers=run.extra_layers,
             seed=run.seed,
             owner=run.owner,
-            shelf=run.shelf,
+            cache_scope=run.cache_scope,
             progress=run.progress,
-            meter=run.meter,
+            cost_counter=run.cost_counter,
         )
         values, _ = super().attribute(finer)
         return values, run.score()

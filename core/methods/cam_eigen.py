@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.methods.base import Method, register
-from core.methods.cam import CAM, CAM_LAWS
-from core.types import Cost, Law, Need
+from core.methods.cam import CAM, CAM_PROPERTIES
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 
 
 @register(
@@ -19,7 +19,7 @@ from core.types import Cost, Law, Need
     about="Best for what a layer sees most of, whatever the class; not for telling classes apart.",
     paper="arXiv:2008.00299",
     needs=[Need.LAYER],
-    laws=[Law.NONNEGATIVE],
+    properties=[Property.NONNEGATIVE],
 )
 class EigenCAM(Method):
     """First principal component of the activation (Muhammad & Yeasin, 2020).
@@ -35,7 +35,7 @@ class EigenCAM(Method):
         values = first_component(run.activation())
         return values.relu() if self.relu else values, run.score()
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
 
 
@@ -46,7 +46,7 @@ class EigenCAM(Method):
     about="Best for the one dominant object of a class; not for amounts or several objects.",
     paper="arXiv:2008.00299",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=CAM_LAWS,
+    properties=CAM_PROPERTIES,
 )
 class EigenGradCAM(CAM):
     """First principal component of activation times gradient (after Muhammad & Yeasin, 2020)."""

@@ -9,13 +9,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from core import capture
-from core.engine import LayerGradients, Run, Subject
 from core.errors import NotApplicableError
 from core.methods.base import Method, register
-from core.methods.cam import CAM_LAWS, check_alive
-from core.passes import Meter, Piece
-from core.types import Cost, Law, Need
+from core.methods.cam import CAM_PROPERTIES, check_alive
+from core.runtime import capture
+from core.runtime.batching import Chunk, CostCounter
+from core.runtime.engine import LayerGradients, Run, Subject
+from core.types import Cost, Need, Property
 
 AFFINE = 1e-5
 """How far a score may be from affine, as a share of what the channels add to it."""
@@ -59,7 +59,7 @@ def _tried(channels: int, subject: Subject, layer: str | None) -> int:
     about="Best for a CAM that needs no gradient; not for speed, it takes a pass per channel.",
     paper="arXiv:1910.01279",
     needs=[Need.LAYER],
-    laws=CAM_LAWS,
+    properties=CAM_PROPERTIES,
 )
 class ScoreCAM(Method):
     """Channels weighted by the score of what of the picture they show (Wang et al., 2020).
@@ -82,7 +82,7 @@ class ScoreCAM(Method):
         "of 1280 correlated 0.99 with it",
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(_tried(self.channels, subject, layer) + 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -114,11 +114,11 @@ class ScoreCAM(Method):
             )
         return values.relu() if self.relu else values, score
 
-    def _copies(self, run: Run, act: Tensor, shows: Tensor) -> Iterator[Piece]:
+    def _copies(self, run: Run, act: Tensor, shows: Tensor) -> Iterator[Chunk]:
         for image, owner in enumerate(run.owner):
             x = run.x[image : image + 1]
-            for piece in act[image][shows[image]].split(PIECE):
-                yield x * self._masks(piece, x)[:, None], owner.expand(len(piece))
+            for chunk in act[image][shows[image]].split(PIECE):
+                yield x * self._masks(chunk, x)[:, None], owner.expand(len(chunk))
             if not shows[image].all():
                 yield torch.zeros_like(x), owner[None]
 
@@ -141,7 +141,7 @@ class ScoreCAM(Method):
     "normalisation or for negative scores.",
     paper="10.1109/WACV45572.2020.9093360",
     needs=[Need.GRADIENT, Need.LAYER],
-    laws=[Law.CLASS_SENSITIVE, Law.NONNEGATIVE],
+    properties=[Property.CLASS_SENSITIVE, Property.NONNEGATIVE],
 )
 class AblationCAM(Method):
     """Channels weighted by the share of the score lost without them (Desai & Ramaswamy, 2020).
@@ -165,7 +165,7 @@ class AblationCAM(Method):
         description="How many channels to try, those that count most to first order; 0 tries all",
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(8 + _tried(self.channels, subject, layer), 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -188,10 +188,12 @@ def _losses(run: Run, found: LayerGradients, picked: Tensor, image: int) -> tupl
     """
     slopes = found.slopes[image]
     key = "ablated", run.layer, tuple(picked.tolist()), image
-    tail = None if key in run.shelf else Tail(run, image)
+    tail = None if key in run.cache_scope else Tail(run, image)
     if tail is not None and tail.is_affine(found.score[image], slopes):
         return slopes, tail.rows
-    outputs = run.shelf.get_or_compute(key, lambda: (tail or Tail(run, image)).without(picked))
+    outputs = run.cache_scope.get_or_compute(
+        key, lambda: (tail or Tail(run, image)).without(picked)
+    )
     left = run.target(outputs, run.owner[image].expand(len(outputs)))
     losses = torch.zeros_like(slopes).scatter(0, picked, found.score[image] - left)
     return losses, tail.rows if tail is not None else 0
@@ -239,15 +241,15 @@ class Tail:
     def without(self, picked: Tensor) -> Tensor:
         """(n, N) the model's outputs without each of the channels picked (n,)."""
         count = self.layout.channels
-        pieces = (1 - F.one_hot(some, count).to(self.x.dtype) for some in picked.split(PIECE))
-        return self.outputs(pieces, len(picked))
+        chunks = (1 - F.one_hot(some, count).to(self.x.dtype) for some in picked.split(PIECE))
+        return self.outputs(chunks, len(picked))
 
     def outputs(self, factors: Iterable[Tensor], expected: int) -> Tensor:
         """(n, N) the model's outputs with the layer's channels times `factors` (n, K)."""
         run = self.run if not self.resumes else self._uncounted()
         run.progress.expect(expected)
-        pieces = ((f[:, :, None, None], self.owner.expand(len(f))) for f in factors)
-        found = [out for _, out in run.stream(pieces, self._again, expected=expected)]
+        chunks = ((f[:, :, None, None], self.owner.expand(len(f))) for f in factors)
+        found = [out for _, out in run.stream(chunks, self._again, expected=expected)]
         self.rows += expected if self.resumes else 0
         return torch.cat(found)
 
@@ -270,7 +272,7 @@ class Tail:
             layer=self.layer,
             owner=self.run.owner,
             progress=self.run.progress,
-            meter=Meter(),
+            cost_counter=CostCounter(),
         )
 
     def _resumes(self) -> bool:

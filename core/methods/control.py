@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.engine import Run, Subject
 from core.methods.base import Method, register
-from core.types import Cost, Law
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Property
 
 
 @register(
@@ -16,12 +16,12 @@ from core.types import Cost, Law
     label="Random (control)",
     family="control",
     about="A control: noise. Any method must beat it.",
-    laws=[Law.MODEL_FREE, Law.NONNEGATIVE],
+    properties=[Property.MODEL_FREE, Property.NONNEGATIVE],
 )
 class Random(Method):
     """Uniform noise in [0, 1)."""
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -34,12 +34,12 @@ class Random(Method):
     label="Edges (control)",
     family="control",
     about="A control: the picture's own edges. A map that looks like them may ignore the model.",
-    laws=[Law.MODEL_FREE, Law.NONNEGATIVE],
+    properties=[Property.MODEL_FREE, Property.NONNEGATIVE],
 )
 class Sobel(Method):
     """Strength of the Sobel gradient of the channel mean."""
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -54,12 +54,12 @@ class Sobel(Method):
     label="Centre (control)",
     family="control",
     about="A control: a blob in the middle. What does not beat it may know where objects are put.",
-    laws=[Law.MODEL_FREE, Law.NONNEGATIVE],
+    properties=[Property.MODEL_FREE, Property.NONNEGATIVE],
 )
 class Centre(Method):
     """A Gaussian around the middle; sigma is a quarter of the side, so the rim is 2 sigma off."""
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.engine import Run, Subject
 from core.errors import NotApplicableError
 from core.methods.backprop import refused
 from core.methods.base import Method, register, relative_error
-from core.methods.baselines import Baseline, Baselines, baseline
-from core.rewrite import ACTIVATIONS, GATES, PARTS, PRODUCTS, Call, Rewrite
-from core.types import Cost, Law, Need
+from core.perturb.baselines import Baseline, Baselines, baseline_images
+from core.runtime.backward_rules import ACTIVATIONS, GATES, PARTS, PRODUCTS, Call, Rewrite
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 
 # Every pass holds the pictures in the first half of its rows, their baselines in the second.
 
@@ -129,10 +129,10 @@ def _maps(run: Run, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         values = (slope.chunk(2)[0] * (pairs[:, 0] - pairs[:, 1])).sum(1)
         return values, torch.stack([picture, start], 1).detach()
 
-    pieces = ((torch.stack([run.x, start], 1), run.owner) for start in starts)
+    chunks = ((torch.stack([run.x, start], 1), run.owner) for start in starts)
     expected = count * len(starts)
     run.progress.expect(4 * expected)
-    stream = run.stream(pieces, step, backward=True, expected=expected, copies=2)
+    stream = run.stream(chunks, step, backward=True, expected=expected, copies=2)
     maps, scores = (torch.cat(p) for p in zip(*(found for _, found in stream), strict=True))
     values = maps.unflatten(0, (-1, count)).mean(0)
     score, floor = scores.unflatten(0, (-1, count)).mean(0).unbind(1)
@@ -153,7 +153,12 @@ def _refusal(subject: Subject) -> str:
     about="Best for exact sums from one pass instead of many; not for comparing implementations.",
     paper="arXiv:1704.02685",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.COMPLETE, Law.LINEAR_EXACT],
+    properties=[
+        Property.CLASS_SENSITIVE,
+        Property.LOCALISES,
+        Property.COMPLETE,
+        Property.LINEAR_EXACT,
+    ],
 )
 class DeepLift(Method):
     """How far each pixel's way from the baseline raised the score (Shrikumar et al., 2017).
@@ -167,14 +172,14 @@ class DeepLift(Method):
 
     baseline: Baseline = Field("black", description="The picture that says nothing")
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(2, 2)
 
     def refusal(self, subject: Subject) -> str:
         return _refusal(subject)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        return _maps(run, [baseline(self.baseline, run)])
+        return _maps(run, [baseline_images(self.baseline, run)])
 
 
 @register(
@@ -184,7 +189,7 @@ class DeepLift(Method):
     about="Best for exact sums that hang on no single baseline; not for true Shapley values.",
     paper="arXiv:1705.07874",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class DeepShap(Method):
     """DeepLIFT, averaged over several baselines (Lundberg & Lee, 2017).
@@ -200,7 +205,7 @@ class DeepShap(Method):
         description="Pictures that say nothing; the maps are averaged",
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(2 * len(self.baselines), 2 * len(self.baselines))
 
     def refusal(self, subject: Subject) -> str:
@@ -208,4 +213,4 @@ class DeepShap(Method):
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         generator = run.generator()
-        return _maps(run, [baseline(name, run, generator) for name in self.baselines])
+        return _maps(run, [baseline_images(name, run, generator) for name in self.baselines])

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from core import capture
-from core.engine import Run, Subject
 from core.errors import NotApplicableError
-from core.methods.base import Method, register, rehearsed
-from core.targets import Target
-from core.types import Cost, Law, Layout, Need, upsample
+from core.methods.base import Method, cached_refusal, register
+from core.runtime import capture
+from core.runtime.engine import Run, Subject
+from core.tasks.base import Target
+from core.types import Cost, Layout, Need, Property, upsample
 
 MOST_LEFT_OVER = 0.01
 """The completeness error up to which the parts are taken to make up the score: measured, 1e-5 or
@@ -30,7 +30,7 @@ ROUNDING = 1e-6
     about="Best for a full account of the score, biases too; not for attention or gating.",
     paper="arXiv:1905.00780",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class FullGrad(Method):
     """Input times gradient, and bias times gradient of every layer (Srinivas & Fleuret, 2019).
@@ -53,11 +53,11 @@ class FullGrad(Method):
         description="none: exact signed amounts; paper: every channel of every term from 0 to 1",
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(2, 2)
 
     def refusal(self, subject: Subject) -> str:
-        return rehearsed(subject, self.key, lambda: _left_over(subject))
+        return cached_refusal(subject, self.key, lambda: _left_over(subject))
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         size, target = (run.x.shape[2], run.x.shape[3]), run.target

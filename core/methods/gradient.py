@@ -11,10 +11,10 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.errors import unknown
 from core.methods.base import METHODS, Method, register
-from core.types import Cost, Law, Need
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 
 Reduction = Literal["max", "l2", "mean", "sum"]
 
@@ -41,7 +41,7 @@ def reduced(grad: Tensor, reduction: Reduction) -> Tensor:
     about="Best for seeing which pixels the score reacts to; not for telling two objects apart.",
     paper="arXiv:1312.6034",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE],
 )
 class Saliency(Method):
     """The size of the input gradient (Simonyan et al., 2013)."""
@@ -50,7 +50,7 @@ class Saliency(Method):
         "max", description="Colour channels to one: largest, length, mean of sizes, or signed sum"
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1, 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -65,12 +65,12 @@ class Saliency(Method):
     about="Best as a first-order account of each pixel; not where the model saturates.",
     paper="arXiv:1605.01713",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.LINEAR_EXACT],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.LINEAR_EXACT],
 )
 class InputXGradient(Method):
     """Gradient times input in model units, summed over channels (Shrikumar et al., 2016)."""
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1, 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ def _bases(schema: dict[str, Any]) -> None:
     schema["enum"] = [
         key
         for key, cls in METHODS.items()
-        if not issubclass(cls, Noisy) and Law.MODEL_FREE not in cls.laws
+        if not issubclass(cls, Noisy) and Property.MODEL_FREE not in cls.properties
     ]
 
 
@@ -113,8 +113,8 @@ class Noisy(Method):
     def refusal(self, subject: Subject) -> str:
         return METHODS.make(self.base).refusal(subject)
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
-        each = METHODS.make(self.base).work(subject, layer)
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
+        each = METHODS.make(self.base).estimate_cost(subject, layer)
         return Cost(
             self.samples * each.forward + 1,
             self.samples * each.backward,
@@ -143,7 +143,7 @@ class Noisy(Method):
     about="Best for calming a noisy map of any base method; not for exact amounts.",
     paper="arXiv:1706.03825",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class SmoothGrad(Noisy):
     """A base method's map, averaged over noisy copies of the picture (Smilkov et al., 2017)."""
@@ -160,7 +160,7 @@ class SmoothGrad(Noisy):
     about="Best for where a base method's map wavers under noise; not for signs or amounts.",
     paper="arXiv:1810.03292",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.NONNEGATIVE],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE],
 )
 class VarGrad(Noisy):
     """The variance of a base method's map over noisy copies (Adebayo et al., 2018).

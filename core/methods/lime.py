@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.methods.base import register
-from core.methods.masking import Fill, Segmented, Veil, shown_parts, veil, veil_over
-from core.segments import Segmentation
-from core.types import Cost, Law
+from core.methods.segmented import Segmented
+from core.perturb.masks import MaskBaseline, Masker, masker, masker_with, rows_showing
+from core.perturb.superpixels import Segmentation
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Property
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +26,7 @@ Floats = NDArray[np.float64]
     family="perturbation",
     about="Best for a linear account of whole regions; not for detail within one of them.",
     paper="arXiv:1602.04938",
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class Lime(Segmented):
     """How much each part adds to the score, by a local linear fit (Ribeiro et al., 2016).
@@ -40,7 +41,7 @@ class Lime(Segmented):
         "quickshift", description="How the picture is cut into parts"
     )
     samples: int = Field(1000, ge=10, le=20000, description="Copies, the picture itself included")
-    fill: Literal["segment", Fill] = Field(
+    baseline: Literal["segment", MaskBaseline] = Field(
         "segment", description="What hides a part; segment is its own mean colour"
     )
     kernel_width: float = Field(
@@ -55,7 +56,7 @@ class Lime(Segmented):
     )
     top: int = Field(0, ge=0, le=1000, description="Parts kept, those that weigh most; 0 for all")
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.samples)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -71,18 +72,18 @@ class Lime(Segmented):
         count = int(labels.max()) + 1
         shown = torch.randint(0, 2, (self.samples, count), generator=run.generator()).bool()
         shown[0] = True
-        copies = shown_parts(run, image, self._veil(run, image, labels), shown[1:], labels)
+        copies = rows_showing(run, image, self._veil(run, image, labels), shown[1:], labels)
         # What only concerns the fit does not name the copies: it can be changed at no cost.
-        asked = self.model_dump_json(include={*Segmented.model_fields, "samples", "fill"})
+        asked = self.model_dump_json(include={*Segmented.model_fields, "samples", "baseline"})
         kept = run.scores(copies, self.samples - 1, keep=("lime", asked, image, run.seed))
         scores = torch.cat([run.score()[image : image + 1], kept]).cpu().double()
         fit, r2 = self._fit(shown.double().numpy(), scores.numpy())
         return torch.from_numpy(fit), r2
 
-    def _veil(self, run: Run, image: int, labels: Tensor) -> Veil:
-        if self.fill != "segment":
-            return veil(run, image, self.fill)
-        return veil_over(run.x[image], segment_means(run.x[image], labels))
+    def _veil(self, run: Run, image: int, labels: Tensor) -> Masker:
+        if self.baseline != "segment":
+            return masker(run, image, self.baseline)
+        return masker_with(run.x[image], segment_means(run.x[image], labels))
 
     def _fit(self, shown: Floats, scores: Floats) -> tuple[Floats, float]:
         """Coefficients (d,), zero for parts not kept, and the weighted R squared."""

@@ -11,12 +11,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.engine import Run, Subject
 from core.methods.base import Method, register, relative_error
-from core.methods.baselines import Baseline, Baselines, baseline
 from core.methods.quadrature import integrate
-from core.passes import Piece
-from core.types import Cost, Law, Need
+from core.perturb.baselines import Baseline, Baselines, baseline_images
+from core.runtime.batching import Chunk
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 
 
 @register(
@@ -26,7 +26,12 @@ from core.types import Cost, Law, Need
     about="Best for amounts that add up to the score; not for smooth maps or a single-pass answer.",
     paper="arXiv:1703.01365",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.COMPLETE, Law.LINEAR_EXACT],
+    properties=[
+        Property.CLASS_SENSITIVE,
+        Property.LOCALISES,
+        Property.COMPLETE,
+        Property.LINEAR_EXACT,
+    ],
 )
 class IntegratedGradients(Method):
     """Mean gradient on the way from a baseline, times the way (Sundararajan et al., 2017).
@@ -64,13 +69,13 @@ class IntegratedGradients(Method):
             )
         return self
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         passes = self.steps * len(self.baselines)
         return Cost(passes + len(self.baselines) + 1, passes)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         generator = run.generator()
-        starts = torch.stack([baseline(name, run, generator) for name in self.baselines])
+        starts = torch.stack([baseline_images(name, run, generator) for name in self.baselines])
         values = self._adaptively(run, starts) if self.tolerance else self._evenly(run, starts)
         floor = mean_score(run, starts, keep=self.baselines)
         run.extras["completeness_error"] = completeness_error(values, run, floor)
@@ -89,7 +94,7 @@ class IntegratedGradients(Method):
         stem, every = run.stem(), starts.flatten(0, 1)  # (baselines * B, C, H, W)
         here, there = (every, run.x) if stem is None else (stem(every), stem(run.x))
 
-        def path() -> Iterator[Piece]:
+        def path() -> Iterator[Chunk]:
             for start in here.split(len(there)):
                 for node in nodes:
                     yield torch.lerp(start, there, node), run.owner
@@ -115,7 +120,7 @@ class IntegratedGradients(Method):
     about="Best for exact sums in few steps; not for signs, of which each step has but one.",
     paper="arXiv:2303.14242",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.COMPLETE],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.COMPLETE],
 )
 class IDGI(Method):
     """Each step's change of score, shared out by squared gradients (Yang et al., 2023).
@@ -128,13 +133,13 @@ class IDGI(Method):
     steps: int = Field(50, ge=1, le=1000, description="Gradient passes")
     baseline: Baseline = Field("black", description="Where the path starts")
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.steps + 1, self.steps)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        start, count = baseline(self.baseline, run), len(run.x)
+        start, count = baseline_images(self.baseline, run), len(run.x)
 
-        def path() -> Iterator[Piece]:
+        def path() -> Iterator[Chunk]:
             for step in range(self.steps):
                 yield torch.lerp(start, run.x, step / self.steps), run.owner
 

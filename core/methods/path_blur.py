@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.methods.base import Method, register
 from core.methods.path import completeness_error, in_steps
-from core.passes import Piece
-from core.types import Cost, Law, Need
+from core.runtime.batching import Chunk
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 
 
 @register(
@@ -22,7 +22,7 @@ from core.types import Cost, Law, Need
     about="Best for seeing which detail counts, with no colour to start from; not for flat areas.",
     paper="arXiv:2004.03383",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class BlurIG(Method):
     """Gradients times what each bit of focus changes, from blurred to sharp (Xu et al., 2020).
@@ -38,13 +38,13 @@ class BlurIG(Method):
         50.0, ge=0.1, le=500, title="Largest blur", description="Where the path starts, in pixels"
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.steps + 2, self.steps)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         width = self.max_sigma / self.steps
 
-        def path() -> Iterator[Piece]:
+        def path() -> Iterator[Chunk]:
             for step in range(self.steps):
                 yield blurred(run.x, (step + 0.5) * width), run.owner
 

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.methods.base import Method, register
-from core.methods.baselines import Baseline, baseline
 from core.methods.path import completeness_error
-from core.types import Cost, Law, Need
+from core.perturb.baselines import Baseline, baseline_images
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 
 
 @register(
@@ -20,7 +20,7 @@ from core.types import Cost, Law, Need
     about="Best for less noise than plain Integrated Gradients; not for an answer in haste.",
     paper="arXiv:2106.09788",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.LINEAR_EXACT],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.LINEAR_EXACT],
 )
 class GuidedIG(Method):
     """Integrated Gradients on a path found on the way (Kapishnikov et al., 2021).
@@ -43,11 +43,11 @@ class GuidedIG(Method):
     )
     baseline: Baseline = Field("black", description="Where the path starts")
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.steps + 1, self.steps)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        starts = baseline(self.baseline, run)
+        starts = baseline_images(self.baseline, run)
         parts = [self._explain(run, starts[i : i + 1], i) for i in range(len(starts))]
         values, floor = (torch.cat(part) for part in zip(*parts, strict=True))
         run.extras["completeness_error"] = completeness_error(values, run, floor)

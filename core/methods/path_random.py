@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.methods.base import Method, register
-from core.methods.baselines import Baseline, Baselines, baseline
 from core.methods.path import completeness_error, in_steps
-from core.passes import Piece
-from core.types import Cost, Law, Need
+from core.perturb.baselines import Baseline, Baselines, baseline_images
+from core.runtime.batching import Chunk
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 
 
 class Draw(NamedTuple):
@@ -34,7 +34,7 @@ class Draw(NamedTuple):
     about="Best for not depending on any one baseline; not for sums exact to a per cent.",
     paper="arXiv:1906.10670",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class ExpectedGradients(Method):
     """Integrated Gradients in expectation over baselines (Erion et al., 2021), or GradientSHAP.
@@ -58,11 +58,11 @@ class ExpectedGradients(Method):
         description="Noise added to the picture: standard deviation, as a fraction of its range",
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.samples + len(self._starts()) + 1, self.samples)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        def path() -> Iterator[Piece]:
+        def path() -> Iterator[Chunk]:
             for draw in self._draws(run):
                 yield torch.lerp(draw.start, draw.end, draw.along), run.owner
 
@@ -78,12 +78,12 @@ class ExpectedGradients(Method):
         """The samples, the same ones each time it is asked."""
         generator, x = run.generator(), run.x
         spread = self.noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))[:, None, None, None]
-        fixed = {kind: baseline(kind, run) for kind in self.baselines if kind != "random"}
+        fixed = {kind: baseline_images(kind, run) for kind in self.baselines if kind != "random"}
         for sample, kind in enumerate(self._kinds()):
             turn, place = divmod(sample, len(self.baselines))
             parts = len(range(place, self.samples, len(self.baselines)))
             along = (turn + float(torch.rand((), generator=generator))) / parts
-            start = fixed[kind] if kind in fixed else baseline(kind, run, generator)
+            start = fixed[kind] if kind in fixed else baseline_images(kind, run, generator)
             end = x
             if self.noise:
                 end = x + spread * torch.randn(x.shape[1:], generator=generator).to(x)
@@ -101,7 +101,7 @@ class ExpectedGradients(Method):
     def _floor(self, run: Run) -> Tensor:
         """(B,) the mean score of the baselines drawn."""
 
-        def starts() -> Iterator[Piece]:
+        def starts() -> Iterator[Chunk]:
             seen: set[Baseline] = set()
             for draw in self._draws(run):
                 if draw.kind == "random" or draw.kind not in seen:

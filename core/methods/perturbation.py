@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.methods.base import Method, register
-from core.methods.baselines import Baseline, baseline
-from core.passes import Piece
-from core.types import Cost, Law
+from core.perturb.baselines import Baseline, baseline_images
+from core.runtime.batching import Chunk
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Property
 
 
 @register(
@@ -22,7 +22,7 @@ from core.types import Cost, Law
     family="perturbation",
     about="Best for any model at all, gradient or not; not for detail finer than its window.",
     paper="arXiv:1311.2901",
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.LINEAR_EXACT],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.LINEAR_EXACT],
 )
 class Occlusion(Method):
     """How much the score drops when a square is covered (Zeiler & Fergus, 2013).
@@ -34,14 +34,14 @@ class Occlusion(Method):
     stride: int = Field(16, ge=1, le=512, description="Step between squares, in input pixels")
     baseline: Baseline = Field("zero", description="What the square is filled with")
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(len(list(self._squares(*subject.input_size[1:]))) + 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        x, fill, score = run.x, baseline(self.baseline, run), run.score()
+        x, fill, score = run.x, baseline_images(self.baseline, run), run.score()
         squares = list(self._squares(x.shape[2], x.shape[3]))
 
-        def covered() -> Iterator[Piece]:
+        def covered() -> Iterator[Chunk]:
             for rows, columns in squares:
                 hidden = x.clone()
                 hidden[:, :, rows, columns] = fill[:, :, rows, columns]

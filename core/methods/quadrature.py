@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.engine import Run
-from core.passes import Piece
+from core.runtime.batching import Chunk
+from core.runtime.engine import Run
 
 FIRST = 9
 """Nodes to begin with, evenly spaced, both ends among them."""
@@ -167,7 +167,7 @@ def _follow(run: Run, paths: list[Path]) -> None:
     """Look where the paths want to, all of them together, until none wants more."""
     while asked := [(path, place) for path in paths for place in path.wanted()]:
 
-        def rows(asked: list[tuple[Path, float]] = asked) -> Iterator[Piece]:
+        def rows(asked: list[tuple[Path, float]] = asked) -> Iterator[Chunk]:
             for path, place in asked:
                 yield path.row(place), path.owner
 

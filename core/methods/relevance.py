@@ -16,11 +16,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.engine import Run, Subject
 from core.errors import NotApplicableError
 from core.methods.backprop import refused, rewritten_gradient
 from core.methods.base import Method, register, relative_error
-from core.rewrite import (
+from core.runtime.backward_rules import (
     ACTIVATIONS,
     GATES,
     MAX_POOLS,
@@ -31,7 +30,8 @@ from core.rewrite import (
     nonlinear,
     routed,
 )
-from core.types import Cost, Law, Need
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Need, Property
 
 Affine = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A layer as a function of its input, weight and bias."""
@@ -214,7 +214,7 @@ class Relevance(Method):
         1e-6, ge=1e-12, le=1, description="Keeps shares finite where contributions cancel"
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1, 1)
 
     @abstractmethod
@@ -249,7 +249,7 @@ class Relevance(Method):
     about="Best for calm, detailed maps of convolutional networks; not for transformers.",
     paper="10.1371/journal.pone.0130140",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class LRP(Relevance):
     """Layer-wise relevance propagation for convolutional networks (Bach et al., 2015).
@@ -307,7 +307,7 @@ class AttentionRelevance(Relevance):
     about="Best for detailed maps of transformers from one pass; not for convolutional networks.",
     paper="arXiv:2402.05602",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class AttnLRP(AttentionRelevance):
     """Relevance through attention itself (Achtibat et al., 2024).
@@ -330,7 +330,7 @@ class AttnLRP(AttentionRelevance):
     about="Best for relevance in transformers that adds up; not for why tokens attend as they do.",
     paper="arXiv:2202.07304",
     needs=[Need.GRADIENT],
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class CpLRP(AttentionRelevance):
     """Relevance along the values that attention mixes, never its weights (Ali et al., 2022).

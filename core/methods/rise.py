@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.engine import Run, Subject
 from core.methods.base import Method, register
-from core.methods.baselines import Baseline, baseline
-from core.methods.masking import AT_ONCE
-from core.passes import Piece
-from core.types import Cost, Law
+from core.perturb.baselines import Baseline, baseline_images
+from core.perturb.masks import AT_ONCE
+from core.runtime.batching import Chunk
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Property
 
 
 @register(
@@ -24,7 +24,7 @@ from core.types import Cost, Law
     family="perturbation",
     about="Best for large evidence in any model; not for fine detail, signs or a quick answer.",
     paper="arXiv:1806.07421",
-    laws=[Law.CLASS_SENSITIVE],
+    properties=[Property.CLASS_SENSITIVE],
 )
 class Rise(Method):
     """Mean score of randomly masked copies in which a pixel is seen (Petsiuk et al., 2018).
@@ -38,20 +38,20 @@ class Rise(Method):
     masks: int = Field(4000, ge=2, le=20000, description="Masked copies per picture")
     grid: int = Field(7, ge=2, le=32, description="Cells of a mask, along each side")
     shown: float = Field(0.5, ge=0.05, le=0.95, description="Chance of a cell to be shown")
-    fill: Baseline = Field("zero", description="What is put where a mask hides")
+    baseline: Baseline = Field("zero", description="What is put where a mask hides")
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.masks + 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        x, ground, count = run.x, baseline(self.fill, run), len(run.x)
+        x, ground, count = run.x, baseline_images(self.baseline, run), len(run.x)
 
-        def veiled() -> Iterator[Piece]:
+        def masker() -> Iterator[Chunk]:
             for masks in self._masks(run):
                 seen = masks[:, None, None]  # (k, 1, 1, H, W)
                 yield (seen * x + (1 - seen) * ground).flatten(0, 1), run.owner.repeat(len(masks))
 
-        kept = run.scores(veiled(), self.masks * count, keep=(self, run.seed))
+        kept = run.scores(masker(), self.masks * count, keep=(self, run.seed))
         scores = kept.unflatten(0, (-1, count))
         total, squares = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0])
         for masks, some in zip(self._masks(run), scores.split(AT_ONCE), strict=True):

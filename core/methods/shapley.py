@@ -13,19 +13,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.engine import Run, Subject
 from core.errors import TimmscopeError
 from core.methods.base import Method, register, relative_error
-from core.methods.masking import (
-    AT_ONCE,
-    Fill,
-    Segmented,
-    pieces,
-    shown_parts,
-    veil,
-)
-from core.segments import grid_shape
-from core.types import Cost, Law
+from core.methods.segmented import Segmented
+from core.perturb.masks import AT_ONCE, MaskBaseline, masked_rows, masker, rows_showing
+from core.perturb.superpixels import grid_shape
+from core.runtime.engine import Run, Subject
+from core.types import Cost, Property
 
 # -- Owen values of a picture halved again and again ----------------------------------------------
 
@@ -69,7 +63,12 @@ class Grown:
     family="shapley",
     about="Best for amounts that add up, in any model; not for outlines finer than its blocks.",
     paper="arXiv:1705.07874",
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.EFFICIENT, Law.LINEAR_EXACT],
+    properties=[
+        Property.CLASS_SENSITIVE,
+        Property.LOCALISES,
+        Property.EFFICIENT,
+        Property.LINEAR_EXACT,
+    ],
 )
 class PartitionShap(Method):
     """Owen values over blocks, halved where it pays (Lundberg & Lee, 2017; Owen, 1977).
@@ -83,14 +82,14 @@ class PartitionShap(Method):
     evaluations: int = Field(
         500, ge=4, le=20000, description="Copies, the whole and the hidden picture included"
     )
-    fill: Fill = Field("blur", description="What hidden pixels become")
+    baseline: MaskBaseline = Field("blur", description="What hidden pixels become")
     order: Literal["outputs", "target"] = Field(
         "outputs",
         description="What decides where to look closer: all outputs, and then another target "
         "costs nothing, or the target alone",
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.evaluations)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -103,7 +102,7 @@ class PartitionShap(Method):
         """One image's map (H, W), and what it should sum to."""
         deciding = run.target.key if self.order == "target" else ""
         key = "shap", self.model_dump_json(), image, deciding
-        grown = run.shelf.get_or_compute(key, lambda: self._grow(run, image))
+        grown = run.cache_scope.get_or_compute(key, lambda: self._grow(run, image))
         scores = run.target(grown.outputs, run.owner[image].expand(len(grown.outputs)))
         scores = scores.cpu().double()
         hidden, shown = scores[grown.ends].unbind(1)
@@ -171,7 +170,7 @@ class PartitionShap(Method):
             with torch.no_grad():
                 return run.logits(rows)
 
-        rows = pieces(run, image, veil(run, image, self.fill), drawn(run.x, asked))
+        rows = masked_rows(run, image, masker(run, image, self.baseline), drawn(run.x, asked))
         return torch.cat([out for _, out in run.stream(rows, step, expected=len(asked))])
 
 
@@ -230,7 +229,7 @@ ROUND = 64
     family="shapley",
     about="Best for Shapley values of whole regions, with error bars; not for detail within one.",
     paper="arXiv:2012.01536",
-    laws=[Law.CLASS_SENSITIVE, Law.LOCALISES, Law.EFFICIENT],
+    properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.EFFICIENT],
 )
 class KernelShap(Segmented):
     """Shapley values of the picture's parts, by paired sampling (Covert & Lee, 2021).
@@ -248,7 +247,7 @@ class KernelShap(Segmented):
         le=50000,
         description="Copies at most, the whole and the hidden picture included",
     )
-    fill: Fill = Field("blur", description="What hidden parts become")
+    baseline: MaskBaseline = Field("blur", description="What hidden parts become")
     tolerance: float = Field(
         0.01,
         ge=0,
@@ -257,7 +256,7 @@ class KernelShap(Segmented):
         "0 for never",
     )
 
-    def work(self, subject: Subject, layer: str | None) -> Cost:
+    def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         if self.segmentation != "grid":
             return Cost(self.evaluations)
         rows, columns = grid_shape(*subject.input_size[1:], self.segments)
@@ -306,7 +305,7 @@ class KernelShap(Segmented):
 
     def _scores(self, run: Run, image: int, labels: Tensor, parts: Tensor) -> Tensor:
         """(n,) scores of copies that show some parts (n, d) each."""
-        rows = shown_parts(run, image, veil(run, image, self.fill), parts, labels)
+        rows = rows_showing(run, image, masker(run, image, self.baseline), parts, labels)
         asked = self.model_dump_json(exclude={"tolerance"})
         which = "kernel_shap", asked, image, run.seed, parts.numpy().tobytes()
         return run.scores(rows, len(parts), keep=which).cpu().double()

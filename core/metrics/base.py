@@ -11,41 +11,45 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from core.engine import Run
 from core.errors import TimmscopeError
 from core.registry import Parameters, Registry
+from core.runtime.engine import Run
 from core.types import Attribution, Score
 
-Again = Callable[[Run], Tensor]
+Reattribute = Callable[[Run], Tensor]
 """Asks a map's method again: the maps (B, H, W), in input pixels, of another run."""
 
 
-class Given(StrEnum):
+class MetricInput(StrEnum):
     """What a metric asks for beside the map."""
 
-    TRUTH = "truth"
+    GROUND_TRUTH = "ground_truth"
     """Where the evidence is: a mask over the picture."""
     METHOD = "method"
     """The method that drew the map, to be asked again."""
 
 
 @dataclass(frozen=True)
-class Known:
+class MetricContext:
     """What is known beside the maps themselves.
 
     Attributes:
-        truth: (B, H, W) True where the evidence is, in input pixels; or None.
+        ground_truth: (B, H, W) True where the evidence is, in input pixels; or None.
         attribution: the whole answer that the maps are part of; or None.
-        again: asks the same method again; or None.
+        reattribute: asks the same method again; or None.
     """
 
-    truth: Tensor | None = None
+    ground_truth: Tensor | None = None
     attribution: Attribution | None = None
-    again: Again | None = None
+    reattribute: Reattribute | None = None
 
-    def has(self, given: Given) -> bool:
+    def has(self, given: MetricInput) -> bool:
         """Whether a metric that asks for this can be measured."""
-        return self.truth is not None if given is Given.TRUTH else self.again is not None
+        return (
+            self.ground_truth is not None
+            if given is MetricInput.GROUND_TRUTH
+            else self.reattribute is not None
+        )
 
 
 class Metric(Parameters, ABC):
@@ -62,12 +66,12 @@ class Metric(Parameters, ABC):
 
     higher_is_better: ClassVar[bool]
     range: ClassVar[tuple[float, float]]
-    needs: ClassVar[frozenset[Given]]
+    needs: ClassVar[frozenset[MetricInput]]
     caveat: ClassVar[str]
     axes: ClassVar[tuple[str, str]]
 
     @abstractmethod
-    def measure(self, run: Run, values: Tensor, known: Known) -> Score:
+    def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         """Score the maps `values` (B, H, W), in input pixels, of the images ``run.x``.
 
         Raises:
@@ -76,7 +80,7 @@ class Metric(Parameters, ABC):
 
     def score(self, run: Run, value: Tensor, **more: Tensor) -> Score:
         """An answer: values (B,), and what else a `Score` holds."""
-        return Score(value, self.key, self.model_dump(), run.meter.cost(), **more)
+        return Score(value, self.key, self.model_dump(), run.cost_counter.cost(), **more)
 
 
 METRICS: Registry[Metric] = Registry("metric", "core.metrics")
@@ -93,7 +97,7 @@ def register(
     higher_is_better: bool,
     range: tuple[float, float],
     paper: str = "",
-    needs: Iterable[Given] = (),
+    needs: Iterable[MetricInput] = (),
     caveat: str = "",
     axes: tuple[str, str] = ("", ""),
 ) -> Callable[[M], M]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.errors import ModelError
 from core.models.checkpoint import read_weights
-from core.worlds import WORLDS
+from core.synthetic import SYNTHETIC_MODELS
 
 NAME = "tf_efficientnet_lite0"
 """The timm architecture that the embedded weights are for."""
@@ -62,12 +62,16 @@ def is_embedded(name: str) -> bool:
     >>> is_embedded("tf_efficientnet_lite0.in1k"), is_embedded("resnet50")
     (True, False)
     """
-    return name in NAMES or name in WORLDS
+    return name in NAMES or name in SYNTHETIC_MODELS
 
 
 def is_there(name: str) -> bool:
     """Whether the weights of an embedded model are where they should be."""
-    return WORLDS[name].file.is_file() if name in WORLDS else weights_file() is not None
+    return (
+        SYNTHETIC_MODELS[name].file.is_file()
+        if name in SYNTHETIC_MODELS
+        else weights_file() is not None
+    )
 
 
 def weights(name: str = NAME) -> dict[str, Tensor]:
@@ -76,8 +80,8 @@ def weights(name: str = NAME) -> dict[str, Tensor]:
     Raises:
         ModelError: they are not there.
     """
-    if name in WORLDS:
-        return read_weights(WORLDS[name].file)
+    if name in SYNTHETIC_MODELS:
+        return read_weights(SYNTHETIC_MODELS[name].file)
     file = weights_file()
     if file is None:
         raise ModelError(

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import FAULTS, NotApplicableError, unknown
+from core.inputs.preprocessing import Preprocessing
+from core.inputs.samples import sample_inputs
 from core.models.layers import Probe, probe
-from core.models.samples import sample_inputs
-from core.outputs import without_classes
-from core.passes import Budget, is_out_of_memory
-from core.preprocessing import Preprocessing
+from core.runtime.batching import Budget, is_out_of_memory
+from core.tasks.outputs import has_no_classes
 from core.types import AttentionLayer, Layer, Need
 
 PASS_BYTES = 2 * 2**30
@@ -88,7 +88,7 @@ class ModelHandle:
     @property
     def features(self) -> bool:
         """Whether the outputs are features of a model without classes."""
-        return without_classes(self.model)
+        return has_no_classes(self.model)
 
     @property
     def input_size(self) -> tuple[int, int, int]:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import capture
-from core.models.order import out_of_order
-from core.models.places import OWN_ORDER, Located, locate
-from core.outputs import logits_of, without_classes
+from core.models.attention_layout import OWN_ORDER, Located, locate
+from core.models.layout_check import out_of_order
+from core.runtime import capture
+from core.tasks.outputs import has_no_classes, read_logits
 from core.types import AttentionLayer, Format, Layer, Layout
 
 _CLASS_TOKEN = re.compile(r"(.*\.)?(cls|class)_token(_?\d+)?$")
@@ -75,7 +75,7 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
         capture.readers(model, x) as readers,
         capture.attention(model) as maps,
     ):
-        logits = logits_of(model(x), name, features=without_classes(model))
+        logits = read_logits(model(x), name, features=has_no_classes(model))
     modules = dict(model.named_modules())
     stages = stage_names(model)
     guess = _Guess(model, input_size[1:])
@@ -105,7 +105,7 @@ def _stem(model: nn.Module, x: Tensor, readers: Sequence[str]) -> str | None:
     if len(stems) != 1:
         return None
     with capture.quiet(model), capture.sever(model, stems):
-        output = logits_of(model(x), "", features=without_classes(model))
+        output = read_logits(model(x), "", features=has_no_classes(model))
     return None if output.requires_grad else stems[0]
 
 
@@ -221,10 +221,13 @@ def _grouped_layer(name: str, weights: Tensor, found: Located | str) -> Attentio
     if isinstance(found, str):
         return AttentionLayer(name, weights.shape[1], queries, None, found)
     heads = weights.shape[found.axis]
-    if min(*found.seen.grid, *found.looking.grid) < SMALLEST_GRID:
+    if min(*found.seen.grid, *found.query_layout.grid) < SMALLEST_GRID:
         reason = f"patches lie on a grid of {found.seen.grid[0]}x{found.seen.grid[1]} only"
         return AttentionLayer(name, heads, queries, None, reason)
-    same = (found.looking.grid, found.looking.prefix) == (found.seen.grid, found.seen.prefix)
+    same = (found.query_layout.grid, found.query_layout.prefix) == (
+        found.seen.grid,
+        found.seen.prefix,
+    )
     return AttentionLayer(
         name,
         heads,
@@ -232,7 +235,7 @@ def _grouped_layer(name: str, weights: Tensor, found: Located | str) -> Attentio
         replace(found.seen, channels=heads),
         keys=found.keys,
         queries=found.queries,
-        looking=None if same else found.looking,
+        query_layout=None if same else found.query_layout,
         axis=found.axis,
     )
 
@@ -295,7 +298,7 @@ def _response(model: Any, x: Tensor) -> Tensor:
     Classifiers often start from zero weights, and then no gradient passes them.
     """
     parted = hasattr(model, "forward_features") and hasattr(model, "forward_head")
-    if parted and not without_classes(model):
+    if parted and not has_no_classes(model):
         out = model.forward_head(model.forward_features(x), pre_logits=True)
     else:
         out = model(x)

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from core.errors import ModelError
+from core.inputs.preprocessing import Preprocessing
 from core.models import checkpoint, embedded
 from core.models.device import choose_device, place, require_room, size_of
 from core.models.handle import ModelHandle
 from core.models.labels import given_labels, inferred_labels
-from core.models.plan import Plan, State, plan_for
-from core.preprocessing import Preprocessing
+from core.models.spec import ModelSpec, State, spec_for
 
 DEFAULT_MODEL = embedded.NAME
 """The model that is used where none is named; it needs no download."""
@@ -77,10 +77,10 @@ def load_model(
         _refuse_for_modules(source, weights, device)
         return _handle(source, _name_of(source), "", False, labels, num_classes, preprocessing)
     where = choose_device(device)
-    plan = plan_for(source, token)
-    model, origin = _with_weights(plan, weights, num_classes, where)
-    place(model, where, plan.name)
-    return _handle(model, plan.name, origin, True, labels, num_classes, preprocessing)
+    spec = spec_for(source, token)
+    model, origin = _with_weights(spec, weights, num_classes, where)
+    place(model, where, spec.name)
+    return _handle(model, spec.name, origin, True, labels, num_classes, preprocessing)
 
 
 def _handle(
@@ -158,21 +158,23 @@ def _name_of(model: nn.Module) -> str:
 
 
 def _with_weights(
-    plan: Plan, weights: str | Path | None, classes: int | None, device: torch.device
+    spec: ModelSpec, weights: str | Path | None, classes: int | None, device: torch.device
 ) -> tuple[nn.Module, str]:
     """The model on the CPU, and where its weights come from."""
     if weights == "random":
-        _skeleton(plan, classes, device)
-        return _build(plan, classes), f"random weights (seed {_SEED})"
-    skeleton = _skeleton(plan, None, device, copies=2)
+        _skeleton(spec, classes, device)
+        return _build(spec, classes), f"random weights (seed {_SEED})"
+    skeleton = _skeleton(spec, None, device, copies=2)
     if weights is None:
-        state, origin = plan.pretrained()
-        return _loaded(plan, state, f"the file of {plan.name}", classes, skeleton, device), origin
+        state, origin = spec.pretrained()
+        return _loaded(spec, state, f"the file of {spec.name}", classes, skeleton, device), origin
     state, what = checkpoint.read_weights(weights), repr(Path(weights).name)
-    return _loaded(plan, state, what, classes, skeleton, device), str(weights)
+    return _loaded(spec, state, what, classes, skeleton, device), str(weights)
 
 
-def _skeleton(plan: Plan, classes: int | None, device: torch.device, copies: int = 1) -> nn.Module:
+def _skeleton(
+    spec: ModelSpec, classes: int | None, device: torch.device, copies: int = 1
+) -> nn.Module:
     """The model without memory behind its weights, after a look at whether there is room for it.
 
     It is put together on the CPU first, where there must be room for `copies`: the file's tensors
@@ -181,39 +183,39 @@ def _skeleton(plan: Plan, classes: int | None, device: torch.device, copies: int
     """
     try:
         with torch.device("meta"):
-            skeleton = _build(plan, classes)
+            skeleton = _build(spec, classes)
     except ModelError:
-        if plan.args:
+        if spec.args:
             raise
-        skeleton = _build(plan, classes)
-    require_room(copies * size_of(skeleton), torch.device("cpu"), plan.name)
-    require_room(size_of(skeleton), device, plan.name)
+        skeleton = _build(spec, classes)
+    require_room(copies * size_of(skeleton), torch.device("cpu"), spec.name)
+    require_room(size_of(skeleton), device, spec.name)
     return skeleton
 
 
-def _build(plan: Plan, classes: int | None, state: State | None = None) -> nn.Module:
+def _build(spec: ModelSpec, classes: int | None, state: State | None = None) -> nn.Module:
     """The model with random weights, the same each time; or with what timm makes of `state`."""
-    cfg = {**plan.cfg, "state_dict": state}
-    args = dict(plan.args)
+    cfg = {**spec.cfg, "state_dict": state}
+    args = dict(spec.args)
     if classes is not None:
         cfg["num_classes"] = args["num_classes"] = classes
     try:
         with _BUILDING, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_SEED)
             model: nn.Module = timm.create_model(
-                plan.architecture, pretrained=state is not None, pretrained_cfg=cfg, **args
+                spec.architecture, pretrained=state is not None, pretrained_cfg=cfg, **args
             )
     except _UNBUILDABLE as error:
         cause = " ".join(str(error).split())[:120]
         raise ModelError(
-            f"{plan.name} cannot be built as {plan.architecture} ({cause}); check its configuration"
+            f"{spec.name} cannot be built as {spec.architecture} ({cause}); check its configuration"
         ) from error
     vars(model).get("pretrained_cfg", {}).pop("state_dict", None)
     return model
 
 
 def _loaded(
-    plan: Plan,
+    spec: ModelSpec,
     state: State,
     what: str,
     expected: int | None,
@@ -222,7 +224,7 @@ def _loaded(
 ) -> nn.Module:
     """The model with `state` in it, its head as large as the file's."""
     state = checkpoint.align(state, skeleton.state_dict())
-    classes = checkpoint.head_size(state, plan.cfg.get("classifier"))
+    classes = checkpoint.head_size(state, spec.cfg.get("classifier"))
     has = skeleton.num_classes if classes is None else classes
     if expected not in (None, has):
         raise ModelError(
@@ -230,36 +232,36 @@ def _loaded(
             "num_classes out, or use weights='random'"
         )
     if has != skeleton.num_classes:
-        skeleton = _skeleton(plan, classes, device, copies=2)
+        skeleton = _skeleton(spec, classes, device, copies=2)
     wanted = skeleton.state_dict()
     complete = checkpoint.with_counters(state, wanted)
     differences = checkpoint.misfit(complete, wanted)
     if differences:
-        return _converted(plan, state, what, classes, differences)
+        return _converted(spec, state, what, classes, differences)
     checkpoint.require_finite(complete, what)
-    model = _build(plan, classes)
+    model = _build(spec, classes)
     model.load_state_dict(complete)
     return model
 
 
 def _converted(
-    plan: Plan, state: State, what: str, classes: int | None, differences: str
+    spec: ModelSpec, state: State, what: str, classes: int | None, differences: str
 ) -> nn.Module:
     """The model with weights that timm knows to convert from another project's names."""
     try:
-        model = _build(plan, classes, state)
+        model = _build(spec, classes, state)
     except ModelError as error:
-        raise _misfit(plan, what, differences) from error
+        raise _misfit(spec, what, differences) from error
     # Some architectures let timm load in part and say nothing; what stayed random gives it away.
-    fresh = dict(_build(plan, classes).named_parameters())
+    fresh = dict(_build(spec, classes).named_parameters())
     if any(p.ndim > 1 and torch.equal(p, fresh[n]) for n, p in model.named_parameters()):
-        raise _misfit(plan, what, differences)
+        raise _misfit(spec, what, differences)
     checkpoint.require_finite(model.state_dict(), what)
     return model
 
 
-def _misfit(plan: Plan, what: str, differences: str) -> ModelError:
+def _misfit(spec: ModelSpec, what: str, differences: str) -> ModelError:
     return ModelError(
-        f"{what} does not fit {plan.architecture}: {differences}; "
+        f"{what} does not fit {spec.architecture}: {differences}; "
         "name the architecture it was trained with"
     )

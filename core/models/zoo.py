@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import FAULTS, TimmscopeError, unknown
+from core.inputs.preprocessing import Preprocessing
 from core.models.handle import ModelHandle
-from core.preprocessing import Preprocessing
 
 TABLE = Path(__file__).with_name("zoo.json")
 """The model and the picture size of each family."""

@@ -29,7 +29,7 @@ ROUNDING = 1e-6
 
 
 class Placed(Protocol):
-    """Where a map lies on its picture; `core.image.Geometry` is one."""
+    """Where a map lies on its picture; `core.inputs.image.Geometry` is one."""
 
     @property
     def picture(self) -> tuple[int, int]:

@@ -8,10 +8,11 @@ went wrong comes back as a card that says so; nothing a person can cause raises,
 from __future__ import annotations
 
 from dashboard.actions.compare import Compared, Recommended, compare, recommend
+from dashboard.actions.curve_steps import curve_choices, curve_step
 from dashboard.actions.evidence import Evidence, canvas, drawn
 from dashboard.actions.explain import Explained, explain
 from dashboard.actions.features import Featured, attention, features
-from dashboard.actions.metrics import MOST_AMONG, Measured, measure, metric_choices
+from dashboard.actions.metrics import MOST_RANDOM_MAPS, Measured, measure, metric_choices
 from dashboard.actions.model import (
     MethodFacts,
     ModelFacts,
@@ -24,11 +25,10 @@ from dashboard.actions.model import (
 )
 from dashboard.actions.question import Asked, Choices, Settings, ask
 from dashboard.actions.save import download
-from dashboard.actions.scrub import curve_choices, scrub
-from dashboard.actions.trust import judge
+from dashboard.actions.verdict import assess
 
 __all__ = [
-    "MOST_AMONG",
+    "MOST_RANDOM_MAPS",
     "Asked",
     "Choices",
     "Compared",
@@ -42,22 +42,22 @@ __all__ = [
     "Seen",
     "Settings",
     "ask",
+    "assess",
     "attention",
     "canvas",
     "compare",
     "curve_choices",
+    "curve_step",
     "describe_method",
     "describe_model",
     "download",
     "drawn",
     "explain",
     "features",
-    "judge",
     "measure",
     "method_choices",
     "metric_choices",
     "predict",
     "recommend",
-    "scrub",
     "takes",
 ]

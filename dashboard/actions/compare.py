@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import METHODS, Attribution
-from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
+from core.evaluation.recommendation import Recommendation
 from core.explainer import Comparison
 from core.export import colour_range, map_on_input
-from core.recommend import Recommendation
+from core.inputs.batch import OnProgress
 from core.views.charts import matrix_panel
 from core.views.maps import overlay_panel, picture_uri
 from core.views.panels import Panel, Tone, empty_panel, error_panel, finding_panel
+from dashboard.actions.formatting import facts, spent
 from dashboard.actions.question import Asked, Settings, answers, ask, trouble
-from dashboard.actions.words import facts, spent
 from dashboard.state import Question, Service
 
 
@@ -55,7 +55,7 @@ def compare(
     except TimmscopeError as error:
         return Compared([trouble("Not compared", question, error)], [])
     shared = colour_range(*answer.results.values()) if shared_range and answer.results else None
-    uri = picture_uri(asked.look.pictures[0].image)
+    uri = picture_uri(asked.batch.pictures[0].image)
     panels: list[Panel] = []
     table: list[list[Any]] = []
     for key in dict.fromkeys(METHODS[m].key for m in methods):
@@ -68,8 +68,8 @@ def compare(
         panels.append(
             overlay_panel(
                 uri,
-                map_on_input(asked.look, found),
-                asked.look.geometries[0],
+                map_on_input(asked.batch, found),
+                asked.batch.geometries[0],
                 title=label,
                 caption=spent(found.cost),
                 limits=shared or colour_range(found),
@@ -83,13 +83,13 @@ def _agreement(asked: Asked, answer: Comparison, uri: str) -> list[Panel]:
     """Where methods disagree, and how far they agree; nothing for fewer than two."""
     if len(answer.results) < 2:
         return []
-    found = asked.explainer.agreement(asked.look, answer.results)
+    found = asked.explainer.agreement(asked.batch, answer.results)
     names = [METHODS[key].label for key in found.methods]
     return [
         overlay_panel(
             uri,
             found.disagreement.numpy(),
-            asked.look.geometries[0],
+            asked.batch.geometries[0],
             title="Where they disagree",
             caption="Spread of each pixel's rank among the methods: 0 if all rank it alike",
             limits=(0.0, 0.5),
@@ -154,7 +154,7 @@ def recommend(
         if not answer.results:
             return Recommended(failed, [], asked.question)
         found = asked.explainer.recommend(
-            asked.look, answer.results, target=asked.target, on_progress=on_progress
+            asked.batch, answer.results, target=asked.target, on_progress=on_progress
         )
     except CancelledError:
         raise
@@ -169,7 +169,7 @@ def recommend(
         [
             METHODS[one.method].label,
             *(round(v, 3) for v in (one.gain, min(one.gains), max(one.gains))),
-            one.passes,
+            one.cost_in_passes,
             _remark(found, one.method),
         ]
         for one in found.ranking

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import TimmscopeError
-from core.image import open_picture
-from core.truth import parse_box
+from core.inputs.ground_truth import parse_box
+from core.inputs.image import open_picture
 from dashboard.actions.question import Asked, ask
 from dashboard.state import Question, Service
 
@@ -39,7 +39,7 @@ UNKNOWN = Evidence()
 """Nothing is said of it."""
 
 
-def truth_of(asked: Asked, evidence: Evidence) -> Tensor | None:
+def ground_truth_of(asked: Asked, evidence: Evidence) -> Tensor | None:
     """The evidence over the model's input; None where nothing is said of it.
 
     A box is read as numbers and nothing else: whoever reaches the page must not reach the disk.
@@ -49,9 +49,9 @@ def truth_of(asked: Asked, evidence: Evidence) -> Tensor | None:
     """
     if evidence.file:
         name = evidence.label.strip() or None
-        return asked.explainer.truth(asked.look, Path(evidence.file), label=name)
+        return asked.explainer.ground_truth(asked.batch, Path(evidence.file), label=name)
     if evidence.box.strip():
-        return asked.explainer.truth(asked.look, [parse_box(evidence.box)])
+        return asked.explainer.ground_truth(asked.batch, [parse_box(evidence.box)])
     return None
 
 
@@ -61,7 +61,7 @@ def canvas(service: Service, question: Question) -> NDArray[np.uint8]:
     Raises:
         TimmscopeError: there is no picture, or it cannot be read.
     """
-    picture = ask(service, question).look.pictures[0].image
+    picture = ask(service, question).batch.pictures[0].image
     return np.asarray(picture.convert("RGB"))
 
 
@@ -76,7 +76,7 @@ def drawn(service: Service, question: Question, drawing: str | None) -> str:
     Raises:
         TimmscopeError: nothing is painted, or the file is no such picture.
     """
-    size = ask(service, question).look.pictures[0].image.size
+    size = ask(service, question).batch.pictures[0].image.size
     if drawing is not None:
         open_picture(drawing)  # refuses what is no picture, or too large a one
         with PIL.Image.open(drawing) as layer:

@@ -6,14 +6,14 @@ import logging
 from dataclasses import dataclass
 
 from core import METHODS, Attribution, Explainer
-from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
 from core.export import colour_range, map_on_input
+from core.inputs.batch import OnProgress
 from core.views.maps import overlay_panel
 from core.views.panels import Panel, error_panel
+from dashboard.actions.code_snippet import code_snippet
+from dashboard.actions.formatting import SUMS, facts, regions, spent
 from dashboard.actions.question import Asked, Settings, ask, trouble
-from dashboard.actions.recipe import recipe
-from dashboard.actions.words import SUMS, facts, regions, spent
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
 
@@ -27,12 +27,12 @@ class Explained:
     Attributes:
         panels: the overlay, or why there is none.
         summary: what it took, and how far it can be believed, in Markdown.
-        recipe: Python that gives the same map.
+        code_snippet: Python that gives the same map.
     """
 
     panels: list[Panel]
     summary: str = ""
-    recipe: str = ""
+    code_snippet: str = ""
 
 
 def explain(
@@ -54,7 +54,7 @@ def explain(
     except RuntimeError as error:  # the model's own code
         logger.exception("%s failed", method)
         return Explained([error_panel("Not explained", str(error).partition("\n")[0])])
-    return Explained([_overlay(asked, found)], summary(found), recipe(asked, found))
+    return Explained([_overlay(asked, found)], summary(found), code_snippet(asked, found))
 
 
 def explained(
@@ -70,7 +70,7 @@ def explained(
         TimmscopeError: there is none; the sentence is the reason.
     """
     return asked.explainer.explain(
-        asked.look,
+        asked.batch,
         method,
         target=asked.target,
         layer=suitable_layer(asked.explainer, method, layer),
@@ -89,9 +89,9 @@ def _overlay(asked: Asked, found: Attribution) -> Panel:
     segments = found.extras.get("segments")
     adds_up = any(name in found.extras for name in SUMS)
     return overlay_panel(
-        asked.look.pictures[0].image,
-        map_on_input(asked.look, found),
-        asked.look.geometries[0],
+        asked.batch.pictures[0].image,
+        map_on_input(asked.batch, found),
+        asked.batch.geometries[0],
         title=f"{METHODS[found.method].label}: why {asked.about}",
         caption=_caption(asked, found),
         limits=colour_range(found),
@@ -106,7 +106,7 @@ def _caption(asked: Asked, found: Attribution) -> str:
     if found.layer:
         parts.append(f"layer {found.layer}")
     parts.append(spent(found.cost))
-    if not asked.look.geometries[0].whole:
+    if not asked.batch.geometries[0].whole:
         parts.append("the outline is what the model saw")
     return " · ".join(parts)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.analysis.features import FeatureMaps
-from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
+from core.inputs.batch import OnProgress
 from core.views.colour import is_signed, limits
 from core.views.maps import map_panel, overlay_panel, picture_uri
 from core.views.panels import Panel
@@ -41,7 +41,7 @@ def features(
     try:
         asked = ask(service, question, on_progress)
         found = asked.explainer.features(
-            asked.look,
+            asked.batch,
             layer=layer,
             top=int(top),
             by="variance" if by == "variance" else "activation",
@@ -79,18 +79,18 @@ def attention(
     try:
         asked = ask(service, question, on_progress)
         heads = asked.explainer.attention(
-            asked.look, layer=layer, query=query.strip() or "auto", on_progress=on_progress
+            asked.batch, layer=layer, query=query.strip() or "auto", on_progress=on_progress
         )
     except CancelledError:
         raise
     except TimmscopeError as error:
         return Featured([trouble("No attention maps", question, error)])
-    uri = picture_uri(asked.look.pictures[0].image, side=480)
+    uri = picture_uri(asked.batch.pictures[0].image, side=480)
     panels = [
         overlay_panel(
             uri,
             head.numpy(),
-            asked.look.geometries[0],
+            asked.batch.geometries[0],
             title=f"head {i}",
             smooth=False,
             colorbar=False,

@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from core import METHODS, METRICS, Attribution
-from core.asking import OnProgress
 from core.errors import FAULTS, CancelledError, NotApplicableError, TimmscopeError
-from core.metrics.base import Given, Metric
+from core.inputs.batch import OnProgress
+from core.metrics.base import Metric, MetricInput
 from core.types import Score
 from core.views.charts import Curve, curves_panel
 from core.views.panels import Panel, empty_panel, error_panel
-from dashboard.actions.evidence import UNKNOWN, Evidence, truth_of
+from dashboard.actions.evidence import UNKNOWN, Evidence, ground_truth_of
 from dashboard.actions.question import Asked, Choices, Settings, answers, ask, trouble
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
@@ -25,7 +25,7 @@ from dashboard.state import Question, Service
 logger = logging.getLogger(__name__)
 
 METHOD_ONLY = ["Method"]
-MOST_AMONG = 200
+MOST_RANDOM_MAPS = 200
 """The most random maps that the page sets a map among."""
 
 
@@ -62,7 +62,7 @@ def measure(
     layer: str | None,
     on_progress: OnProgress | None = None,
     evidence: Evidence = UNKNOWN,
-    among: int = 0,
+    random_maps: int = 0,
 ) -> Measured:
     """Metrics of the chosen methods, beside the controls.
 
@@ -75,16 +75,18 @@ def measure(
         layer: where CAM methods look.
         on_progress: told of rows done and expected.
         evidence: where it is, for metrics that need to know.
-        among: how many random maps to set each map among; 0 for none.
+        random_maps: how many random maps to set each map among; 0 for none.
     """
     if not methods or not metrics:
         panel = empty_panel("Choose at least one method and one metric.")
         return Measured([panel], [], METHOD_ONLY)
     try:
         asked = ask(service, question, on_progress)
-        truth = truth_of(asked, evidence)
+        ground_truth = ground_truth_of(asked, evidence)
         answer = answers(asked, methods, settings, layer, on_progress)
-        asking = _Asking(asked, answer.results, truth, min(among, MOST_AMONG), on_progress)
+        asking = _Asking(
+            asked, answer.results, ground_truth, min(random_maps, MOST_RANDOM_MAPS), on_progress
+        )
         scores = {key: asking.scores(_made(key, settings)) for key in metrics}
         standings = {key: asking.standings(_made(key, settings)) for key in metrics}
     except CancelledError:
@@ -98,7 +100,7 @@ def measure(
     table = [[METHODS[key].label, *(_cell(scores[m].get(key)) for m in metrics)] for key in keys]
     headers = [_with_arrow(key) for key in metrics]
     for metric in [m for m in metrics if standings[m]]:
-        headers.append(f"{METRICS[metric].label}: percentile among {asking.among}")
+        headers.append(f"{METRICS[metric].label}: percentile among {asking.random_maps}")
         for key, row in zip(keys, table, strict=True):
             row.append(standings[metric].get(key))
     curves = [(key, m) for m in metrics for key in scores[m] if key in answer.results]
@@ -116,16 +118,16 @@ class _Asking:
     Attributes:
         asked: the question.
         results: the maps, by method.
-        truth: where the evidence is, if that is known.
-        among: how many random maps to set each among.
+        ground_truth: where the evidence is, if that is known.
+        random_maps: how many random maps to set each among.
         on_progress: told of rows done and expected.
         reasons: by metric, why it says nothing of any method.
     """
 
     asked: Asked
     results: Mapping[str, Attribution]
-    truth: Tensor | None
-    among: int
+    ground_truth: Tensor | None
+    random_maps: int
     on_progress: OnProgress | None
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -133,17 +135,17 @@ class _Asking:
     def question(self) -> dict[str, Any]:
         return {
             "target": self.asked.target,
-            "truth": self.truth,
+            "ground_truth": self.ground_truth,
             "on_progress": self.on_progress,
         }
 
     def scores(self, metric: Metric) -> dict[str, Score]:
         """The metric of each result and then of each control, as far as it applies to them."""
-        asker, look = self.asked.explainer, self.asked.look
+        asker, batch = self.asked.explainer, self.asked.batch
         own = {}
         for key, found in self.results.items():
             try:
-                own[key] = asker.measure(look, found, metric, **self.question)
+                own[key] = asker.measure(batch, found, metric, **self.question)
             except CancelledError:
                 raise
             except FAULTS as reason:  # its cell stays empty
@@ -152,19 +154,19 @@ class _Asking:
         if own:
             self.reasons.pop(metric.key, None)
             with suppress(NotApplicableError):
-                own |= asker.controls(look, metric, **self.question)
+                own |= asker.controls(batch, metric, **self.question)
         return own
 
     def standings(self, metric: Metric) -> dict[str, float]:
         """The percentile of each result among random maps, if that is asked and applies."""
         found: dict[str, float] = {}
-        if self.among < 1 or Given.METHOD in metric.needs or metric.key in self.reasons:
+        if self.random_maps < 1 or MetricInput.METHOD in metric.needs or metric.key in self.reasons:
             return found
         for key, answer in self.results.items():
-            standing = self.asked.explainer.standing(
-                self.asked.look, answer, metric, maps=self.among, **self.question
+            percentile_rank = self.asked.explainer.percentile_rank(
+                self.asked.batch, answer, metric, maps=self.random_maps, **self.question
             )
-            found[key] = float(standing.percentile[0])
+            found[key] = float(percentile_rank.percentile[0])
         return found
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from core import METHODS, ModelHandle
-from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
+from core.inputs.batch import OnProgress
 from core.methods.base import Method
 from core.types import Need, Prediction
 from core.views.charts import bars_panel
 from core.views.panels import Panel
+from dashboard.actions.formatting import promised
 from dashboard.actions.question import Choices, Settings, trouble
-from dashboard.actions.words import promised
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
 
@@ -142,7 +142,7 @@ def takes(
             return ""
         needs = method.layer_needs()
         known = layer if layer in handle.choices(needs) else None
-        return promised(method.work(handle, handle.resolve_layer(needs, known)))
+        return promised(method.estimate_cost(handle, handle.resolve_layer(needs, known)))
     except TimmscopeError:
         return ""
 
@@ -168,13 +168,13 @@ def predict(service: Service, question: Question, on_progress: OnProgress | None
     """The top classes, and every class to choose from."""
     try:
         explainer = service.explainer(question.model, question.weights, on_progress)
-        look = service.look(explainer, question.picture)
-        prediction = explainer.predict(look)
+        batch = service.prepare(explainer, question.picture)
+        prediction = explainer.predict(batch)
     except CancelledError:
         raise
     except TimmscopeError as error:
         return Seen([trouble("No prediction", question, error)], [], None, "")
-    notes = list(look.pictures[0].notes)
+    notes = list(batch.pictures[0].notes)
     if question.weights == "random":
         notes.append("random weights: the prediction means nothing")
     return Seen(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import METHODS, Explainer
-from core.asking import Look, OnProgress
 from core.errors import NotApplicableError, TimmscopeError
 from core.explainer import Comparison
-from core.targets import Target
+from core.inputs.batch import InputBatch, OnProgress
+from core.tasks.base import Target
 from core.types import Prediction
 from core.views.panels import Panel, empty_panel, error_panel
 from dashboard.controls import params_of
@@ -27,14 +27,14 @@ class Asked:
     Attributes:
         question: as asked, with the predicted class where none was chosen.
         explainer: of the model.
-        look: at the picture.
+        batch: at the picture.
         prediction: of the picture.
         target: what is explained.
     """
 
     question: Question
     explainer: Explainer
-    look: Look
+    batch: InputBatch
     prediction: Prediction
     target: Target
 
@@ -52,15 +52,15 @@ def ask(service: Service, question: Question, on_progress: OnProgress | None = N
         CancelledError: it is no longer wanted.
     """
     explainer = service.explainer(question.model, question.weights, on_progress)
-    look = service.look(explainer, question.picture)
-    prediction = explainer.predict(look)
+    batch = service.prepare(explainer, question.picture)
+    prediction = explainer.predict(batch)
     if prediction.features and question.unit == "probability":
         raise NotApplicableError(
             f"{explainer.model.name} has no classes, so no probability; explain by its logit"
         )
     predicted = prediction.top(1)[0][0]
     target = question.to_target(explainer, predicted)
-    return Asked(question.settled(predicted), explainer, look, prediction, target)
+    return Asked(question.settled(predicted), explainer, batch, prediction, target)
 
 
 def answers(
@@ -72,7 +72,7 @@ def answers(
 ) -> Comparison:
     """Several methods' answers with the parameters a person set."""
     return asked.explainer.compare(
-        asked.look,
+        asked.batch,
         list(methods),
         params={key: params_of(settings, key, METHODS[key]) for key in methods},
         target=asked.target,

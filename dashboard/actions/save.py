@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 from core import Attribution
-from core.asking import OnProgress
 from core.export import context_facts, result_facts, save_npz, save_png
+from core.inputs.batch import OnProgress
+from dashboard.actions.code_snippet import code_snippet
 from dashboard.actions.explain import explained
 from dashboard.actions.question import Asked, Settings, ask
-from dashboard.actions.recipe import recipe
 from dashboard.state import Question, Service
 
 
@@ -35,9 +35,9 @@ def download(
     found = explained(asked, method, settings, layer, on_progress)
     path = service.folder() / f"{Path(str(question.picture)).stem[:40]}.{method}.{kind}"
     if kind == "png":
-        save_png(path, asked.look, found, colormap, alpha, fade)
+        save_png(path, asked.batch, found, colormap, alpha, fade)
     elif kind == "npz":
-        save_npz(path, asked.look, found)
+        save_npz(path, asked.batch, found)
     else:
         path.write_text(report(asked, found), encoding="utf-8")
     return str(path)
@@ -47,10 +47,10 @@ def report(asked: Asked, found: Attribution) -> str:
     """Everything needed to reproduce an explanation, as JSON."""
     return json.dumps(
         {
-            **context_facts(asked.explainer, asked.look, asked.prediction, asked.target, seed=0),
+            **context_facts(asked.explainer, asked.batch, asked.prediction, asked.target, seed=0),
             "method": found.method,
             **result_facts(found),
-            "python": recipe(asked, found),
+            "python": code_snippet(asked, found),
         },
         indent=2,
         ensure_ascii=False,

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.asking import OnProgress
+from core.inputs.batch import OnProgress
 from core.views.panels import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
@@ -14,7 +14,7 @@ from dashboard.controls import Choice
 from dashboard.handlers import working
 from dashboard.sidebar import QUIET, Sidebar
 from dashboard.state import Question
-from dashboard.tabs.work import METHOD_CHOICES, cancelling, follow_model, keep
+from dashboard.tabs.common import METHOD_CHOICES, cancelling, follow_model, keep
 
 DEFAULT_METHODS = ["gradcam", "layercam", "integrated_gradients", "occlusion"]
 EMPTY = [empty_panel("Choose methods, then press Compare.")]

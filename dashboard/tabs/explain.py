@@ -9,15 +9,15 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from core import METHODS
-from core.asking import OnProgress
 from core.errors import CancelledError, TimmscopeError
+from core.inputs.batch import OnProgress
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice, settings
 from dashboard.handlers import begin, working
 from dashboard.sidebar import QUIET, Sidebar
 from dashboard.state import Question
-from dashboard.tabs.work import METHOD_CHOICES, cancelling
+from dashboard.tabs.common import METHOD_CHOICES, cancelling
 
 DEFAULT_METHOD = "gradcam"
 KINDS = ("png", "npz", "json")
@@ -57,12 +57,12 @@ def build(side: Sidebar, view: list[Component]) -> None:
             verdict = Panels([], elem_id="verdict", card_width=240, columns=2)
             file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")
             with gr.Accordion("The same in Python", open=False):
-                recipe = gr.Code(language="python", interactive=False, show_label=False)
+                code_snippet = gr.Code(language="python", interactive=False, show_label=False)
 
     service = side.service
     asked: list[Component] = [*side.question, method, layer, side.store]
     last = gr.State()
-    shown = [result, trust, recipe, last]
+    shown = [result, trust, code_snippet, last]
 
     @working(service, "explain")
     def explain(
@@ -74,7 +74,7 @@ def build(side: Sidebar, view: list[Component]) -> None:
     ) -> Any:
         found = actions.explain(service, question, method, settings, layer, on_progress)
         last = question, method, settings, layer
-        return found.panels, found.summary, found.recipe, last
+        return found.panels, found.summary, found.code_snippet, last
 
     def takes(
         model: str, weights: str, method: str, layer: str | None, settings: dict[str, Any]
@@ -146,7 +146,7 @@ def _judging(side: Sidebar, button: gr.Button, last: gr.State, verdict: Panels) 
         question, method, settings, layer = last
         on_progress = begin(side.service, "trust", request, progress)
         try:
-            return actions.judge(side.service, question, method, settings, layer, on_progress)
+            return actions.assess(side.service, question, method, settings, layer, on_progress)
         except CancelledError:
             return gr.skip()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.asking import OnProgress
+from core.inputs.batch import OnProgress
 from core.views.panels import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
@@ -14,7 +14,7 @@ from dashboard.controls import Choice
 from dashboard.handlers import working
 from dashboard.sidebar import Sidebar
 from dashboard.state import Question
-from dashboard.tabs.work import cancelling, follow_model, keep
+from dashboard.tabs.common import cancelling, follow_model, keep
 
 EMPTY = [empty_panel("Choose a layer, then press Show.")]
 
@@ -46,7 +46,7 @@ def build(side: Sidebar) -> None:
             info="auto, class, mean, or a patch's number",
             elem_id="attention-query",
         )
-        look = gr.Button(
+        batch = gr.Button(
             "Show", variant="primary", elem_id="attention-run", size="md", scale=0, min_width=120
         )
         halt = gr.Button("Cancel", size="md", scale=0, min_width=100)
@@ -82,7 +82,7 @@ def build(side: Sidebar) -> None:
         show_progress_on=maps,
     )
     attended = gr.on(
-        [look.click, attention_layer.input, query.submit],
+        [batch.click, attention_layer.input, query.submit],
         attention,
         [*side.question, attention_layer, query],
         [heads, said, heads_of],

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from core import METRICS
-from core.asking import OnProgress
 from core.errors import TimmscopeError
+from core.inputs.batch import OnProgress
 from core.views.panels import empty_panel
 from dashboard import actions
 from dashboard.components.panels import Panels
@@ -17,13 +17,13 @@ from dashboard.controls import Choice, settings
 from dashboard.handlers import asking, working
 from dashboard.sidebar import QUIET, Sidebar
 from dashboard.state import Question
-from dashboard.tabs.work import METHOD_CHOICES, cancelling, follow_model, keep
+from dashboard.tabs.common import METHOD_CHOICES, cancelling, follow_model, keep
 
 EMPTY = [empty_panel("Choose methods and metrics, then press Measure.")]
 
 
 class Canvas(gr.ImageEditor):
-    """An editor that hands on the file of its first layer, for `core.image` to check."""
+    """An editor that hands on the file of its first layer, for `core.inputs.image` to check."""
 
     def preprocess(self, payload: Any) -> str | None:  # type: ignore[override]
         """The path of what was painted; None if nothing was."""
@@ -63,14 +63,14 @@ def build(side: Sidebar) -> None:
             min_width=280,
         )
         layer = Choice([], label="Layer", info="For CAM methods", scale=1, min_width=160)
-        among = gr.Number(
+        random_maps = gr.Number(
             0,
             label="Among random maps",
             info="How many to set each map among; 0 for none",
             minimum=0,
-            maximum=actions.MOST_AMONG,
+            maximum=actions.MOST_RANDOM_MAPS,
             precision=0,
-            elem_id="among",
+            elem_id="random_maps",
             scale=1,
             min_width=160,
         )
@@ -117,7 +117,7 @@ def build(side: Sidebar) -> None:
         box: str | None,
         file: str | None,
         label: str | None,
-        among: int,
+        random_maps: int,
     ) -> Any:
         found = actions.measure(
             side.service,
@@ -128,7 +128,7 @@ def build(side: Sidebar) -> None:
             layer or None,
             on_progress,
             actions.Evidence(box or "", file, label or ""),
-            int(among or 0),
+            int(random_maps or 0),
         )
         rows = gr.Dataframe(found.table, headers=found.headers, visible=bool(found.table))
         curves = actions.curve_choices(found.curves)
@@ -137,7 +137,7 @@ def build(side: Sidebar) -> None:
         return found.panels, rows, choice, shown, [], found.question or question
 
     @working(side.service, "scrub")
-    def scrub(
+    def curve_step(
         question: Question,
         on_progress: OnProgress,
         curve: str | None,
@@ -145,7 +145,7 @@ def build(side: Sidebar) -> None:
         settings: dict[str, Any],
         layer: str,
     ) -> Any:
-        return actions.scrub(
+        return actions.curve_step(
             side.service, question, curve, share, settings, layer or None, on_progress
         )
 
@@ -161,7 +161,7 @@ def build(side: Sidebar) -> None:
             told.box,
             told.file,
             told.label,
-            among,
+            random_maps,
         ],
         [result, table, curve, scrubbing, frame, answered],
         api_name="measure",
@@ -170,8 +170,8 @@ def build(side: Sidebar) -> None:
     )
     which = [*side.question, curve, share, side.store, layer]
     how: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
-    looked = gr.on([curve.input, share.change], scrub, which, frame, api_name="scrub", **how)
-    first = work.success(scrub, which, frame, api_visibility="private", **how)
+    looked = gr.on([curve.input, share.change], curve_step, which, frame, api_name="scrub", **how)
+    first = work.success(curve_step, which, frame, api_visibility="private", **how)
     cancelling(side, stop, ["metrics", "scrub"], [work, looked, first])
     keep(
         side,

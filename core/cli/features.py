@@ -1,0 +1,59 @@
+"""``features``: what the channels of a layer, or the heads of a transformer, respond to."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.cli.shared import prepare, writing
+from core.explainer import Explainer
+from core.export import finite
+from core.inputs.image import open_picture
+from core.models.load import load_model
+
+
+def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """``features``: what a layer's channels, or a transformer's heads, respond to."""
+    prepare(arguments.output_dir)
+    handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
+    explainer, picture = Explainer(handle), open_picture(arguments.image)
+    if arguments.attention:
+        heads = explainer.attention(picture, layer=arguments.layer, query=arguments.query)
+        report: dict[str, Any] = {
+            "model": handle.name,
+            "heads": len(heads),
+            "grid": heads.shape[1:],
+        }
+        maps, names = heads, [f"head{i}" for i in range(len(heads))]
+    else:
+        found = explainer.features(
+            picture, layer=arguments.layer, top=arguments.top, by=arguments.by
+        )
+        maps, names = found.maps, [f"channel{int(i)}" for i in found.channels]
+        report = {
+            "model": handle.name,
+            "layer": found.layer,
+            "grid": found.maps.shape[1:],
+            "channels": found.channels.tolist(),
+            "statistics": {
+                "mean": finite(found.mean),
+                "std": finite(found.std),
+                "sparsity": found.sparsity,
+                "active_channels": found.active,
+                "channels": found.total,
+            },
+        }
+    report["files"] = {}
+    if arguments.output_dir is not None:
+        stem = Path(arguments.image).stem
+        path = (
+            arguments.output_dir
+            / f"{stem}.{'attention' if arguments.attention else 'features'}.npz"
+        )
+        with writing(arguments.output_dir):
+            np.savez_compressed(path, **dict(zip(names, maps.numpy(), strict=True)))
+        report["files"]["npz"] = str(path)
+    return report, 0

@@ -1,0 +1,1 @@
+"""Whether attributions deserve trust: controls, verdicts, recommendations, statistics."""

@@ -1,0 +1,1 @@
+"""From a file to a tensor: pictures, preprocessing, ground truth, sample pictures."""

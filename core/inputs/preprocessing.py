@@ -1,0 +1,270 @@
+"""From a picture to a model's input, and back to the picture's own pixels.
+
+`Preprocessing` is the only way from a picture to a tensor, and `Geometry` says which part of the
+picture that tensor shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+from core.errors import ModelError, PictureError, unknown
+from core.inputs.image import MAX_PIXELS, Source, open_picture
+
+MAX_SIDE = 8192
+"""The longest side of an input; a configuration from elsewhere may ask for anything."""
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+_CROP_MODES = ("center", "squash", "border")
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Which part of a picture a model's input shows.
+
+    Coordinates run along pixel *edges*: x from 0 at the left edge of the first column to W at the
+    right edge of the last, so pixel (row i, column j) has its centre at (j + 0.5, i + 0.5).
+
+    Attributes:
+        picture: height and width of the picture, pixels.
+        input: height and width of the model's input, pixels.
+        box: left, top, right, bottom of the part shown, in picture pixels; it reaches beyond the
+            picture where the preprocessing pads.
+
+    >>> crop = Geometry(picture=(100, 200), input=(50, 50), box=(50.0, 0.0, 150.0, 100.0))
+    >>> crop.whole, crop.to_picture(25, 25), crop.to_input(50, 100)
+    (False, (100.0, 50.0), (0.0, 50.0))
+    """
+
+    picture: tuple[int, int]
+    input: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model sees all of the picture."""
+        left, top, right, bottom = self.box
+        height, width = self.picture
+        return left <= 0 and top <= 0 and right >= width and bottom >= height
+
+    def to_picture(self, x: float, y: float) -> tuple[float, float]:
+        """The point of the picture that lies at (x, y) of the model's input."""
+        left, top, right, bottom = self.box
+        height, width = self.input
+        return left + x * (right - left) / width, top + y * (bottom - top) / height
+
+    def to_input(self, x: float, y: float) -> tuple[float, float]:
+        """The point of the model's input at which (x, y) of the picture lies."""
+        left, top, right, bottom = self.box
+        height, width = self.input
+        return (x - left) * width / (right - left), (y - top) * height / (bottom - top)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "picture": list(self.picture),
+            "input": list(self.input),
+            "box": list(self.box),
+            "whole": self.whole,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How pictures become a model's input, pixel for pixel as timm's evaluation transform does it.
+
+    Attributes:
+        input_size: channels, height and width of the input; 3 channels are RGB, 1 is luminance.
+        mean: per channel, taken off pixel values in [0, 1].
+        std: per channel, dividing what is left.
+        interpolation: one of nearest, bilinear, bicubic, box, hamming, lanczos. timm's "random"
+            becomes bilinear: the same picture must give the same input.
+        crop_pct: side of the input over the side that the picture is resized to.
+        crop_mode: "center" resizes the short side and cuts the middle out; "squash" stretches
+            both sides; "border" resizes the long side and pads with the mean.
+
+    Raises:
+        ModelError: a setting makes no sense.
+        UnknownNameError: no such interpolation or crop mode.
+
+    >>> prepare = Preprocessing((3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.875)
+    >>> from PIL import Image
+    >>> x, geometry = prepare(Image.new("RGB", (512, 256), "white"))
+    >>> tuple(x.shape), x.max().item(), geometry.box
+    ((3, 224, 224), 1.0, (144.0, 16.0, 368.0, 240.0))
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.interpolation == "random":
+            object.__setattr__(self, "interpolation", "bilinear")
+        self._check()
+
+    def _check(self) -> None:
+        if len(self.input_size) != 3 or min(self.input_size) < 1:
+            raise ModelError(
+                f"input_size is {self.input_size}; give channels, height and width, all above 0"
+            )
+        if max(self.input_size) > MAX_SIDE:
+            raise ModelError(
+                f"input_size is {self.input_size}; no side may be longer than {MAX_SIDE} pixels"
+            )
+        channels = self.input_size[0]
+        if channels not in (1, 3):
+            raise ModelError(
+                f"the model takes {channels} channels and a picture has 3, or 1 as luminance; "
+                "use a model with in_chans=3 or in_chans=1"
+            )
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise ModelError(
+                f"mean {self.mean} and std {self.std} do not fit {channels} channel(s); "
+                "give one number for each"
+            )
+        if not all(0 < std < math.inf for std in self.std):
+            raise ModelError(f"std is {self.std}; give numbers above 0")
+        if not 0 < self.crop_pct <= min(self.input_size[1:]):
+            raise ModelError(f"crop_pct is {self.crop_pct}; give a number above 0, such as 0.95")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise unknown("interpolation", self.interpolation, _INTERPOLATIONS)
+        if self.crop_mode not in _CROP_MODES:
+            raise unknown("crop mode", self.crop_mode, _CROP_MODES)
+
+    @classmethod
+    def from_model(cls, model: nn.Module, **overrides: Any) -> Preprocessing:
+        """What a model was evaluated with, as its `pretrained_cfg` says.
+
+        The size and channels that the model was built with win over its configuration's.
+
+        Args:
+            model: any timm model; any other module with `input_size`, `mean` and `std` given.
+            overrides: fields to set otherwise.
+
+        Raises:
+            ModelError: the model does not say, or takes neither 3 channels nor 1.
+            UnknownNameError: no such field.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in overrides:
+            if name not in known:
+                raise unknown("preprocessing setting", name, known)
+        settings = {**_timm_settings(model), **overrides}
+        missing = [name for name in ("input_size", "mean", "std") if name not in settings]
+        if missing:
+            raise ModelError(
+                f"{type(model).__name__} does not say how its pictures are prepared; "
+                f"give {', '.join(missing)}"
+            )
+        return cls(**settings)
+
+    def __call__(self, source: Source) -> tuple[Tensor, Geometry]:
+        """The model's input for one picture, and which part of the picture it shows.
+
+        Args:
+            source: anything that `open_picture` takes.
+
+        Returns:
+            The input (C, H, W), float32 in model units, and its `Geometry`.
+
+        Raises:
+            PictureError: the picture cannot be read or is too narrow for this input.
+        """
+        picture = open_picture(source)
+        image = picture.image if self.input_size[0] == 3 else picture.image.convert("L")
+        self._check_shape(image.size, picture.name)
+        resize, *steps = create_transform(**self.to_dict()).transforms
+        x = resize(image)
+        geometry = self._geometry(image.size, x.size)
+        for step in steps:
+            x = step(x)
+        return x.float(), geometry
+
+    def _check_shape(self, size: tuple[int, int], name: str) -> None:
+        """Refuses a strip that would grow past `MAX_PIXELS`, or vanish, when resized."""
+        side = max(self.input_size[1:]) / self.crop_pct
+        thinnest = min(self.input_size[1:]) / self.crop_pct
+        aspect = max(size) / min(size)
+        grows = side * side * (aspect if self.crop_mode == "center" else 1) > MAX_PIXELS
+        vanishes = self.crop_mode == "border" and thinnest < aspect
+        if grows or vanishes:
+            raise PictureError(
+                f"{name!r} is {size[0]} x {size[1]} pixels, too narrow for an input of "
+                f"{self.input_size[2]} x {self.input_size[1]}; crop it first"
+            )
+
+    def _geometry(self, picture: tuple[int, int], resized: tuple[int, int]) -> Geometry:
+        """From the sizes (width, height) before the crop, so that timm's rounding is kept."""
+        _, height, width = self.input_size
+        left, right = _span(picture[0], resized[0], width)
+        top, bottom = _span(picture[1], resized[1], height)
+        return Geometry((picture[1], picture[0]), (height, width), (left, top, right, bottom))
+
+    def to_model(self, pixels: Tensor) -> Tensor:
+        """Pixel values (..., C, H, W) in [0, 1], in model units."""
+        return (pixels - _per_channel(self.mean, pixels)) / _per_channel(self.std, pixels)
+
+    def to_pixels(self, x: Tensor) -> Tensor:
+        """Model units (..., C, H, W) back to pixel values, clamped to [0, 1]."""
+        return (x * _per_channel(self.std, x) + _per_channel(self.mean, x)).clamp(0, 1)
+
+    def pixel(self, value: float | Sequence[float]) -> Tensor:
+        """One colour, a level or one level per channel in [0, 1], as (C, 1, 1) in model units.
+
+        >>> Preprocessing((3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3).pixel(0.0).flatten()
+        tensor([-2., -2., -2.])
+        """
+        colour = torch.tensor(value, dtype=torch.float32).expand(self.input_size[0])
+        return self.to_model(colour[:, None, None])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON, and as `timm.data.create_transform` takes it."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def _timm_settings(model: nn.Module) -> dict[str, Any]:
+    """What a timm model's configuration says; empty for any other module."""
+    if not getattr(model, "pretrained_cfg", None):
+        return {}
+    settings: dict[str, Any] = resolve_model_data_config(model)
+    channels, *size = settings["input_size"]
+    channels = getattr(model, "in_chans", channels)
+    settings["input_size"] = (channels, *(_built_size(model) or size))
+    if channels == 1:
+        for name in ("mean", "std"):
+            settings[name] = (sum(settings[name]) / len(settings[name]),)
+    return settings
+
+
+def _built_size(model: nn.Module) -> tuple[int, int] | None:
+    """The size a model was built for, where its position embedding or windows fix one."""
+    for module in model.modules():
+        size = getattr(module, "img_size", None)
+        if isinstance(size, int):
+            return size, size
+        if isinstance(size, tuple | list) and len(size) == 2:
+            return int(size[0]), int(size[1])
+    return None
+
+
+def _span(full: int, resized: int, crop: int) -> tuple[float, float]:
+    """Where the middle `crop` of `resized` pixels lies along a picture's side of `full` pixels."""
+    start = round((resized - crop) / 2) if resized >= crop else -((crop - resized) // 2)
+    return start * full / resized, (start + crop) * full / resized
+
+
+def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]

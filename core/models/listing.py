@@ -1,0 +1,97 @@
+"""Which models there are, without building any."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import replace
+
+import timm
+from timm.models import get_deprecated_models, get_pretrained_cfg, is_model
+from timm.models._pretrained import PretrainedCfg
+
+from core.errors import ModelError, UnknownNameError, unknown
+from core.models import embedded, hub
+from core.synthetic import SYNTHETIC_MODELS
+
+
+def list_models(pattern: str = "", limit: int | None = None) -> dict[str, dict[str, object]]:
+    """Every model that can be named: the small ones of the generated world, and timm's.
+
+    Args:
+        pattern: part of a name, or a pattern with ``*``, ``?`` or ``[...]``; upper and lower case
+            mean the same.
+        limit: the most to list; None for all.
+
+    Returns:
+        For each full name (`architecture.tag`): `pretrained`, whether there are trained weights;
+        `offline`, whether these need no download; `input_size`, (channels, height, width) in
+        pixels; `classes`, 0 for a model that ends in features.
+
+    >>> list_models("tf_*lite0*")["tf_efficientnet_lite0.in1k"]
+    {'pretrained': True, 'offline': True, 'input_size': [3, 224, 224], 'classes': 1000}
+    """
+    pattern = pattern.lower()
+    glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    names = [*SYNTHETIC_MODELS, *timm.list_models(include_tags=True)]
+    matching = [name for name in names if fnmatch.fnmatchcase(name.lower(), glob)]
+    return {name: _facts(name) for name in matching[:limit]}
+
+
+def _facts(name: str) -> dict[str, object]:
+    cfg = find(name)
+    kept = embedded.is_embedded(name) and embedded.is_there(name)
+    return {
+        "pretrained": embedded.is_embedded(name) or bool(cfg.has_weights),
+        "offline": kept or bool(cfg.hf_hub_id and hub.is_kept(cfg.hf_hub_id)),
+        "input_size": list(cfg.input_size),
+        "classes": cfg.num_classes,
+    }
+
+
+def find(name: str) -> PretrainedCfg:
+    """What timm knows of a model: its architecture, its weights' place, its preprocessing.
+
+    Args:
+        name: `architecture`, `architecture.tag`, or a former name of one, `timm/` may precede it;
+            or one of the models in `core.synthetic`.
+
+    Raises:
+        UnknownNameError: timm has no such architecture, or no such tag for it.
+        ModelError: timm no longer has it.
+
+    >>> find("timm/resnet50.a1_in1k").hf_hub_id
+    'timm/resnet50.a1_in1k'
+    >>> find("resnt50").architecture
+    Traceback (most recent call last):
+    core.errors.UnknownNameError: no model 'resnt50'; did you mean 'resnet50' or 'resnet50t' or \
+'resnet50s'?
+    """
+    if name in SYNTHETIC_MODELS:
+        return PretrainedCfg(**SYNTHETIC_MODELS[name].cfg())
+    name = _current(name.removeprefix("timm/"))
+    if name.startswith(("/", ".")):
+        raise UnknownNameError(f"no model {name[:80]!r} in timm and no such folder; check the path")
+    if "/" in name:
+        raise UnknownNameError(
+            f"no model {name[:80]!r} in timm and no such folder; "
+            f"write 'hf-hub:{name[:80]}' for a model on the hub"
+        )
+    architecture, _, tag = name.partition(".")
+    if not is_model(architecture):
+        raise unknown("model", name, [*SYNTHETIC_MODELS, *timm.list_models()])
+    try:
+        cfg = get_pretrained_cfg(name, allow_unregistered=not tag) or PretrainedCfg()
+    except RuntimeError as error:
+        tagged = timm.list_models(f"{architecture}.*", include_tags=True)
+        raise unknown("model", name, tagged or [architecture]) from error
+    return replace(cfg, architecture=architecture)
+
+
+def _current(name: str) -> str:
+    """The present name of a model that timm has renamed."""
+    renamed = get_deprecated_models()
+    if name not in renamed:
+        return name
+    if renamed[name] is None:
+        raise ModelError(f"timm no longer has {name!r}; see `models` for those it has")
+    return str(renamed[name])

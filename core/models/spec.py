@@ -1,0 +1,187 @@
+"""What a model's name stands for: an architecture, its configuration, and where its weights are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from timm.models._hub import load_model_config_from_path
+from timm.models._pretrained import PretrainedCfg
+from torch import Tensor
+
+from core.errors import ModelError, TimmscopeError, UnknownNameError
+from core.models import checkpoint, embedded, hub
+from core.models.listing import find
+from core.synthetic import SYNTHETIC_MODELS
+
+State = dict[str, Tensor]
+
+# A configuration from elsewhere describes the module, not how and from where it is loaded.
+_NOT_FOR_CONFIGS = frozenset(
+    {
+        "cache_dir",
+        "checkpoint_path",
+        "features_only",
+        "model_name",
+        "num_classes",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "pretrained_filter_fn",
+        "pretrained_model_args",
+        "pretrained_strict",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """How to build a model, before any memory is spent on it.
+
+    Attributes:
+        name: what it is called.
+        architecture: timm's name of it.
+        cfg: timm's `pretrained_cfg`, without places of weights.
+        args: further arguments of the architecture.
+        pretrained: gets its own weights, and says where they come from.
+    """
+
+    name: str
+    architecture: str
+    cfg: Mapping[str, Any]
+    args: Mapping[str, Any]
+    pretrained: Callable[[], tuple[State, str]]
+
+
+def spec_for(source: str | Path, token: str | bool | None = None) -> ModelSpec:
+    """How to build what a person named; of the hub, only the configuration is fetched.
+
+    Args:
+        source: as `load_model` takes it, modules excepted.
+        token: for the hub; see `load_model`.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        ModelError: its configuration cannot be had, or makes no sense.
+    """
+    text = str(source)
+    scheme, _, rest = text.partition(":")
+    if scheme.lower() in ("hf-hub", "hf_hub"):
+        return _hub_plan(rest, token)
+    if scheme.lower() == "local-dir":
+        return _folder_plan(Path(rest))
+    if not isinstance(source, Path):
+        try:
+            return _timm_plan(text, token)
+        except UnknownNameError:
+            if not _there(text):
+                raise
+    if _there(text) and Path(text).is_file():
+        raise ModelError(
+            f"{text!r} is a file of weights; name its architecture as well: "
+            f"load_model('resnet50', weights={text!r})"
+        )
+    return _folder_plan(Path(text))
+
+
+def _there(path: str | Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110  unlike Path, False for a name no disk could hold
+
+
+def _timm_plan(name: str, token: str | bool | None) -> ModelSpec:
+    cfg = find(name)
+    name = name.removeprefix("timm/")
+    source = _timm_source(name, cfg, token)
+    args = SYNTHETIC_MODELS[name].args if name in SYNTHETIC_MODELS else {}
+    return ModelSpec(name, str(cfg.architecture), _placeless(cfg), args, source)
+
+
+def _timm_source(
+    name: str, cfg: PretrainedCfg, token: str | bool | None
+) -> Callable[[], tuple[State, str]]:
+    what = f"the weights of {name}"
+    if embedded.is_embedded(name):
+        return lambda: (embedded.weights(name), "embedded")
+    if cfg.hf_hub_id:
+        return partial(_from_hub, cfg.hf_hub_id, cfg.hf_hub_filename, what, token)
+    if isinstance(cfg.url, str) and cfg.url:
+        return partial(_from_url, cfg.url, what)
+    return partial(_no_weights, name)
+
+
+def _hub_plan(repo: str, token: str | bool | None) -> ModelSpec:
+    what = f"hf-hub:{repo[:100]}"
+    config = hub.fetch(repo, ("config.json",), what, token)
+    cfg, architecture, args = _described(config.parent, what)
+    name = repo.partition("@")[0]
+    pretrained = partial(_from_hub, repo, cfg.hf_hub_filename, f"the weights of {what}", token)
+    return ModelSpec(name, architecture, _placeless(cfg), args, pretrained)
+
+
+def _folder_plan(folder: Path) -> ModelSpec:
+    if not _there(folder / "config.json"):
+        raise ModelError(
+            f"there is no config.json in {str(folder)!r}; "
+            "name a folder that timm exported a model into"
+        )
+    cfg, architecture, args = _described(folder, str(folder))
+    return ModelSpec(
+        folder.resolve().name, architecture, _placeless(cfg), args, partial(_from_folder, folder)
+    )
+
+
+def _described(folder: Path, what: str) -> tuple[PretrainedCfg, str, dict[str, Any]]:
+    """What a `config.json` says: preprocessing and labels, architecture, its arguments."""
+    known = {field.name for field in fields(PretrainedCfg)}
+    try:
+        told, architecture, args = load_model_config_from_path(folder)
+        cfg = PretrainedCfg(**{k: v for k, v in told.items() if k in known})
+        args = {k: v for k, v in args.items() if k not in _NOT_FOR_CONFIGS}
+        architecture = find(str(architecture)).architecture
+    except TimmscopeError as error:
+        raise ModelError(f"{what} asks for an architecture that is not there: {error}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{what} is not a timm model: its config.json names no architecture; "
+            "export it with timm, or use weights=FILE"
+        ) from error
+    return cfg, str(architecture), args
+
+
+def _placeless(cfg: PretrainedCfg) -> dict[str, Any]:
+    nowhere = dict.fromkeys(("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict"))
+    return dict(replace(cfg, custom_load=False, **nowhere).to_dict())
+
+
+def _from_hub(
+    repo: str, file_name: str | None, what: str, token: str | bool | None
+) -> tuple[State, str]:
+    names = (str(file_name),) if file_name else hub.WEIGHTS
+    file = hub.fetch(repo, names, what, token)
+    commit = hub.revision_of(file)
+    return checkpoint.read_weights(file), f"hf-hub:{repo.partition('@')[0]}@{commit}".rstrip("@")
+
+
+def _from_url(url: str, what: str) -> tuple[State, str]:
+    return checkpoint.read_weights(hub.fetch_url(url, what)), url
+
+
+def _from_folder(folder: Path) -> tuple[State, str]:
+    files = [folder / name for name in hub.WEIGHTS]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise ModelError(
+            f"{str(folder)!r} has no {' or '.join(hub.WEIGHTS)}; "
+            "use weights=FILE or weights='random'"
+        )
+    return checkpoint.read_weights(found), str(found)
+
+
+def _no_weights(name: str) -> tuple[State, str]:
+    raise ModelError(
+        f"timm has no pretrained weights for {name}; use weights='random' or weights=FILE"
+    )

@@ -1,0 +1,1 @@
+"""What stands in for removed pixels: baselines, masks, superpixels, imputation."""

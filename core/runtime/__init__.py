@@ -1,0 +1,1 @@
+"""How a model is run: batching, caching, capture, modified backward passes."""

@@ -1,0 +1,1 @@
+"""What a model returns, and what can be asked of it."""
