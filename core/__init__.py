@@ -6,12 +6,13 @@ torch.Size([1, 7, 7])
 """
 
 from core.errors import TimmscopeError
-from core.explainer import Comparison, Explainer, compare, explain
+from core.explainer import Explainer, compare, explain
 from core.methods.base import METHODS
 from core.metrics.base import METRICS
 from core.models.handle import ModelHandle
 from core.models.load import load_model
-from core.types import Attribution, Cost, Prediction, Score
+from core.tasks.query import Query
+from core.types import Attribution, Comparison, Cost, Prediction, Score
 
 __all__ = [
     "METHODS",
@@ -22,6 +23,7 @@ __all__ = [
     "Explainer",
     "ModelHandle",
     "Prediction",
+    "Query",
     "Score",
     "TimmscopeError",
     "compare",

@@ -1,15 +1,13 @@
-"""Explainer: look at an image once, ask many things of it."""
+"""Explainer: attributions of one model's predictions, and whether they deserve trust."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import logging
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,12 +18,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
-from core.errors import FAULTS, CancelledError, NotApplicableError, TimmscopeError, UnknownNameError
-from core.evaluation.evaluator import Evaluator
-from core.inputs.batch import InputBatch, OnProgress, PictureLike, to_input_size
+from core.errors import CancelledError, NotApplicableError, TimmscopeError
+from core.evaluation import evaluator
+from core.evaluation.agreement import Agreement, agreement
+from core.evaluation.recommendation import Recommendation
+from core.evaluation.verdict import SANITY, Verdict
+from core.inputs.batch import InputBatch, Pictures, digest_of, prepare, to_input_size
 from core.inputs.ground_truth import Box, ground_truth_of, on_input
-from core.inputs.image import open_picture
 from core.methods.base import METHODS, Method
+from core.methods.configuration import (
+    Configuration,
+    MethodLike,
+    by_name,
+    method_key,
+    to_configuration,
+)
 from core.metrics.base import METRICS, Metric, MetricContext, MetricInput, Reattribute
 from core.metrics.faithfulness import Removal
 from core.models.handle import ModelHandle
@@ -35,48 +42,32 @@ from core.runtime.batching import Progress, in_turn
 from core.runtime.cache import Cache, CacheScope
 from core.runtime.engine import Run
 from core.tasks.base import Target, TargetLike
-from core.tasks.classification import ClassLogit, parse_target
-from core.types import Attribution, Need, Prediction, Score
+from core.tasks.classification import to_target
+from core.tasks.query import Query
+from core.types import Attribution, Comparison, CurveStep, Need, PercentileRank, Prediction, Score
 
 logger = logging.getLogger(__name__)
 
-LACKING = {
-    MetricInput.GROUND_TRUTH: "needs to know where the evidence is; give a mask as truth",
-    MetricInput.METHOD: "asks the method again; give its attribution, not the map alone",
+DEFAULT_METHODS = ("gradcam", "layercam", "integrated_gradients", "occlusion")
+"""What is compared where no method is named."""
+QUERY_OPTIONS = frozenset(
+    {"target", "layer", "extra_layers", "seed", "ground_truth", "on_progress"}
+)
+"""Keyword arguments that `Explainer.query` takes; no method or metric has a parameter of that
+name."""
+MISSING = {
+    MetricInput.GROUND_TRUTH: "needs to know where the evidence is; give a mask as ground_truth",
+    MetricInput.METHOD: "runs the method again; give its attribution, not the map alone",
 }
-"""What is missing where a metric cannot be measured."""
+"""Why a metric cannot be measured, by what it lacks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Several methods' answers to one question.
-
-    Attributes:
-        results: the attribution of each method that could answer, in the order asked.
-        errors: for each other method, the reason.
-    """
-
-    results: Mapping[str, Attribution]
-    errors: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class CurveStep:
-    """One step of a removal curve.
-
-    Attributes:
-        fraction: of the pixels that have had their turn.
-        pixels: (B, C, H, W) what the model was shown, in pixel values from 0 to 1.
-        prediction: what it said.
-    """
-
-    fraction: float
-    pixels: Tensor
-    prediction: Prediction
-
-
-class Explainer(Evaluator):
+class Explainer:
     """Answers questions about one model.
+
+    Every question is a `Query`: the pictures with the target, layer, seed and so on. All methods
+    that take `pictures` take a `Query` instead of pictures and options, or make one from them, see
+    `query`. A repeated question is answered from the cache.
 
     Args:
         model: a `ModelHandle`, or anything `load_model` takes.
@@ -98,9 +89,9 @@ class Explainer(Evaluator):
         self.model = model if isinstance(model, ModelHandle) else load_model(model)
         self.cache = cache or Cache()
 
-    def prepare(
-        self, pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike]
-    ) -> InputBatch:
+    # -- questions ------------------------------------------------------------------------------
+
+    def prepare(self, pictures: Pictures) -> InputBatch:
         """Decode and preprocess one or several pictures.
 
         Args:
@@ -109,259 +100,74 @@ class Explainer(Evaluator):
 
         Raises:
             PictureError: a picture cannot be read.
+            TimmscopeError: a tensor has another shape than the model's input.
         """
-        if isinstance(pictures, InputBatch):
-            if pictures.preprocessing == self.model.preprocessing:
-                return pictures if pictures.x.device == self.model.device else self._moved(pictures)
-            if not pictures.pictures:
-                raise TimmscopeError(
-                    f"this look was prepared for another model than {self.model.name}; look again"
-                )
-            pictures = pictures.pictures
-        with capture.plain(self.model.device):
-            if isinstance(pictures, Tensor):
-                return self._prepare_tensor(pictures)
-            return self._prepare_pictures(pictures)
-
-    def _moved(self, batch: InputBatch) -> InputBatch:
-        return replace(batch, x=batch.x.to(self.model.device, self.model.dtype))
-
-    def _prepare_pictures(self, pictures: PictureLike | Sequence[PictureLike]) -> InputBatch:
         handle = self.model
-        several = (
-            list(pictures)
-            if isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes)
-            else [pictures]
+        with capture.plain(handle.device):
+            return prepare(pictures, handle.preprocessing, handle.device, handle.dtype, handle.name)
+
+    def query(
+        self,
+        pictures: Pictures | Query,
+        *,
+        target: TargetLike = None,
+        layer: str | None = None,
+        extra_layers: Sequence[str] = (),
+        seed: int = 0,
+        ground_truth: Tensor | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Query:
+        """A checked question about pictures, to be asked of several methods or metrics.
+
+        Args:
+            pictures: see `prepare`; a `Query` passes through.
+            target: what to explain: a class number or label, "A-B" for A rather than B, one of
+                these for each picture, or a `Target`; by default each picture's predicted class.
+            layer: where a CAM or attention method looks; by default the model's own choice.
+            extra_layers: layers to capture in the same pass, so that asking for them later costs
+                nothing.
+            seed: where random draws start.
+            ground_truth: (B, H, W) True where the evidence is, in the pixels of the model's input.
+            on_progress: called with the rows done and expected; raise `CancelledError` in it to
+                stop.
+
+        Raises:
+            PictureError: a picture cannot be read.
+            UnknownNameError: the target does not exist in this model.
+        """
+        if isinstance(pictures, Query):
+            return pictures
+        batch = self.prepare(pictures)
+        return Query(
+            batch,
+            self.target(target, len(batch.x)),
+            layer,
+            tuple(extra_layers),
+            seed,
+            ground_truth,
+            on_progress,
         )
-        opened = tuple(open_picture(picture) for picture in several)
-        if not opened:
-            raise TimmscopeError("no picture given; give at least one")
-        pairs = [handle.preprocessing(picture.image) for picture in opened]
-        x = torch.stack([pixels for pixels, _ in pairs]).to(handle.device, handle.dtype)
-        digest = " ".join(picture.digest for picture in opened)
-        geometries = tuple(geometry for _, geometry in pairs)
-        return InputBatch(x, digest, handle.preprocessing, opened, geometries)
-
-    def _prepare_tensor(self, x: Tensor) -> InputBatch:
-        size = self.model.preprocessing.input_size
-        given, x = tuple(x.shape), x[None] if x.ndim == 3 else x
-        if x.shape[1:] != size or not len(x):
-            raise TimmscopeError(
-                f"a tensor of shape {given} is not a batch of images for {self.model.name}; "
-                f"give (B, {', '.join(map(str, size))})"
-            )
-        x = x.detach().clone().to(self.model.device, self.model.dtype)
-        return InputBatch(x, _hash(x), self.model.preprocessing)
-
-    def predict(
-        self, pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike]
-    ) -> Prediction:
-        """What the model says of each picture; one forward pass, the first time."""
-        run = self._run(self.prepare(pictures), None, None, 0, None)
-        with capture.plain(self.model.device):
-            return Prediction(
-                run.outputs().cpu().clone(), self.model.labels, features=self.model.features
-            )
 
     def target(self, target: TargetLike, images: int = 1) -> Target | None:
-        """A checked target from a label, an index, "A-B", or a target; None stays None.
+        """A checked target from a label, a number, "A-B", or a target; None stays None.
 
         Raises:
             UnknownNameError: it does not exist in this model.
         """
         if target is None:
             return None
-        if not isinstance(target, Target):
-            target = self._parsed(target)
-        target.check(self.model.outputs, images, self.model.name)
-        return target
-
-    def _parsed(self, target: object) -> Target:
-        """A target from a label, a whole number of any kind, or one of these for each image."""
-        if isinstance(target, (list, tuple)) and target:
-            each = [self._parsed(one) for one in target]
-            if all(isinstance(one, ClassLogit) for one in each):
-                return ClassLogit(tuple(one.of(0) for one in each if isinstance(one, ClassLogit)))
-        elif isinstance(target, str):
-            return parse_target(target, self.model.labels, self.model.name)
-        elif not isinstance(target, bool):
-            with suppress(TypeError):
-                return ClassLogit(operator.index(target))  # type: ignore[arg-type]
-        raise UnknownNameError(
-            f"{str(target)[:80]!r} is no target; give a class's number or label, one for each "
-            "image, or 'A-B'"
-        )
-
-    def explain(
-        self,
-        pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike],
-        method: str | Method = "gradcam",
-        *,
-        target: TargetLike = None,
-        layer: str | None = None,
-        extra_layers: Sequence[str] = (),
-        seed: int = 0,
-        on_progress: OnProgress | None = None,
-        **params: object,
-    ) -> Attribution:
-        """Which pixels made the model say so.
-
-        Args:
-            pictures: one or several pictures; see `look`.
-            method: a method's key, or a `Method`.
-            target: what to explain: a class index or label, "A-B" for A rather than B, or a
-                `Target`; by default each picture's predicted class.
-            layer: where a CAM or attention method looks; by default the model's own choice.
-            extra_layers: layers to capture in the same pass, so that asking for them later costs
-                nothing.
-            seed: where random draws start.
-            on_progress: told of rows done and expected.
-            **params: the method's parameters.
-
-        Returns:
-            The attribution; a repeated question is answered from the cache.
-
-        Raises:
-            UnknownNameError: no such method, parameter, layer or class.
-            NotApplicableError: the model cannot be explained that way; the message is the reason.
-            PictureError: a picture cannot be read.
-        """
-        instance = METHODS.make(method, params)
-        batch = self.prepare(pictures)
-        asked = self.target(target, len(batch.x))
-        layer = self._layer_for(instance, layer)
-        run = self._run(batch, asked, layer, seed, on_progress, extra_layers)
-        question = "explain", instance.key, instance.model_dump_json(), run.asked, layer, seed
-        kept = run.cache_scope.get_or_compute(question, lambda: self._attribute(instance, run))
-        return copy.deepcopy(kept)  # the caller may write into it
-
-    def compare(
-        self,
-        pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike],
-        methods: Sequence[str | Method] = (
-            "gradcam",
-            "layercam",
-            "integrated_gradients",
-            "occlusion",
-        ),
-        *,
-        params: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
-        on_progress: OnProgress | None = None,
-        **question: Any,
-    ) -> Comparison:
-        """Several methods on one question; one that fails never keeps the others from answering.
-
-        Args:
-            pictures: see `explain`.
-            methods: keys or instances.
-            params: parameters by method key.
-            on_progress: told of rows done and expected, of all methods together.
-            **question: `target`, `layer`, `seed` as for `explain`. A layer concerns the methods
-                that can look there, the others look where they would.
-
-        Raises:
-            UnknownNameError: no such method, layer or class.
-            PictureError: a picture cannot be read.
-        """
-        batch = self.prepare(pictures)
-        layer = question.pop("layer", None)
-        given = {METHODS[key].key: values for key, values in params.items()}
-        asked = {(METHODS[m] if isinstance(m, str) else m).key: m for m in methods}
-        if layer is not None and layer not in {*self.model.layers, *self.model.attention_layers}:
-            self.model.resolve_layer([Need.LAYER], layer)
-        self.target(question.get("target"), len(batch.x))
-        results: dict[str, Attribution] = {}
-        errors: dict[str, str] = {}
-        made: dict[str, Method] = {}
-        for key, method in asked.items():
-            try:
-                made[key] = METHODS.make(method, given.get(key))
-            except TimmscopeError as error:
-                errors[key] = str(error)
-        rows = [len(batch.x) * self.rows(instance, layer) for instance in made.values()]
-        for (key, instance), told in zip(made.items(), in_turn(on_progress, rows), strict=True):
-            try:
-                results[key] = self.explain(
-                    batch,
-                    instance,
-                    layer=self._suitable(instance, layer),
-                    on_progress=told,
-                    **question,
-                )
-            except CancelledError:
-                raise
-            except FAULTS as error:
-                logger.info("%s failed on %s", key, self.model.name, exc_info=True)
-                errors[key] = str(error).partition("\n")[0]
-        return Comparison(results, errors)
-
-    def measure(
-        self,
-        pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike],
-        values: Attribution | Tensor,
-        metric: str | Metric = "deletion",
-        *,
-        target: TargetLike = None,
-        ground_truth: Tensor | None = None,
-        seed: int = 0,
-        on_progress: OnProgress | None = None,
-        **params: object,
-    ) -> Score:
-        """Ask a question of an explanation.
-
-        Args:
-            pictures: the pictures explained.
-            values: their maps: an attribution, or a tensor (B, h, w).
-            metric: a metric's key, or a `Metric`.
-            target: what was explained; by default each picture's predicted class.
-            ground_truth: for metrics that need it, (B, H, W) True where the evidence is, in the
-                pixels of the model's input.
-            seed: where random draws start.
-            on_progress: told of rows done and expected.
-            **params: the metric's parameters.
-        """
-        instance = METRICS.make(metric, params)
-        batch = self.prepare(pictures)
-        answer = values if isinstance(values, Attribution) else None
-        layer = answer.layer if answer is not None else None
-        run = self._run(batch, self.target(target, len(batch.x)), layer, seed, on_progress)
-        if answer is not None and answer.target not in ("", run.target.key):
-            raise TimmscopeError(
-                f"the map explains {answer.target}, not {run.target.key}; "
-                "pass the target that it explains"
-            )
-        maps = to_input_size(values.values if isinstance(values, Attribution) else values, batch.x)
-        context = MetricContext(ground_truth, answer, None if answer is None else _again(answer))
-        for given in sorted(instance.needs):
-            if not context.has(given):
-                raise NotApplicableError(f"{instance.label} {LACKING[given]}")
-        asker = None if answer is None else (answer.method, str(answer.params), layer)
-        question = (
-            "measure",
-            instance.key,
-            instance.model_dump_json(),
-            run.asked,
-            seed,
-            _hash(maps),
-            asker if MetricInput.METHOD in instance.needs else None,
-            _hash(ground_truth)
-            if ground_truth is not None and MetricInput.GROUND_TRUTH in instance.needs
-            else None,
-        )
-        with capture.plain(self.model.device):
-            kept = run.cache_scope.get_or_compute(
-                question, lambda: instance.measure(run, maps, context)
-            )
-        return copy.deepcopy(kept)
+        found = to_target(target, self.model.labels, self.model.name)
+        found.check(self.model.outputs, images, self.model.name)
+        return found
 
     def ground_truth(
         self,
-        pictures: PictureLike | InputBatch | Sequence[PictureLike],
+        pictures: Pictures,
         source: str | Path | Sequence[Box] | NDArray[np.bool_],
         *,
         label: str | None = None,
     ) -> Tensor:
-        """Where the evidence is, as `measure` takes it: (B, H, W) in the model's input.
+        """Where the evidence is, as metrics take it: (B, H, W) in the model's input.
 
         Args:
             pictures: the pictures.
@@ -375,90 +181,327 @@ class Explainer(Evaluator):
         """
         batch = self.prepare(pictures)
         if not batch.pictures:
-            raise TimmscopeError("tensors are no pictures; give a mask over them as truth itself")
+            raise TimmscopeError(
+                "tensors are no pictures; give a mask over them as ground_truth itself"
+            )
         masks = [
             on_input(ground_truth_of(source, geometry.picture, picture.name, label), geometry)
             for picture, geometry in zip(batch.pictures, batch.geometries, strict=True)
         ]
         return torch.stack(masks)
 
+    def predict(self, pictures: Pictures | Query) -> Prediction:
+        """The model's scores of each picture; one forward pass, the first time."""
+        batch = pictures.batch if isinstance(pictures, Query) else self.prepare(pictures)
+        run = self._run(Query(batch), None)
+        with capture.plain(self.model.device):
+            return self._prediction(run.outputs())
+
+    # -- attributions ---------------------------------------------------------------------------
+
+    def explain(
+        self, pictures: Pictures | Query, method: MethodLike = "gradcam", **options: Any
+    ) -> Attribution:
+        """Which pixels made the model predict so.
+
+        Args:
+            pictures: one or several pictures, see `prepare`; or a `Query`.
+            method: a method's key, a `Method`, or a `Configuration` or its name.
+            **options: those of `query` (target, layer, extra_layers, seed, on_progress), and the
+                method's parameters.
+
+        Raises:
+            UnknownNameError: no such method, parameter, layer or class.
+            NotApplicableError: the model cannot be explained that way; the message is the reason.
+            PictureError: a picture cannot be read.
+            ModelFailure: the model's own code failed.
+        """
+        query, params = self._query(pictures, options)
+        configuration = to_configuration(method)
+        instance = METHODS.make(configuration.method, params)
+        layer = self._layer_for(instance, configuration.layer or query.layer)
+        run = self._run(query, layer)
+        key = "explain", instance.key, instance.model_dump_json(), run.asked, layer, query.seed
+        kept = run.cache_scope.get_or_compute(key, lambda: self._attribute(instance, run))
+        return copy.deepcopy(kept)  # the caller may write into it
+
+    def compare(
+        self,
+        pictures: Pictures | Query,
+        methods: Sequence[MethodLike] = DEFAULT_METHODS,
+        *,
+        params: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+        **options: Any,
+    ) -> Comparison:
+        """Several methods on one question; one that fails never keeps the others from answering.
+
+        Args:
+            pictures: see `explain`.
+            methods: keys, instances, or configurations such as "lime(samples=20)": one method can
+                be compared with itself under other parameters or at another layer.
+            params: parameters by method key, for methods given by name.
+            **options: those of `query`. A layer concerns the methods that can look there; the
+                others look at their default.
+
+        Returns:
+            Attributions and errors by the configuration's name: the method's key where the method
+            is asked once, and else with what tells it apart.
+
+        Raises:
+            UnknownNameError: no such method, layer or class.
+            PictureError: a picture cannot be read.
+        """
+        query, more = self._query(pictures, options)
+        if more:
+            raise TypeError(f"compare takes no {', '.join(more)}; give parameters as params")
+        if query.layer is not None and query.layer not in {
+            *self.model.layers,
+            *self.model.attention_layers,
+        }:
+            self.model.resolve_layer([Need.LAYER], query.layer)
+        given = {METHODS[key].key: values for key, values in params.items()}
+        errors: dict[str, str] = {}
+        asked = by_name(self._configurations(methods, given, errors))
+        rows = [
+            len(query) * self.estimate_rows(one.method, one.layer or query.layer)
+            for one in asked.values()
+        ]
+        results: dict[str, Attribution] = {}
+        turns = in_turn(query.on_progress, rows)
+        for (name, one), report in zip(asked.items(), turns, strict=True):
+            layer = one.layer or self._suitable(one.method, query.layer)
+            try:
+                results[name] = self.explain(query.at(layer).reporting(report), one.method)
+            except CancelledError:
+                raise
+            except TimmscopeError as error:
+                logger.info("%s failed on %s", name, self.model.name, exc_info=True)
+                errors[name] = str(error).partition("\n")[0]
+        return Comparison(results, errors)
+
+    # -- looking inside -------------------------------------------------------------------------
+
+    def features(
+        self, pictures: Pictures | Query, *, top: int = 16, by: Order = "activation", **options: Any
+    ) -> FeatureMaps:
+        """What the channels of a layer respond to in one picture.
+
+        Args:
+            pictures: see `explain`.
+            top: how many channels.
+            by: rank channels by mean "activation" or by spatial "variance".
+            **options: `layer`, by default where CAM methods look, and `on_progress`.
+
+        Raises:
+            NotApplicableError: no layer of the model lies on a spatial grid.
+        """
+        run = self._run_at(pictures, Need.LAYER, options)
+        with capture.plain(self.model.device):
+            return feature_maps(run, top, by)
+
+    def attention(
+        self, pictures: Pictures | Query, *, query: str = "auto", **options: Any
+    ) -> Tensor:
+        """(heads, h, w) the attention of each head of a layer.
+
+        Args:
+            pictures: see `explain`.
+            query: the query token; see the `attention` method.
+            **options: `layer`, by default the last that can be drawn, and `on_progress`.
+
+        Raises:
+            NotApplicableError: the model has no attention that can be laid over the picture.
+        """
+        run = self._run_at(pictures, Need.ATTENTION, options)
+        with capture.plain(self.model.device):
+            return attention_heads(run, query)
+
+    # -- evaluation -----------------------------------------------------------------------------
+
+    def measure(
+        self,
+        pictures: Pictures | Query,
+        values: Attribution | Tensor,
+        metric: str | Metric = "deletion",
+        **options: Any,
+    ) -> Score:
+        """Score attributions with one metric.
+
+        Args:
+            pictures: the pictures explained; see `explain`.
+            values: their maps: an attribution, or a tensor (B, h, w).
+            metric: a metric's key, or a `Metric`.
+            **options: those of `query`, where the target is what was explained, and the metric's
+                parameters.
+
+        Raises:
+            NotApplicableError: the metric cannot be measured here; the message is the reason.
+            TimmscopeError: the map explains another target.
+        """
+        query, params = self._query(pictures, options)
+        instance = METRICS.make(metric, params)
+        attribution = values if isinstance(values, Attribution) else None
+        layer = None if attribution is None else attribution.layer
+        run = self._run(query, layer)
+        if attribution is not None and attribution.target not in ("", run.target.key):
+            raise TimmscopeError(
+                f"the map explains {attribution.target}, not {run.target.key}; "
+                "pass the target that it explains"
+            )
+        maps = to_input_size(_maps(values), query.batch.x)
+        context = MetricContext(
+            query.ground_truth, attribution, None if attribution is None else _again(attribution)
+        )
+        for needed in sorted(instance.needs):
+            if not context.has(needed):
+                raise NotApplicableError(f"{instance.label} {MISSING[needed]}")
+        key = (
+            "measure",
+            instance.key,
+            instance.model_dump_json(),
+            run.asked,
+            query.seed,
+            digest_of(maps),
+            *_inputs_key(instance, attribution, query.ground_truth),
+        )
+        with capture.plain(self.model.device):
+            kept = run.cache_scope.get_or_compute(key, lambda: instance.measure(run, maps, context))
+        return copy.deepcopy(kept)
+
     def curve_step(
         self,
-        pictures: PictureLike | Tensor | InputBatch | Sequence[PictureLike],
+        pictures: Pictures | Query,
         values: Attribution | Tensor,
         metric: str | Metric = "deletion",
         *,
         step: int,
-        seed: int = 0,
-        **params: object,
+        **options: Any,
     ) -> CurveStep:
-        """What the model was shown at one step of a removal curve, and what it said.
+        """What the model was shown at one step of a removal curve, and what it predicted.
 
         Where the curve has been measured and is still kept, it takes no pass.
 
         Args:
-            pictures: the pictures explained.
+            pictures: the pictures explained; see `explain`.
             values: their maps.
             metric: the key of a metric that removes or restores pixels, or such a `Metric`.
-            step: from 0, before the first pixel's turn, to the metric's `steps`, after the last.
-            seed: where random draws start.
-            **params: the metric's parameters.
+            step: from 0, before the first pixels change, to the metric's `steps`, after the last.
+            **options: `seed` and the metric's parameters.
 
         Raises:
             NotApplicableError: the metric follows no such curve.
             TimmscopeError: there is no such step.
         """
-        instance, batch = METRICS.make(metric, params), self.prepare(pictures)
+        query, params = self._query(pictures, options)
+        instance = METRICS.make(metric, params)
         if not isinstance(instance, Removal):
             raise NotApplicableError(
                 f"{instance.label} does not remove pixels step by step; choose deletion or "
                 "insertion"
             )
-        maps = values.values if isinstance(values, Attribution) else values
-        run = self._run(batch, None, None, seed, None)
+        run = self._run(Query(query.batch, seed=query.seed), None)
         with capture.plain(self.model.device):
-            found = instance.step_at(run, to_input_size(maps, batch.x), step)
-            said = Prediction(
-                found.outputs.cpu().clone(), self.model.labels, features=self.model.features
-            )
-            return CurveStep(found.fraction, self.model.to_pixels(found.rows).cpu(), said)
+            found = instance.step_at(run, to_input_size(_maps(values), query.batch.x), step)
+            pixels = self.model.to_pixels(found.rows).cpu()
+            return CurveStep(found.fraction, pixels, self._prediction(found.outputs))
 
-    def features(
+    def controls(
+        self, pictures: Pictures | Query, metric: str | Metric = "deletion", **options: Any
+    ) -> dict[str, Score]:
+        """Scores of the controls; see `core.evaluation.evaluator.controls`."""
+        query, params = self._query(pictures, options)
+        return evaluator.controls(self, query, METRICS.make(metric, params))
+
+    def percentile_rank(
         self,
-        picture: PictureLike | Tensor | InputBatch,
+        pictures: Pictures | Query,
+        values: Attribution | Tensor,
+        metric: str | Metric = "srg",
+        *,
+        maps: int = 100,
+        **options: Any,
+    ) -> PercentileRank:
+        """The rank of a map among random ones; see `core.evaluation.evaluator.percentile_rank`."""
+        query, params = self._query(pictures, options)
+        return evaluator.percentile_rank(self, query, values, METRICS.make(metric, params), maps)
+
+    def sanity_checks(
+        self,
+        method: str | Method = "gradcam",
         *,
         layer: str | None = None,
-        top: int = 16,
-        by: Order = "activation",
-        on_progress: OnProgress | None = None,
-    ) -> FeatureMaps:
-        """What the channels of a layer respond to in one picture.
+        metrics: Sequence[str] = SANITY,
+        seed: int = 0,
+        on_progress: Callable[[int, int], None] | None = None,
+        **params: object,
+    ) -> dict[str, Score]:
+        """Whether a method depends on the model; see `core.evaluation.evaluator.sanity_checks`."""
+        configuration = Configuration(METHODS.make(method, params), layer)
+        return evaluator.sanity_checks(self, configuration, metrics, seed, on_progress)
+
+    def verdict(
+        self, pictures: Pictures | Query, attribution: Attribution, **options: Any
+    ) -> list[Verdict]:
+        """Whether each map deserves trust; see `core.evaluation.evaluator.verdicts`."""
+        return evaluator.verdicts(self, self.query(pictures, **options), attribution)
+
+    def recommend(
+        self, pictures: Pictures | Query, attributions: Mapping[str, Attribution], **options: Any
+    ) -> Recommendation:
+        """Which of several methods to use; see `core.evaluation.evaluator.recommendation`."""
+        return evaluator.recommendation(self, self.query(pictures, **options), attributions)
+
+    def agreement(
+        self, pictures: Pictures | Query, attributions: Mapping[str, Attribution], image: int = 0
+    ) -> Agreement:
+        """How far methods agree on one of the pictures, and where they do not.
 
         Args:
-            picture: see `look`.
-            layer: by default where CAM methods look.
-            top: how many channels.
-            by: rank channels by mean "activation" or by spatial "variance".
-            on_progress: told of rows done and expected.
+            pictures: the pictures explained.
+            attributions: by configuration.
+            image: which picture.
         """
-        run = self._run_at(picture, Need.LAYER, layer, on_progress)
-        with capture.plain(self.model.device):
-            return feature_maps(run, top, by)
+        x = self.query(pictures).batch.x
+        return agreement({k: to_input_size(a.values, x)[image] for k, a in attributions.items()})
 
-    def attention(
-        self,
-        picture: PictureLike | Tensor | InputBatch,
-        *,
-        layer: str | None = None,
-        query: str = "auto",
-        on_progress: OnProgress | None = None,
-    ) -> Tensor:
-        """(heads, h, w) where each head of a layer looks; see the `attention` method."""
-        run = self._run_at(picture, Need.ATTENTION, layer, on_progress)
-        with capture.plain(self.model.device):
-            return attention_heads(run, query)
+    def estimate_rows(self, method: Method, layer: str | None) -> int:
+        """The rows that progress counts for one image; none where the method will be refused."""
+        try:
+            found = self._layer_for(method, self._suitable(method, layer))
+            cost = method.estimate_cost(self.model, found)
+        except TimmscopeError:
+            return 0
+        return cost.forward + cost.backward
 
     # -- how ------------------------------------------------------------------------------------
+
+    def _query(
+        self, pictures: Pictures | Query, options: Mapping[str, Any]
+    ) -> tuple[Query, dict[str, Any]]:
+        """The query, and what else stands among the options: parameters."""
+        asked = {name: value for name, value in options.items() if name in QUERY_OPTIONS}
+        if asked and isinstance(pictures, Query):
+            raise TypeError(f"a Query already says its {', '.join(asked)}; change the Query")
+        params = {name: value for name, value in options.items() if name not in asked}
+        return self.query(pictures, **asked), params
+
+    def _configurations(
+        self,
+        methods: Sequence[MethodLike],
+        params: Mapping[str, Mapping[str, object]],
+        errors: dict[str, str],
+    ) -> Iterator[Configuration]:
+        """The methods with their parameters; wrong parameters go into `errors`."""
+        for method in methods:
+            if not isinstance(method, str):
+                yield to_configuration(method)
+                continue
+            key = METHODS[method_key(method).strip()].key  # an unknown name is refused at once
+            try:
+                yield to_configuration(method, params)
+            except TimmscopeError as error:
+                errors[method if "(" in method else key] = str(error)
+
     def _layer_for(self, method: Method, layer: str | None) -> str | None:
         """The layer the method looks at, or the reason why the model cannot be explained so."""
         reason = self.model.why_not(method.requires()) or method.refusal(self.model)
@@ -466,60 +509,41 @@ class Explainer(Evaluator):
             raise NotApplicableError(reason)
         return self.model.resolve_layer(method.layer_needs(), layer)
 
-    def _run_at(
-        self,
-        picture: PictureLike | Tensor | InputBatch,
-        need: Need,
-        layer: str | None,
-        on_progress: OnProgress | None,
-    ) -> Run:
-        if reason := self.model.why_not([need]):
-            raise NotApplicableError(reason)
-        name = self.model.resolve_layer([need], layer)
-        return self._run(self.prepare(picture), None, name, 0, on_progress)
-
-    def rows(self, method: Method, layer: str | None) -> int:
-        """The rows that progress counts for one image; none where the method will be refused."""
-        try:
-            cost = method.estimate_cost(
-                self.model, self._layer_for(method, self._suitable(method, layer))
-            )
-        except FAULTS:
-            return 0
-        return cost.forward + cost.backward
-
     def _suitable(self, method: Method, layer: str | None) -> str | None:
         """`layer` for the methods it concerns, None (their default) for the others."""
         attends = layer in self.model.attention_layers
         concerned = Need.ATTENTION if attends else Need.LAYER
         return layer if concerned in method.layer_needs() else None
 
-    def _run(
-        self,
-        batch: InputBatch,
-        target: Target | None,
-        layer: str | None,
-        seed: int,
-        on_progress: OnProgress | None,
-        extra_layers: Sequence[str] = (),
-    ) -> Run:
-        progress = Progress(on_progress)
+    def _run_at(self, pictures: Pictures | Query, need: Need, options: Mapping[str, Any]) -> Run:
+        """A run at the layer asked for, or at the default one."""
+        query = self.query(pictures, **options)
+        if reason := self.model.why_not([need]):
+            raise NotApplicableError(reason)
+        layer = self.model.resolve_layer([need], query.layer)
+        return self._run(Query(query.batch, on_progress=query.on_progress), layer)
+
+    def _run(self, query: Query, layer: str | None) -> Run:
+        progress = Progress(query.on_progress)
         return Run(
             self.model,
-            batch.x,
-            target,
+            query.batch.x,
+            query.target,
             layer=layer,
             extra_layers=[
-                self.model.resolve_layer([Need.LAYER], name) or name for name in extra_layers
+                self.model.resolve_layer([Need.LAYER], name) or name for name in query.extra_layers
             ],
-            seed=seed,
+            seed=query.seed,
             cache_scope=CacheScope(
                 self.cache,
-                (self.model.fingerprint(), batch.digest),
+                (self.model.fingerprint(), query.batch.digest),
                 waiting=lambda: progress.advance(0),
             ),
             progress=progress,
         )
+
+    def _prediction(self, outputs: Tensor) -> Prediction:
+        return Prediction(outputs.cpu().clone(), self.model.labels, features=self.model.features)
 
     def _attribute(self, method: Method, run: Run) -> Attribution:
         with capture.plain(run.x.device), _peak_memory(run.x.device) as peak:
@@ -530,32 +554,42 @@ class Explainer(Evaluator):
                 f"{self.model.name}; choose another method or layer"
             )
         return Attribution(
-            values=_own(values.float()),
-            score=_own(score.float()),
+            values=_detached(values.float()),
+            score=_detached(score.float()),
             method=method.key,
             params=method.model_dump(),
             target=run.target.key,
             layer=run.layer,
             cost=replace(run.cost_counter.cost(), peak_bytes=peak()),
-            extras={name: _own(extra) for name, extra in run.extras.items()},
+            extras={name: _detached(extra) for name, extra in run.extras.items()},
         )
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that keeps nothing else alive and shares nothing with what is cached."""
+def _maps(values: Attribution | Tensor) -> Tensor:
+    return values.values if isinstance(values, Attribution) else values
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that keeps nothing else alive and shares nothing with the cache."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _again(answer: Attribution) -> Reattribute:
-    """Asks the method that gave `answer` again."""
-    method = METHODS.make(answer.method, answer.params)
+def _again(attribution: Attribution) -> Reattribute:
+    """Runs the method of an attribution on other rows."""
+    method = METHODS.make(attribution.method, attribution.params)
     return lambda run: to_input_size(method.attribute(run)[0], run.x)
 
 
-def _hash(tensor: Tensor) -> str:
-    digest = hashlib.blake2b(f"{tuple(tensor.shape)} {tensor.dtype}".encode(), digest_size=16)
-    digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _inputs_key(
+    metric: Metric, attribution: Attribution | None, ground_truth: Tensor | None
+) -> tuple[object, object]:
+    """What a metric's score depends on beside the map, as part of a cache key."""
+    method = truth = None
+    if MetricInput.METHOD in metric.needs and attribution is not None:
+        method = attribution.method, str(attribution.params), attribution.layer
+    if MetricInput.GROUND_TRUTH in metric.needs and ground_truth is not None:
+        truth = digest_of(ground_truth)
+    return method, truth
 
 
 @contextmanager
@@ -575,27 +609,27 @@ def _explainer(model: str) -> Explainer:
 
 
 def explain(
-    pictures: PictureLike | Tensor | Sequence[PictureLike],
-    method: str | Method = "gradcam",
+    pictures: Pictures,
+    method: MethodLike = "gradcam",
     *,
     model: ModelHandle | nn.Module | str = DEFAULT_MODEL,
-    **question: Any,
+    **options: Any,
 ) -> Attribution:
-    """Which pixels made a model say what it says; see `Explainer.explain`.
+    """Which pixels made a model predict so; see `Explainer.explain`.
 
     >>> explain("assets/samples/coffee.jpg", method="gradcam").method
     'gradcam'
     """
-    asker = _explainer(model) if isinstance(model, str) else Explainer(model)
-    return asker.explain(pictures, method, **question)
+    explainer = _explainer(model) if isinstance(model, str) else Explainer(model)
+    return explainer.explain(pictures, method, **options)
 
 
 def compare(
-    pictures: PictureLike | Tensor | Sequence[PictureLike],
-    methods: Sequence[str | Method] = ("gradcam", "layercam", "integrated_gradients", "occlusion"),
+    pictures: Pictures,
+    methods: Sequence[MethodLike] = DEFAULT_METHODS,
     *,
     model: ModelHandle | nn.Module | str = DEFAULT_MODEL,
-    **question: Any,
+    **options: Any,
 ) -> Comparison:
     """Several methods on one question; see `Explainer.compare`.
 
@@ -603,5 +637,5 @@ def compare(
     >>> list(answer.results), answer.errors["attention"].split(";")[0]
     (['gradcam'], 'tf_efficientnet_lite0 computes no softmax attention')
     """
-    asker = _explainer(model) if isinstance(model, str) else Explainer(model)
-    return asker.compare(pictures, methods, **question)
+    explainer = _explainer(model) if isinstance(model, str) else Explainer(model)
+    return explainer.compare(pictures, methods, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,39 +9,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.explainer import Explainer
 from core.inputs.batch import InputBatch
-from core.tasks.base import Target
-from core.types import Attribution, Cost, Prediction
+from core.models.handle import ModelHandle
+from core.tasks.query import Query
+from core.types import Attribution, Cost, Prediction, finite
 from core.views.colour import limits, overlay
 
 FINE = 64 * 64
 """A map of more cells than this is taken to have a value for each pixel."""
 
 
-def context_facts(
-    explainer: Explainer, batch: InputBatch, prediction: Prediction, target: Target, seed: int
-) -> dict[str, Any]:
-    """What was asked of what, as JSON: enough to ask again."""
-    handle = explainer.model
+def context_facts(model: ModelHandle, query: Query, prediction: Prediction) -> dict[str, Any]:
+    """The model, the picture and the question as JSON: enough to ask it again."""
+    assert query.target is not None
     return {
-        "model": handle.name,
-        "weights": handle.source,
-        "fingerprint": handle.fingerprint(),
-        "device": str(handle.device),
-        "preprocessing": handle.preprocessing.to_dict(),
+        "model": model.name,
+        "weights": model.source,
+        "fingerprint": model.fingerprint(),
+        "device": str(model.device),
+        "preprocessing": model.preprocessing.to_dict(),
         **prediction_facts(prediction),
-        "target": target.describe(prediction),
-        "target_key": target.key,
-        "picture_digest": batch.digest,
-        "crop": batch.geometries[0].to_dict(),
-        "seed": seed,
+        "target": query.target.describe(prediction),
+        "target_key": query.target.key,
+        "picture_digest": query.batch.digest,
+        "crop": query.batch.geometries[0].to_dict(),
+        "seed": query.seed,
         "versions": {name: version(name) for name in ("torch", "timm", "numpy", "pillow")},
     }
 
 
 def prediction_facts(prediction: Prediction) -> dict[str, Any]:
-    """What the model says of one picture, as JSON."""
+    """The top five classes of one picture, as JSON."""
     top = prediction.top(5)
     index, label, confidence = top[0]
     return {
@@ -54,7 +51,7 @@ def prediction_facts(prediction: Prediction) -> dict[str, Any]:
 
 
 def result_facts(attribution: Attribution) -> dict[str, Any]:
-    """What one method answered, as JSON; the map itself is in the files."""
+    """An attribution as JSON; the map itself is in the files."""
     facts: dict[str, Any] = {
         "files": {},
         "score": finite(float(attribution.score[0])),
@@ -66,18 +63,13 @@ def result_facts(attribution: Attribution) -> dict[str, Any]:
 
 
 def cost_facts(cost: Cost) -> dict[str, Any]:
-    """The work an answer took, as JSON."""
+    """A cost as JSON."""
     return {
         "forward": cost.forward,
         "backward": cost.backward,
         "seconds": round(cost.seconds, 4),
         "peak_bytes": cost.peak_bytes,
     }
-
-
-def finite(value: float) -> float | None:
-    """The value, or None for NaN and infinity, which JSON does not know."""
-    return value if math.isfinite(value) else None
 
 
 def save_png(

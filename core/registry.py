@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -121,3 +122,73 @@ def _first_complaint(cls: type[Parameters], error: ValidationError) -> Timmscope
     return TimmscopeError(
         f"{cls.key}.{name} = {given}: {first['msg'].removeprefix('Value error, ')}"
     )
+
+
+def changed_parameters(instance: Parameters) -> str:
+    """The parameters that are not the default, as ``(name=value, ...)``; empty if all are.
+
+    `parse_instance` reads it.
+    """
+    defaults = {name: field.get_default() for name, field in type(instance).model_fields.items()}
+    changed = [
+        f"{name}={_written(value)}"
+        for name, value in instance.model_dump().items()
+        if value != defaults[name]
+    ]
+    return f"({', '.join(changed)})" if changed else ""
+
+
+def _written(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def parse_instance(
+    registry: Registry[P], text: str, params: Mapping[str, Mapping[str, object]] | None = None
+) -> P:
+    """An instance from ``key`` or ``key(parameter=value, ...)``.
+
+    Args:
+        registry: what may be named.
+        text: the key, with or without parameters.
+        params: parameters by key, for those that `text` does not set.
+
+    Raises:
+        UnknownNameError: there is no such key or parameter.
+        TimmscopeError: the text is not of that form, or a value is out of range.
+    """
+    match = re.fullmatch(r"\s*([^()]+?)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    if match is None:
+        raise TimmscopeError(
+            f"{text[:80]!r} is no {registry.kind}; write {registry.kind} or "
+            f"{registry.kind}(parameter=value, ...)"
+        )
+    key, inside = registry[match[1]].key, match[2] or ""
+    given: dict[str, object] = dict((params or {}).get(key, {}))
+    for part in filter(None, (part.strip() for part in inside.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise TimmscopeError(
+                f"{part[:80]!r} in {text[:80]!r} sets no parameter; write parameter=value"
+            )
+        given[name.strip()] = value.strip()
+    return registry.make(key, given)
+
+
+def split_names(text: str) -> list[str]:
+    """Names separated by commas, of which each may hold commas within brackets.
+
+    >>> split_names("gradcam, lime(samples=20, segments=9),,occlusion")
+    ['gradcam', 'lime(samples=20, segments=9)', 'occlusion']
+    """
+    parts = re.split(r",(?![^()]*\))", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def named_instances(instances: Iterable[P]) -> dict[str, P]:
+    """Instances by a name that tells them apart, equal ones once.
+
+    The name is the key where the key stands there once, and else ``key(parameter=value, ...)``.
+    """
+    different = list({f"{one.key}{changed_parameters(one)}": one for one in instances}.items())
+    keys = [one.key for _, one in different]
+    return {name if keys.count(one.key) > 1 else one.key: one for name, one in different}

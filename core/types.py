@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -370,3 +371,37 @@ class Score:
     curve_y: Tensor | None = None
     low: Tensor | None = None
     high: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Several methods' answers to one question.
+
+    Attributes:
+        results: by the configuration's name, the attribution of each method that could answer, in
+            the order asked.
+        errors: for each other method, the reason.
+    """
+
+    results: Mapping[str, Attribution]
+    errors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CurveStep:
+    """One step of a removal curve.
+
+    Attributes:
+        fraction: share of the pixels that have been removed or restored, 0 to 1.
+        pixels: (B, C, H, W) what the model was shown, in pixel values from 0 to 1.
+        prediction: what the model predicted.
+    """
+
+    fraction: float
+    pixels: Tensor
+    prediction: Prediction
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for NaN and infinity, which JSON does not know."""
+    return value if math.isfinite(value) else None

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.cli.shared import made, parse_settings, prepare
+from core.cli.shared import (
+    made_methods,
+    made_metrics,
+    parse_settings,
+    prepare,
+    refuse_unused,
+)
 from core.errors import TimmscopeError
 from core.evaluation.journal import Journal
 from core.evaluation.pictures import (
@@ -20,87 +27,118 @@ from core.evaluation.pictures import (
 from core.evaluation.rows import Row, RowKey
 from core.evaluation.statistics import summary
 from core.explainer import Explainer
-from core.methods.base import METHODS, Method
-from core.metrics.base import METRICS, Metric
+from core.methods.configuration import Configuration
+from core.metrics.base import Metric
+from core.models.handle import ModelHandle
 from core.models.load import load_model
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for, checked before the model is loaded.
+
+    Attributes:
+        pictures: files.
+        methods: configurations by name.
+        metrics: instances by name.
+        ground_truth: gives each picture's ground truth; None if none is given.
+        arguments: everything else.
+    """
+
+    pictures: Sequence[Path]
+    methods: Mapping[str, Configuration]
+    metrics: Mapping[str, Metric]
+    ground_truth: Callable[[Path], Any] | None
+    arguments: argparse.Namespace
+
+    @classmethod
+    def read(cls, arguments: argparse.Namespace) -> Request:
+        """The request of parsed arguments.
+
+        Raises:
+            TimmscopeError: something named does not exist, or does not go together.
+        """
+        settings = parse_settings(arguments.set)
+        methods = made_methods(arguments.methods, settings)
+        metrics = made_metrics(arguments.metrics, settings)
+        refuse_unused(settings, "neither --methods nor --metrics")
+        if not methods or not metrics:
+            raise TimmscopeError("evaluate needs at least one method and one metric; name them")
+        ground_truth = _ground_truths(arguments.ground_truth)
+        if lacking := without_ground_truth(metrics.values(), ground_truth is not None):
+            raise TimmscopeError(
+                f"{', '.join(lacking)} needs to know where the evidence is; give --ground-truth"
+            )
+        pictures = picture_files(arguments.pictures)
+        return cls(pictures, methods, metrics, ground_truth, arguments)
+
+    def facts(self, model: ModelHandle) -> dict[str, Any]:
+        """All that decides the rows, as JSON; a journal is gone on with only for the same."""
+        arguments = self.arguments
+        return {
+            "model": model.name,
+            "weights": model.fingerprint(),
+            "methods": {
+                name: {
+                    **one.method.model_dump(mode="json"),
+                    **({"@": one.layer} if one.layer else {}),
+                }
+                for name, one in self.methods.items()
+            },
+            "metrics": {name: one.model_dump(mode="json") for name, one in self.metrics.items()},
+            "target": arguments.target,
+            "layer": arguments.layer,
+            "seed": arguments.seed,
+            "ground_truth": arguments.ground_truth,
+            "ground_truth_label": arguments.ground_truth_label,
+            "random_maps": arguments.random_maps,
+        }
+
+    def rows(self, explainer: Explainer, done: Collection[RowKey] = ()) -> Iterator[Row]:
+        """The rows, with a line on stderr for every picture."""
+        arguments = self.arguments
+        return _reported(
+            evaluate(
+                explainer,
+                self.pictures,
+                list(self.methods.values()),
+                list(self.metrics.values()),
+                target=explainer.target(arguments.target),
+                layer=arguments.layer,
+                seed=arguments.seed,
+                ground_truth=self.ground_truth,
+                label=arguments.ground_truth_label,
+                random_maps=arguments.random_maps,
+                done=done,
+            )
+        )
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """``evaluate``: every method by every metric on many pictures."""
-    settings = parse_settings(arguments.set)
-    methods = made(METHODS, arguments.methods, settings)
-    metrics = made(METRICS, arguments.metrics, settings)
-    if settings:
-        raise TimmscopeError(f"--set names {', '.join(settings)}, which is not asked for")
-    if not methods or not metrics:
-        raise TimmscopeError("evaluate needs at least one method and one metric; name them")
-    ground_truth = _ground_truths(arguments.ground_truth)
-    if lost := without_ground_truth(metrics, ground_truth is not None):
-        raise TimmscopeError(
-            f"{', '.join(lost)} needs to know where the evidence is; give --ground-truth"
-        )
-    pictures = picture_files(arguments.pictures)
+    request = Request.read(arguments)
     explainer = Explainer(
         load_model(arguments.model, weights=arguments.weights, device=arguments.device)
     )
-    question = {
-        "model": explainer.model.name,
-        "weights": explainer.model.fingerprint(),
-        "methods": {m.key: m.model_dump(mode="json") for m in methods},
-        "metrics": {m.key: m.model_dump(mode="json") for m in metrics},
-        "target": arguments.target,
-        "layer": arguments.layer,
-        "seed": arguments.seed,
-        "ground_truth": arguments.ground_truth,
-        "ground_truth_label": arguments.ground_truth_label,
-        "random_maps": arguments.random_maps,
-    }
     rows: list[Row] = []
     if arguments.rows is None:
-        rows = list(
-            _told(_rows(arguments, explainer, pictures, methods, metrics, ground_truth, ()))
-        )
+        rows = list(request.rows(explainer))
     else:
         prepare(arguments.rows.parent)
+        question = request.facts(explainer.model)
         with Journal(arguments.rows, question, arguments.resume) as journal:
             done = {row.key for row in journal.rows}
-            for row in _told(
-                _rows(arguments, explainer, pictures, methods, metrics, ground_truth, done)
-            ):
+            for row in request.rows(explainer, done):
                 journal.add(row)
             journal.finish()
             rows = journal.rows
     answered = any(row.value is not None for row in rows)
     table = str(arguments.rows) if arguments.rows else [row.facts() for row in rows]
-    report = {"model": explainer.model.name, "pictures": len(pictures), "rows": table}
+    report = {"model": explainer.model.name, "pictures": len(request.pictures), "rows": table}
     return {**report, "summary": summary(rows)}, 0 if answered else 1
 
 
-def _rows(
-    arguments: argparse.Namespace,
-    explainer: Explainer,
-    pictures: Sequence[Path],
-    methods: Sequence[Method],
-    metrics: Sequence[Metric],
-    ground_truth: Callable[[Path], Any] | None,
-    done: Collection[RowKey],
-) -> Iterator[Row]:
-    return evaluate(
-        explainer,
-        pictures,
-        methods,
-        metrics,
-        target=explainer.target(arguments.target),
-        layer=arguments.layer,
-        seed=arguments.seed,
-        ground_truth=ground_truth,
-        label=arguments.ground_truth_label,
-        random_maps=arguments.random_maps,
-        done=done,
-    )
-
-
-def _told(rows: Iterator[Row]) -> Iterator[Row]:
+def _reported(rows: Iterator[Row]) -> Iterator[Row]:
     """Rows as they come, with a line on stderr for every picture."""
     last, count = None, 0
     for row in rows:
@@ -111,7 +149,7 @@ def _told(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def _ground_truths(source: str | None) -> Callable[[Path], Any] | None:
-    """Gives each picture's truth: from a folder by its name, else the same for all."""
+    """A function that gives a picture's ground truth: from a folder by its name, else one for all."""
     if source is None:
         return None
     folder = Path(source)

@@ -1,132 +1,175 @@
-"""``explain``: which pixels made it so."""
+"""``explain``: which pixels made the model predict so."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.cli.shared import made, parse_settings, prepare, to_json, writing
-from core.errors import FAULTS, TimmscopeError
+from core.cli.shared import (
+    first_line,
+    made_methods,
+    made_metrics,
+    parse_settings,
+    prepare,
+    refuse_unused,
+    to_json,
+    writing,
+)
+from core.errors import CancelledError, TimmscopeError
 from core.evaluation.agreement import Agreement
 from core.evaluation.recommendation import Recommendation
 from core.evaluation.verdict import Verdict
-from core.explainer import Comparison, Explainer
-from core.export import context_facts, cost_facts, finite, result_facts, save_npz, save_png
+from core.explainer import Explainer
+from core.export import context_facts, cost_facts, result_facts, save_npz, save_png
 from core.inputs.batch import InputBatch
-from core.inputs.image import open_picture
-from core.methods.base import METHODS
-from core.metrics.base import METRICS, Metric, MetricInput
+from core.inputs.image import Picture, open_picture
+from core.methods.configuration import Configuration
+from core.metrics.base import Metric, MetricInput
 from core.models.load import load_model
-from core.tasks.base import Target
-from core.types import Score
+from core.tasks.query import Query
+from core.types import Comparison, Score, finite
 
 SAVES = ("png", "npz", "json")
 
 
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for, checked before the model is loaded.
+
+    Attributes:
+        methods: configurations by name.
+        metrics: instances by name.
+        saves: kinds of files to write.
+        arguments: everything else.
+    """
+
+    methods: Mapping[str, Configuration]
+    metrics: Mapping[str, Metric]
+    saves: Sequence[str]
+    arguments: argparse.Namespace
+
+    @classmethod
+    def read(cls, arguments: argparse.Namespace) -> Request:
+        """The request of parsed arguments.
+
+        Raises:
+            TimmscopeError: something named does not exist, or does not go together.
+        """
+        settings = parse_settings(arguments.set)
+        methods = made_methods(arguments.methods, settings)
+        if not methods:
+            raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")
+        metrics = made_metrics(arguments.metrics, settings)
+        if arguments.random_maps and not metrics:
+            raise TimmscopeError(
+                "--random-maps ranks scores among random maps, and --metrics names none; add one"
+            )
+        refuse_unused(settings, "neither --methods nor --metrics")
+        saves = [kind.strip() for kind in arguments.save.split(",") if kind.strip()]
+        if odd := [kind for kind in saves if kind not in SAVES]:
+            raise TimmscopeError(f"cannot save as {odd[0]!r}; choose from {', '.join(SAVES)}")
+        return cls(methods, metrics, saves, arguments)
+
+
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """``explain``: every method on every picture."""
-    settings = parse_settings(arguments.set)
-    instances = made(METHODS, arguments.methods, settings)
-    if not instances:
-        raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")
-    metrics = made(METRICS, arguments.metrics, settings)
-    if arguments.random_maps and not metrics:
-        raise TimmscopeError(
-            "--random-maps sets scores among others, and --metrics names none; add one"
-        )
-    if settings:
-        raise TimmscopeError(
-            f"--set names {', '.join(settings)}, which --methods does not ask for; add it there"
-        )
-    saves = [kind.strip() for kind in arguments.save.split(",") if kind.strip()]
-    if odd := [kind for kind in saves if kind not in SAVES]:
-        raise TimmscopeError(f"cannot save as {odd[0]!r}; choose from {', '.join(SAVES)}")
+    request = Request.read(arguments)
     pictures = [open_picture(path) for path in arguments.images]
     prepare(arguments.output_dir)
-    handle = load_model(
-        arguments.model, weights=arguments.weights, labels=arguments.labels, device=arguments.device
-    )
-    explainer = Explainer(handle)
-    target = explainer.target(arguments.target)
-    names = _unique_names(arguments.images)
-    reports = []
-    for path, name, picture in zip(arguments.images, names, pictures, strict=True):
-        batch = explainer.prepare(picture)
-        prediction = explainer.predict(batch)
-        chosen = target or explainer.target(prediction.top(1)[0][0])
-        assert chosen is not None
-        comparison = explainer.compare(
-            batch, instances, target=chosen, layer=arguments.layer, seed=arguments.seed
+    explainer = Explainer(
+        load_model(
+            arguments.model,
+            weights=arguments.weights,
+            labels=arguments.labels,
+            device=arguments.device,
         )
-        report = {
-            "image": str(path),
-            "notes": list(picture.notes),
-            **context_facts(explainer, batch, prediction, chosen, arguments.seed),
-            "results": {key: result_facts(a) for key, a in comparison.results.items()},
-            "errors": dict(comparison.errors),
-        }
-        question: dict[str, Any] = {"target": chosen, "seed": arguments.seed}
-        if arguments.ground_truth:
-            question["ground_truth"] = explainer.ground_truth(
-                batch, arguments.ground_truth, label=arguments.ground_truth_label
-            )
-        for metric in metrics:
-            add_scores(
-                report, explainer, batch, comparison, metric, question, arguments.random_maps
-            )
-        for key, answer in comparison.results.items() if arguments.verdict else ():
-            (judged,) = explainer.verdict(batch, answer, target=chosen, seed=arguments.seed)
-            report["results"][key]["verdict"] = verdict_facts(judged)
-        if arguments.recommend and comparison.results:
-            add_recommendation(report, explainer, batch, comparison, chosen, arguments.seed)
-        if len(comparison.results) > 1:
-            report["agreement"] = agreement_facts(explainer.agreement(batch, comparison.results))
-        if arguments.output_dir is not None:
-            save(arguments.output_dir, name, saves, batch, comparison, report)
-        reports.append(report)
+    )
+    explainer.target(arguments.target)  # an unknown class is refused before the first picture
+    names = _unique_names(arguments.images)
+    reports = [
+        _report(request, explainer, path, name, picture)
+        for path, name, picture in zip(arguments.images, names, pictures, strict=True)
+    ]
     answered = any(report["results"] for report in reports)
     return {"images": reports}, 0 if answered else 1
+
+
+def _report(
+    request: Request, explainer: Explainer, path: Path, name: str, picture: Picture
+) -> dict[str, Any]:
+    """All about one picture, as JSON; its files are written."""
+    arguments = request.arguments
+    prediction = explainer.predict(batch := explainer.prepare(picture))
+    target = arguments.target if arguments.target is not None else prediction.top(1)[0][0]
+    query = explainer.query(batch, target=target, layer=arguments.layer, seed=arguments.seed)
+    compared = explainer.compare(query, list(request.methods.values()))
+    report: dict[str, Any] = {
+        "image": str(path),
+        "notes": list(picture.notes),
+        **context_facts(explainer.model, query, prediction),
+        "results": {key: result_facts(a) for key, a in compared.results.items()},
+        "errors": dict(compared.errors),
+    }
+    if arguments.ground_truth:
+        mask = explainer.ground_truth(
+            batch, arguments.ground_truth, label=arguments.ground_truth_label
+        )
+        query = replace(query, ground_truth=mask)
+    for key, metric in request.metrics.items():
+        add_scores(report, explainer, query, compared, key, metric, arguments.random_maps)
+    for key, answer in compared.results.items() if arguments.verdict else ():
+        (found,) = explainer.verdict(query, answer)
+        report["results"][key]["verdict"] = verdict_facts(found)
+    if arguments.recommend and compared.results:
+        add_recommendation(report, explainer, query, compared)
+    if len(compared.results) > 1:
+        report["agreement"] = agreement_facts(explainer.agreement(query, compared.results))
+    if arguments.output_dir is not None:
+        save(arguments.output_dir, name, request.saves, batch, compared, report)
+    return report
 
 
 def add_scores(
     report: dict[str, Any],
     explainer: Explainer,
-    batch: InputBatch,
-    comparison: Comparison,
+    query: Query,
+    compared: Comparison,
+    key: str,
     metric: Metric,
-    question: Mapping[str, Any],
     random_maps: int = 0,
 ) -> None:
-    """Enter what `metric` says of each result, beside what it says of the controls.
+    """Enter the score of each result by `metric`, beside the scores of the controls.
 
-    One that does not apply to a method says so under `errors` as "method.metric", one that applies
-    to none as "metric"; the maps are kept.
+    A metric that does not apply to a method says so under `errors` as "method.metric", one that
+    applies to none as "metric"; the maps are kept.
     """
-    beside: dict[str, float | None] = {}
-    with suppress(*FAULTS):  # what is wrong is told of the methods
-        controls = explainer.controls(batch, metric, **question)
-        beside = {key: finite(float(score.value[0])) for key, score in controls.items()}
+    controls: dict[str, float | None] = {}
+    with suppress(TimmscopeError):  # what is wrong is reported with the methods
+        found = explainer.controls(query, metric)
+        controls = {name: finite(float(score.value[0])) for name, score in found.items()}
     reasons = {}
-    for key, attribution in comparison.results.items():
+    for name, attribution in compared.results.items():
         try:
-            score = explainer.measure(batch, attribution, metric, **question)
-        except FAULTS as error:
-            reasons[key] = str(error).partition("\n")[0]
-        else:
-            scores = report["results"][key].setdefault("scores", {})
-            scores[metric.key] = {**score_facts(score, metric), "controls": beside}
-            if random_maps and MetricInput.METHOD not in metric.needs:
-                found = explainer.percentile_rank(
-                    batch, attribution, metric, maps=random_maps, **question
-                )
-                scores[metric.key]["percentile"] = float(found.percentile[0])
-    if len(reasons) == len(comparison.results) and len(set(reasons.values())) == 1:
-        reasons = {metric.key: reasons.popitem()[1]}
+            score = explainer.measure(query, attribution, metric)
+        except CancelledError:
+            raise
+        except TimmscopeError as error:
+            reasons[name] = first_line(error)
+            continue
+        facts = {**score_facts(score, metric), "controls": controls}
+        report["results"][name].setdefault("scores", {})[key] = facts
+        if random_maps and MetricInput.METHOD not in metric.needs:
+            rank = explainer.percentile_rank(query, attribution, metric, maps=random_maps)
+            facts["percentile"] = float(rank.percentile[0])
+    if len(reasons) == len(compared.results) and len(set(reasons.values())) == 1:
+        reasons = {key: reasons.popitem()[1]}
     else:
-        reasons = {f"{key}.{metric.key}": reason for key, reason in reasons.items()}
+        reasons = {f"{name}.{key}": reason for name, reason in reasons.items()}
     report["errors"].update(reasons)
 
 
@@ -144,18 +187,15 @@ def score_facts(score: Score, metric: Metric) -> dict[str, Any]:
 
 
 def add_recommendation(
-    report: dict[str, Any],
-    explainer: Explainer,
-    batch: InputBatch,
-    comparison: Comparison,
-    target: Target,
-    seed: int,
+    report: dict[str, Any], explainer: Explainer, query: Query, compared: Comparison
 ) -> None:
-    """Enter which method to take; why there is none to take stands under `errors`."""
+    """Enter which method to use; why there is none stands under `errors`."""
     try:
-        found = explainer.recommend(batch, comparison.results, target=target, seed=seed)
-    except FAULTS as error:
-        report["errors"]["recommendation"] = str(error).partition("\n")[0]
+        found = explainer.recommend(query, compared.results)
+    except CancelledError:
+        raise
+    except TimmscopeError as error:
+        report["errors"]["recommendation"] = first_line(error)
     else:
         report["recommendation"] = recommendation_facts(found)
 
@@ -214,7 +254,7 @@ def save(
     name: str,
     kinds: Sequence[str],
     batch: InputBatch,
-    comparison: Comparison,
+    compared: Comparison,
     report: dict[str, Any],
 ) -> None:
     """Write each result under `folder`, entering the paths into `report`.
@@ -223,18 +263,27 @@ def save(
         TimmscopeError: the folder cannot be written.
     """
     with writing(folder):
-        for key, attribution in comparison.results.items():
+        for key, attribution in compared.results.items():
             files = report["results"][key]["files"]
             for kind, write in (("png", save_png), ("npz", save_npz)):
                 if kind in kinds:
-                    path = folder / f"{name}.{key}.{kind}"
+                    path = folder / f"{name}.{file_name(key)}.{kind}"
                     write(path, batch, attribution)
                     files[kind] = str(path)
         if "json" in kinds:
             path = folder / f"{name}.json"
-            for key in comparison.results:
+            for key in compared.results:
                 report["results"][key]["files"]["json"] = str(path)
             path.write_text(to_json(report) + "\n", encoding="utf-8")
+
+
+def file_name(key: str) -> str:
+    """A configuration's name as part of a file's name.
+
+    >>> file_name("gradcam"), file_name("lime(samples=20, segments=9)")
+    ('gradcam', 'lime_samples-20_segments-9')
+    """
+    return re.sub(r"[^\w.@-]+", "_", key.replace("=", "-")).strip("_")
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from core.cli.shared import prepare, writing
 from core.explainer import Explainer
-from core.export import finite
 from core.inputs.image import open_picture
 from core.models.load import load_model
+from core.types import finite
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:

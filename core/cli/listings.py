@@ -6,13 +6,12 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from core.export import finite
 from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS
 from core.models.handle import ModelHandle
 from core.models.listing import list_models
 from core.models.load import load_model
-from core.types import Layer
+from core.types import Layer, finite
 
 
 def methods(_: argparse.Namespace) -> tuple[dict[str, Any], int]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import TimmscopeError
 from core.methods.base import METHODS
-from core.metrics.base import METRICS
-from core.registry import P, Registry
+from core.methods.configuration import Configuration, by_name
+from core.metrics.base import METRICS, Metric
+from core.registry import named_instances, parse_instance, split_names
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -32,10 +33,52 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
     return settings
 
 
-def made(registry: Registry[P], keys: str, settings: dict[str, dict[str, object]]) -> list[P]:
-    """Members of a registry by comma separated keys; settings that concern them are taken out."""
-    wanted = dict.fromkeys(registry[key.strip()].key for key in keys.split(",") if key.strip())
-    return [registry.make(key, settings.pop(key, {})) for key in wanted]
+def made_methods(names: str, settings: dict[str, dict[str, object]]) -> dict[str, Configuration]:
+    """Methods by comma separated names; settings that concern them are taken out.
+
+    Args:
+        names: keys or configurations, such as "gradcam,lime(samples=20),gradcam@layer3".
+        settings: parameters by key, for what the names do not set.
+
+    Returns:
+        By the name that tells them apart; see `core.methods.configuration.by_name`.
+
+    Raises:
+        UnknownNameError: there is no such method or parameter.
+    """
+    found = [Configuration.parse(name, settings) for name in split_names(names)]
+    for one in found:
+        settings.pop(one.method.key, None)
+    return by_name(found)
+
+
+def made_metrics(names: str, settings: dict[str, dict[str, object]]) -> dict[str, Metric]:
+    """Metrics by comma separated names; settings that concern them are taken out.
+
+    Raises:
+        UnknownNameError: there is no such metric or parameter.
+    """
+    found = [parse_instance(METRICS, name, settings) for name in split_names(names)]
+    for one in found:
+        settings.pop(one.key, None)
+    return named_instances(found)
+
+
+def refuse_unused(settings: Mapping[str, object], where: str) -> None:
+    """Refuse parameters of what is not asked for.
+
+    Raises:
+        TimmscopeError: there are any.
+    """
+    if settings:
+        raise TimmscopeError(
+            f"--set names {', '.join(settings)}, which {where} does not name; add it there"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).partition("\n")[0]
 
 
 def prepare(folder: Path | None) -> None:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.errors import FAULTS, CancelledError, TimmscopeError
+from core.errors import CancelledError, TimmscopeError
+from core.evaluation.evaluator import ExplainerLike, control_methods, percentile_rank
 from core.evaluation.rows import Row, RowKey
-from core.explainer import Comparison, Explainer
-from core.export import finite
-from core.inputs.batch import InputBatch
-from core.methods.base import METHODS, Method
-from core.metrics.base import Metric, MetricInput
-from core.tasks.base import Target, TargetLike
-from core.types import Attribution
+from core.methods.configuration import Configuration, MethodLike, by_name, to_configuration
+from core.metrics.base import METRICS, Metric, MetricInput
+from core.registry import named_instances, parse_instance
+from core.tasks.base import TargetLike
+from core.tasks.query import Query
+from core.types import Attribution, Comparison, finite
 
 
 def evaluate(
-    explainer: Explainer,
+    explainer: ExplainerLike,
     pictures: Iterable[Path],
-    methods: Sequence[Method],
-    metrics: Sequence[Metric],
+    methods: Sequence[MethodLike],
+    metrics: Sequence[str | Metric],
     *,
     target: TargetLike = None,
     layer: str | None = None,
@@ -31,104 +32,148 @@ def evaluate(
     random_maps: int = 0,
     done: Collection[RowKey] = (),
 ) -> Iterator[Row]:
-    """A row for each picture, method and metric, the controls among the methods, one after another.
+    """A row for each picture, method and metric, one after another; the controls come with them.
 
-    What cannot be read, drawn or measured gives rows that say why.
+    What cannot be read, explained or measured gives rows that say why.
 
     Args:
-        explainer: asks the model.
+        explainer: answers.
         pictures: files.
-        methods: their maps are measured.
-        metrics: the questions.
+        methods: keys, instances or configurations; one method may come in several configurations.
+        metrics: keys, instances, or names such as "deletion(steps=10)".
         target: what to explain; by default each picture's predicted class.
-        layer: where methods look that can look there.
+        layer: the layer for methods that can look there.
         seed: where random draws start.
-        ground_truth: gives a picture's truth, as `Explainer.ground_truth` takes it, or None.
-        label: of a truth from a file, only objects of this class.
-        random_maps: how many random maps to set each map among; 0 for none.
-        done: rows that are there already.
+        ground_truth: gives a picture's ground truth as `Explainer.ground_truth` takes it, or None.
+        label: of a ground truth from a file, only objects of this class.
+        random_maps: how many random maps to rank each map among; 0 for none.
+        done: the keys of rows that need not be made again.
     """
-    controls = [METHODS.make(key) for key, cls in METHODS.items() if cls.family == "control"]
-    asked = list({method.key: method for method in (*methods, *controls)}.values())
+    configurations = by_name(map(to_configuration, [*methods, *control_methods()]))
+    named = named_instances(
+        parse_instance(METRICS, one) if isinstance(one, str) else one for one in metrics
+    )
     for path in pictures:
         left = [
             (method, metric)
-            for method in asked
-            for metric in metrics
-            if (str(path), method.key, metric.key) not in done
+            for method in configurations
+            for metric in named
+            if (str(path), method, metric) not in done
         ]
         if not left:
             continue
         try:
-            batch = explainer.prepare(path)
-            chosen = explainer.target(target) or explainer.target(
-                explainer.predict(batch).top(1)[0][0]
-            )
-            assert chosen is not None
-            place = None if ground_truth is None else ground_truth(path)
-            mask = None if place is None else explainer.ground_truth(batch, place, label=label)
-        except FAULTS as error:
-            reason = _said(error)
-            yield from (Row(str(path), m.key, k.key, error=reason) for m, k in left)
+            query = _query(explainer, path, target, layer, seed)
+            annotation = None if ground_truth is None else ground_truth(path)
+            if annotation is not None:
+                mask = explainer.ground_truth(query.batch, annotation, label=label)
+                query = replace(query, ground_truth=mask)
+        except CancelledError:
+            raise
+        except TimmscopeError as error:
+            yield from (Row(str(path), *pair, error=_first_line(error)) for pair in left)
             continue
-        once = list({method.key: method for method, _ in left}.values())
-        drawn = explainer.compare(batch, once, target=chosen, layer=layer, seed=seed)
-        question = {"target": chosen, "ground_truth": mask, "seed": seed}
-        yield from _measured(explainer, str(path), batch, drawn, left, question, random_maps)
+        wanted = [configurations[name] for name in dict.fromkeys(name for name, _ in left)]
+        compared = explainer.compare(query, wanted)
+        yield from _measured(
+            explainer, str(path), query, _full_names(compared, wanted, configurations), left,
+            named, random_maps,
+        )  # fmt: skip
+
+
+def _query(
+    explainer: ExplainerLike, path: Path, target: TargetLike, layer: str | None, seed: int
+) -> Query:
+    """The question about one picture, its predicted class looked up where no target is given."""
+    query = explainer.query(path, target=target, layer=layer, seed=seed)
+    if query.target is None:
+        predicted = explainer.predict(query).top(1)[0][0]
+        query = explainer.query(query.batch, target=predicted, layer=layer, seed=seed)
+    return query
+
+
+def _full_names(
+    compared: Comparison,
+    wanted: Sequence[Configuration],
+    configurations: Mapping[str, Configuration],
+) -> Comparison:
+    """The comparison by the names of the whole evaluation, of which it may be a part."""
+    names = {one.name: name for name, one in configurations.items()}
+    whole = {short: names[one.name] for short, one in by_name(wanted).items()}
+    return Comparison(
+        {whole[short]: answer for short, answer in compared.results.items()},
+        {whole[short]: error for short, error in compared.errors.items()},
+    )
 
 
 def _measured(
-    explainer: Explainer,
+    explainer: ExplainerLike,
     path: str,
-    batch: InputBatch,
-    drawn: Comparison,
-    left: Sequence[tuple[Method, Metric]],
-    question: Mapping[str, Any],
+    query: Query,
+    compared: Comparison,
+    left: Sequence[tuple[str, str]],
+    metrics: Mapping[str, Metric],
     random_maps: int,
 ) -> Iterator[Row]:
+    """The rows of one picture."""
+    assert query.target is not None
     for method, metric in left:
-        row: dict[str, Any] = {"picture": path, "method": method.key, "metric": metric.key}
-        target: Target = question["target"]
+        row: dict[str, Any] = {
+            "picture": path,
+            "method": method,
+            "metric": metric,
+            "target": query.target.key,
+        }
         try:
-            if method.key in drawn.errors:
-                raise TimmscopeError(drawn.errors[method.key])
-            answer: Attribution = drawn.results[method.key]
-            score = explainer.measure(batch, answer, metric, **question)
-            percentile = None
-            if (
-                random_maps
-                and MetricInput.METHOD not in metric.needs
-                and method.family != "control"
-            ):
-                percentile_rank = explainer.percentile_rank(
-                    batch, answer, metric, maps=random_maps, **question
-                )
-                percentile = float(percentile_rank.percentile[0])
+            if method in compared.errors:
+                raise TimmscopeError(compared.errors[method])
+            yield _row(
+                explainer, query, compared.results[method], metrics[metric], random_maps, row
+            )
         except CancelledError:
             raise
-        except FAULTS as error:
-            yield Row(**row, target=target.key, error=_said(error))
-            continue
-        low, high = (None if e is None else finite(float(e[0])) for e in (score.low, score.high))
-        yield Row(
-            **row,
-            value=finite(float(score.value[0])),
-            low=low,
-            high=high,
-            percentile=percentile,
-            target=target.key,
-            forward=answer.cost.forward + score.cost.forward,
-            backward=answer.cost.backward + score.cost.backward,
-            seconds=round(answer.cost.seconds + score.cost.seconds, 4),
-        )
+        except TimmscopeError as error:
+            yield Row(**row, error=_first_line(error))
 
 
-def _said(error: Exception) -> str:
+def _row(
+    explainer: ExplainerLike,
+    query: Query,
+    attribution: Attribution,
+    metric: Metric,
+    random_maps: int,
+    row: Mapping[str, Any],
+) -> Row:
+    """One row: the score, its interval and its percentile rank, and what they cost."""
+    score = explainer.measure(query, attribution, metric)
+    percentile = None
+    controls = {method.key for method in control_methods()}
+    if (
+        random_maps
+        and MetricInput.METHOD not in metric.needs
+        and attribution.method not in controls
+    ):
+        rank = percentile_rank(explainer, query, attribution, metric, random_maps)
+        percentile = float(rank.percentile[0])
+    low, high = (None if e is None else finite(float(e[0])) for e in (score.low, score.high))
+    return Row(
+        **row,
+        value=finite(float(score.value[0])),
+        low=low,
+        high=high,
+        percentile=percentile,
+        forward=attribution.cost.forward + score.cost.forward,
+        backward=attribution.cost.backward + score.cost.backward,
+        seconds=round(attribution.cost.seconds + score.cost.seconds, 4),
+    )
+
+
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
 def picture_files(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are, and of folders the pictures in them, by name.
+    """Files as given, and the pictures of each folder, sorted by name.
 
     Raises:
         TimmscopeError: there is no picture.
@@ -142,13 +187,13 @@ def picture_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is called like a picture."""
+    """Whether a file has the suffix of a picture."""
     known = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif"}
     return path.is_file() and path.suffix.lower() in known
 
 
 def annotation_finder(folder: Path) -> Callable[[Path], Path | None]:
-    """Gives each picture's truth: the file of its name in a folder."""
+    """A function that finds the annotation of a picture: the file of its name in `folder`."""
 
     def find(picture: Path) -> Path | None:
         names = (folder / f"{picture.stem}{suffix}" for suffix in (".png", ".xml", ".json"))
@@ -158,5 +203,5 @@ def annotation_finder(folder: Path) -> Callable[[Path], Path | None]:
 
 
 def without_ground_truth(metrics: Iterable[Metric], ground_truth: bool) -> list[str]:
-    """The metrics that need a truth where there is none."""
+    """The keys of the metrics that need ground truth where there is none."""
     return [m.key for m in metrics if MetricInput.GROUND_TRUTH in m.needs and not ground_truth]

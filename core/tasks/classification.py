@@ -10,8 +10,10 @@ True
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -127,3 +129,31 @@ def _parse_class(text: str, names: Mapping[str, int]) -> ClassLogit | None:
     if text in names:
         return ClassLogit(names[text])
     return ClassLogit(int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def to_target(target: object, labels: Sequence[str] | None, model: str = "the model") -> Target:
+    """A target from a label, a class number, "A-B", or one of these for each image.
+
+    Args:
+        target: whole numbers of any kind count as class numbers; a `Target` passes through.
+        labels: class names in output order; None if unknown.
+        model: what the model is called in messages.
+
+    Raises:
+        UnknownNameError: no class is called that.
+    """
+    if isinstance(target, Target):
+        return target
+    if isinstance(target, (list, tuple)) and target:
+        each = [to_target(one, labels, model) for one in target]
+        if all(isinstance(one, ClassLogit) for one in each):
+            return ClassLogit(tuple(one.of(0) for one in each if isinstance(one, ClassLogit)))
+    elif isinstance(target, str):
+        return parse_target(target, labels, model)
+    elif not isinstance(target, bool):
+        with suppress(TypeError):
+            return ClassLogit(operator.index(target))  # type: ignore[arg-type]
+    raise UnknownNameError(
+        f"{str(target)[:80]!r} is no target; give a class's number or label, one for each image, "
+        "or 'A-B'"
+    )

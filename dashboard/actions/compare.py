@@ -9,9 +9,9 @@ from typing import Any
 from core import METHODS, Attribution
 from core.errors import CancelledError, TimmscopeError
 from core.evaluation.recommendation import Recommendation
-from core.explainer import Comparison
 from core.export import colour_range, map_on_input
 from core.inputs.batch import OnProgress
+from core.types import Comparison
 from core.views.charts import matrix_panel
 from core.views.maps import overlay_panel, picture_uri
 from core.views.panels import Panel, Tone, empty_panel, error_panel, finding_panel

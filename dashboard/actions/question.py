@@ -8,10 +8,9 @@ from typing import Any
 
 from core import METHODS, Explainer
 from core.errors import NotApplicableError, TimmscopeError
-from core.explainer import Comparison
 from core.inputs.batch import InputBatch, OnProgress
 from core.tasks.base import Target
-from core.types import Prediction
+from core.types import Comparison, Prediction
 from core.views.panels import Panel, empty_panel, error_panel
 from dashboard.controls import params_of
 from dashboard.state import Question, Service

@@ -8,6 +8,7 @@ from pathlib import Path
 from core import Attribution
 from core.export import context_facts, result_facts, save_npz, save_png
 from core.inputs.batch import OnProgress
+from core.tasks.query import Query
 from dashboard.actions.code_snippet import code_snippet
 from dashboard.actions.explain import explained
 from dashboard.actions.question import Asked, Settings, ask
@@ -47,7 +48,9 @@ def report(asked: Asked, found: Attribution) -> str:
     """Everything needed to reproduce an explanation, as JSON."""
     return json.dumps(
         {
-            **context_facts(asked.explainer, asked.batch, asked.prediction, asked.target, seed=0),
+            **context_facts(
+                asked.explainer.model, Query(asked.batch, asked.target), asked.prediction
+            ),
             "method": found.method,
             **result_facts(found),
             "python": code_snippet(asked, found),
