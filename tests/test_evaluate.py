@@ -17,7 +17,7 @@ import scipy.stats
 from core import METHODS, METRICS, Explainer, cli
 from core.errors import TimmscopeError
 from core.evaluation.journal import Journal
-from core.evaluation.pictures import beside, evaluate, picture_files
+from core.evaluation.pictures import annotation_finder, evaluate, picture_files
 from core.evaluation.rows import Row, write_rows
 from core.evaluation.statistics import holm, interval, sign_flip, summary
 
@@ -77,8 +77,8 @@ def test_folders_give_their_pictures_by_name(tmp_path: Path) -> None:
     with pytest.raises(TimmscopeError, match="no pictures"):
         picture_files([tmp_path / "empty"])
     (tmp_path / "a.xml").write_text("")
-    assert beside(tmp_path)(Path("elsewhere/a.jpg")) == tmp_path / "a.xml"
-    assert beside(tmp_path)(Path("elsewhere/b.jpg")) is None
+    assert annotation_finder(tmp_path)(Path("elsewhere/a.jpg")) == tmp_path / "a.xml"
+    assert annotation_finder(tmp_path)(Path("elsewhere/b.jpg")) is None
 
 
 # -- what rows say together -----------------------------------------------------------------------

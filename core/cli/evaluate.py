@@ -149,7 +149,7 @@ def _reported(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def _ground_truths(source: str | None) -> Callable[[Path], Any] | None:
-    """A function that gives a picture's ground truth: from a folder by its name, else one for all."""
+    """A function giving a picture's ground truth: by its name in a folder, or one for all."""
     if source is None:
         return None
     folder = Path(source)
