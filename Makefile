@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --disable-pip-version-check")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format zoo bench versus ground-truth meta synthetic docs screenshots clean
+.PHONY: help run test lint format mutate zoo bench versus ground-truth meta synthetic docs screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ lint: $(VENV)/dev ## Check style, types and the direction of imports
 format: $(VENV)/dev ## Put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+mutate: $(VENV)/dev ## Break the code line by line and see the tests notice (slow; ARGS="--only cam")
+	$(BIN)/python -m benchmarks.mutate $(ARGS)
 
 zoo: $(VENV)/dev ## Try every method on every family of timm: docs/zoo.md
 	$(BIN)/python -m benchmarks.zoo $(ARGS)

@@ -113,11 +113,11 @@ def colour_range(*attributions: Attribution) -> tuple[float, float]:
 
     A map with a value for each pixel has few extreme ones, beside which all others would look
     alike: its colours end at the 99th percentile, and what lies beyond has the last colour.
+    A map of zeros has no say in a range that it shares.
     """
-    ends = []
-    for attribution in attributions:
-        values = attribution.values[0].numpy()
-        ends.append(limits(values, percentile=99 if values.size > FINE else 100))
+    maps = [attribution.values[0].numpy() for attribution in attributions]
+    told = [values for values in maps if values.any()] or maps
+    ends = [limits(values, percentile=99 if values.size > FINE else 100) for values in told]
     top = max(hi for _, hi in ends)
     return (-top if any(lo < 0 for lo, _ in ends) else 0.0), top
 

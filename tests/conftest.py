@@ -19,6 +19,7 @@ from core.methods.base import METHODS, Method
 from core.models import zoo
 from core.types import Property
 from tests.browser import chromium, visit  # noqa: F401  fixtures
+from tests.hub import hub  # noqa: F401  a fixture
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)

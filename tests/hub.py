@@ -6,10 +6,15 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import unquote
+
+import pytest
+from huggingface_hub import close_session, constants
 
 Fault = Literal["", "gated", "broken", "cut", "short", "silent"]
 """gated: 403 for those who have not accepted terms; broken: 500; cut: the connection drops in the
@@ -20,6 +25,7 @@ middle of a body, each time; short: a body shorter than promised; silent: no ans
 class Repo:
     files: dict[str, bytes]
     fault: Fault = ""
+    token: str = ""
 
     @property
     def commit(self) -> str:
@@ -30,7 +36,7 @@ class Repo:
 class Hub:
     """``with Hub() as hub: hub.add("owner/name", {"config.json": b"..."}); hub.endpoint``.
 
-    `requests` lists what was asked, as (verb, path), and `tokens` who asked.
+    `requests` lists what was asked, as (verb, path), and `tokens` who asked for files.
     """
 
     def __init__(self) -> None:
@@ -47,9 +53,9 @@ class Hub:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def add(self, repo: str, files: dict[str, bytes], fault: Fault = "") -> str:
-        """Publish a repository; its commit."""
-        self.repos[repo] = Repo(files, fault)
+    def add(self, repo: str, files: dict[str, bytes], fault: Fault = "", *, token: str = "") -> str:
+        """Publish a repository, with a `token` only for those who have it; its commit."""
+        self.repos[repo] = Repo(files, fault, token)
         return self.repos[repo].commit
 
     def __enter__(self) -> Self:
@@ -84,10 +90,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         self.hub.requests.append((self.command, self.path))
-        self.hub.tokens.append(self.headers.get("Authorization"))
+        shown = self.headers.get("Authorization")
         asked = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", unquote(self.path))
+        if asked is not None:  # not what the library asks for its own ends
+            self.hub.tokens.append(shown)
         repo = self.hub.repos.get(asked[1]) if asked else None
-        if repo is None or asked is None:
+        if repo is None or asked is None or (repo.token and shown != f"Bearer {repo.token}"):
             # The real one says 401 to whoever is not logged in, so as not to betray private names.
             return self._refuse(401, "RepoNotFound")
         if repo.fault == "gated":
@@ -121,3 +129,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self.wfile.write(sent)
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
+    """Look for the hub there, and keep downloads here."""
+    close_session()
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """An empty hub on this machine, in place of the real one."""
+    with Hub() as hub:
+        use_hub(monkeypatch, hub.endpoint, tmp_path / "cache")
+        yield hub
+    close_session()

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import inspect
 import json
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,16 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 from PIL import Image
 
+import app
 from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, load_model
-from core.errors import CancelledError, UnknownNameError
+from core.errors import CancelledError, ModelError, UnknownNameError
 from core.inputs.batch import OnProgress
+from core.views.colour import lut
 from dashboard import actions
 from dashboard.actions.explain import summary
 from dashboard.actions.formatting import facts
@@ -32,6 +36,7 @@ from dashboard.controls import control, params_of
 from dashboard.handlers import working
 from dashboard.state import NOTHING, Question, Service
 from tests.conftest import SAMPLES
+from tests.hub import Hub
 
 CAT = str(SAMPLES / "chelsea.jpg")
 LITE0 = "tf_efficientnet_lite0"
@@ -51,6 +56,10 @@ def about(picture: str | None = CAT, **changes: Any) -> Question:
         "unit": "logit",
     }
     return Question(picture, **{**asked, **changes})
+
+
+CONTRAST = about(target=285, versus=281)
+"""One cat rather than another: a Grad-CAM without its ReLU has both signs."""
 
 
 def vit(**changes: Any) -> Question:
@@ -128,6 +137,37 @@ def test_downloads(service: Service, kind: str) -> None:
         assert "Explainer" in facts["python"]
 
 
+@pytest.mark.parametrize("fade", [False, True])
+@pytest.mark.parametrize(("colormap", "alpha"), [("viridis", 0.25), ("gray", 1.0), ("auto", 0.6)])
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_saved_picture_has_the_colours_opacity_and_fading_chosen(
+    service: Service, colormap: str, alpha: float, fade: bool, relu: bool
+) -> None:
+    asked = service, CONTRAST, "gradcam", {"gradcam": {"relu": relu}}, None
+    with Image.open(actions.download(*asked, "png", colormap, alpha, fade)) as saved:
+        found = np.asarray(saved).astype(float)
+    with np.load(actions.download(*asked, "npz", "", 0, False)) as arrays:
+        native, values = arrays["native"], Image.fromarray(arrays["values"])
+        left, upper, right, lower = (round(edge) for edge in arrays["crop"].tolist())
+    signed, top = not relu, float(abs(native).max())
+    assert signed == (native.min() < 0)
+    values = values.resize((right - left, lower - upper), Image.Resampling.BILINEAR)
+    at = ((np.asarray(values) / top).clip(-1, 1) + signed) / (1 + signed)
+    name = colormap if colormap != "auto" else ("RdBu" if signed else "inferno")
+    colours = lut(name)[(at * 255).round().astype(int)]
+    with Image.open(CAT) as original:
+        seen = np.asarray(original.convert("RGB")).astype(float)
+    share = alpha * (abs(at * (1 + signed) - signed) if fade else np.ones(at.shape))[..., None]
+    expected = seen.copy()
+    inside = np.s_[upper:lower, left:right]
+    expected[inside] = share * colours + (1 - share) * seen[inside]
+    within = np.s_[upper + 2 : lower - 2, left + 2 : right - 2]  # the outline aside
+    assert abs(found[within] - expected[within]).max() <= 3
+    outside = np.ones(found.shape[:2], bool)
+    outside[inside] = False
+    assert (found[outside] == seen[outside]).all()
+
+
 def test_one_failing_method_never_kills_the_others(service: Service) -> None:
     found = actions.compare(service, about(), ["gradcam", "attention"], {}, None, False)
     assert [panel["tone"] for panel in found.panels] == ["", "error"]
@@ -161,11 +201,38 @@ def test_a_shared_range_is_the_same_for_all(service: Service) -> None:
     assert shared[0][1] == max(hi for _, hi in own)
 
 
+@pytest.mark.parametrize(("other", "signed"), [("sobel", False), ("xgradcam", True)])
+def test_a_range_shared_with_a_signed_map_is_symmetric_about_zero(
+    service: Service, other: str, signed: bool
+) -> None:
+    methods = ["gradcam", other]
+    settings = {key: {"relu": False} for key in methods if key != "sobel"}
+    found = actions.compare(service, CONTRAST, methods, settings, None, True)
+    drawn = [panel["figure"]["data"][0] for panel in found.panels[:2]]
+    ranges = {(trace["zmin"], trace["zmax"]) for trace in drawn}
+    ((low, high),) = ranges
+    assert low == -high < 0
+    assert all(panel["signed"] for panel in found.panels[:2])
+    alone = actions.compare(service, CONTRAST, methods, settings, None, False).panels[:2]
+    assert high == max(panel["figure"]["data"][0]["zmax"] for panel in alone)
+    assert alone[0]["signed"]
+    assert alone[1]["signed"] == signed
+    colours = {json.dumps(trace["colorscale"]) for trace in drawn}
+    assert len(colours) == 1, "one colour means one value in all of them"
+
+
 def test_feature_maps_and_their_statistics(service: Service) -> None:
     found = actions.features(service, about(), "blocks.4", 8, "variance")
     assert len(found.panels) == 8
     assert "blocks.4" in found.summary
     assert "112 channels of 14 x 14" in found.summary
+    strongest = actions.features(service, about(), "blocks.4", 8, "activation")
+    titles = [[panel["title"] for panel in shown.panels] for shown in (found, strongest)]
+    explainer = service.explainer(LITE0)
+    for by, shown in zip(("variance", "activation"), titles, strict=True):
+        channels = explainer.features(CAT, layer="blocks.4", top=8, by=by).channels
+        assert shown == [f"channel {int(channel)}" for channel in channels]
+    assert titles[0] != titles[1]
 
 
 def test_attention_heads_or_the_reason_why_there_are_none(service: Service) -> None:
@@ -260,6 +327,121 @@ def test_only_names_of_models_are_taken_never_paths(
     ):
         with pytest.raises(UnknownNameError):
             service.explainer(name)
+
+
+# -- strangers ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A hub with a model that only this machine's owner may see, who is logged in, and an open one.
+
+    Both bring a head of seven classes.
+    """
+    model = timm.create_model("test_resnet", num_classes=7)
+    cfg = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "classifier": "fc"}
+    told = {"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": cfg}
+    files = {
+        "config.json": json.dumps(told).encode(),
+        "model.safetensors": safetensors.torch.save(model.state_dict()),
+    }
+    hub.add("owner/private", files, token="hf_secret")
+    hub.add("owner/open", files)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    return hub
+
+
+def test_the_owners_models_are_the_owners(own_hub: Hub) -> None:
+    found = Service().explainer("hf-hub:owner/private")
+    assert found.model.outputs == 7
+    assert set(own_hub.tokens) == {"Bearer hf_secret"}
+
+
+@pytest.mark.parametrize("downloaded", [False, True])
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_strangers_do_not_get_at_the_owners_models(
+    own_hub: Hub, weights: str, downloaded: bool
+) -> None:
+    if downloaded:
+        Service().explainer("hf-hub:owner/private")
+        own_hub.tokens.clear()
+    public = Service(public=True)
+    with pytest.raises(ModelError, match="no model 'owner/private', or it is private"):
+        public.explainer("hf-hub:owner/private", weights)
+    assert public.explainer("hf-hub:owner/open", weights).model.outputs == 7
+    assert set(own_hub.tokens) == {None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "public"),
+    [
+        ([], None, False),
+        (["--host", "127.0.0.1"], "0.0.0.0", False),
+        (["--host", "localhost"], None, False),
+        (["--host", "0.0.0.0"], None, True),
+        (["--host", "192.168.0.2"], None, True),
+        ([], "0.0.0.0", True),
+    ],
+)
+def test_who_can_be_reached_from_elsewhere_is_public(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], environment: str | None, public: bool
+) -> None:
+    built: list[Service] = []
+    launched: list[str] = []
+
+    def build(service: Service) -> SimpleNamespace:
+        built.append(service)
+        return SimpleNamespace(launch=lambda **how: launched.append(how["server_name"]))
+
+    monkeypatch.setattr("app.build", build)
+    monkeypatch.setattr("sys.argv", ["app.py", *arguments])
+    monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("GRADIO_SERVER_NAME", environment)
+    app.main()
+    assert [service.public for service in built] == [public]
+    assert (launched[0] not in ("127.0.0.1", "localhost")) == public
+
+
+# -- pictures kept decoded ----------------------------------------------------------------------
+
+
+def saved(path: Path, colour: str, when: int) -> str:
+    """A picture of one colour in a file that says when it was written, in seconds."""
+    Image.new("RGB", (40, 30), colour).save(path)
+    os.utime(path, (when, when))
+    return str(path)
+
+
+def test_a_picture_is_decoded_once(service: Service, tmp_path: Path) -> None:
+    path, explainer = saved(tmp_path / "a.png", "red", 1), service.explainer(LITE0)
+    assert service.prepare(explainer, path) is service.prepare(explainer, path)
+
+
+def test_a_file_that_has_changed_under_its_name_is_decoded_again(
+    service: Service, tmp_path: Path
+) -> None:
+    explainer = service.explainer(LITE0)
+    first = service.prepare(explainer, saved(tmp_path / "a.png", "red", 1))
+    second = service.prepare(explainer, saved(tmp_path / "a.png", "blue", 2))
+    assert second.digest != first.digest
+    assert second.pictures[0].image.getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_pictures_and_models_are_not_mixed_up(service: Service, tmp_path: Path) -> None:
+    paths = [saved(tmp_path / f"{colour}.png", colour, 1) for colour in ("red", "blue")]
+    askers = [service.explainer(*model) for model in ((LITE0,), ("test_vit", "random"))]
+    found = [service.prepare(asker, path) for asker in askers for path in paths]
+    fresh = [Explainer(asker.model).prepare(path) for asker in askers for path in paths]
+    for batch, expected in zip(found, fresh, strict=True):
+        assert batch.digest == expected.digest
+        assert torch.equal(batch.x, expected.x)
+
+
+def test_pretrained_and_random_weights_are_two_models(service: Service) -> None:
+    own, random = (service.explainer(LITE0, weights) for weights in ("pretrained", "random"))
+    assert own.model.fingerprint() != random.model.fingerprint()
+    assert service.explainer(LITE0) is own
 
 
 def test_cancelling_stops_the_work_and_the_next_starts_afresh(service: Service) -> None:
@@ -359,6 +541,15 @@ def test_facts_are_told_in_their_own_units_and_segments_are_none() -> None:
     assert facts(found) == f"completeness error 12.3%; R² 0.50; {error}; converged: yes"
     assert summary(found).endswith(f"R² 0.50; {error}; converged: yes.")
     assert "does not add up" in summary(with_extras(efficiency_error=0.2))
+
+
+def test_only_values_that_add_up_have_the_scores_unit(service: Service) -> None:
+    settings = {"integrated_gradients": {"steps": 2}}
+    for method, unit in (("integrated_gradients", "logit"), ("gradcam", "")):
+        (panel,) = actions.explain(service, about(), method, settings, None).panels
+        low, middle, high = panel["figure"]["data"][0]["colorbar"]["ticktext"]
+        assert middle.partition(" ")[2] == unit
+        assert " " not in low + high
 
 
 def test_regions_are_summed_up_in_words() -> None:

@@ -18,6 +18,7 @@ from core import Explainer, ModelHandle
 from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
+from core.methods.cam import check_alive
 from core.methods.cam_masking import Tail, _most_telling
 from core.methods.fullgrad import implicit_bias, smallest_parts
 from core.runtime import capture
@@ -521,3 +522,11 @@ def test_the_bias_of_an_activation_without_a_second_gradient() -> None:
     expected = torch.tensor([[0.0, 0.5, 0.5, 1.0]])  # x / 6 + 1 / 2 between the knees
     bias = implicit_bias(torch.nn.Hardsigmoid(), given)
     torch.testing.assert_close(bias, expected)
+
+
+def test_a_layer_is_refused_that_is_dead_for_one_image_of_several() -> None:
+    grad = torch.zeros(2, 3, 4, 4)
+    grad[0, 1, 2, 3] = 1e-30
+    check_alive(grad[:1], "blocks.5")
+    with pytest.raises(NotApplicableError, match=r"blocks\.5"):
+        check_alive(grad, "blocks.5")

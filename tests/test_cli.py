@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from PIL import Image
 from core import METHODS, METRICS, cli, load_model
 from core.errors import NotApplicableError
 from core.models.listing import list_models
+from core.views.colour import lut
 from tests.conftest import SAMPLES
 
 COFFEE = SAMPLES / "coffee.jpg"
@@ -163,6 +165,31 @@ def test_png_is_the_whole_picture(answer: Outcome) -> None:
                 assert (overlay.format, overlay.size) == ("PNG", size)
 
 
+def test_png_is_the_map_at_three_fifths_over_the_picture(answer: Outcome) -> None:
+    report = next(r for r in answer.json["images"] if r["image"] == str(COFFEE))
+    with Image.open(COFFEE) as picture:
+        seen = np.asarray(picture.convert("RGB")).astype(float)
+    left, upper, right, lower = (round(edge) for edge in report["crop"]["box"])
+    for key, name in (("gradcam", "inferno"), ("integrated_gradients", "RdBu")):
+        files = report["results"][key]["files"]
+        with Image.open(files["png"]) as overlay, np.load(files["npz"]) as raw:
+            found = np.asarray(overlay).astype(float)
+            values, native = Image.fromarray(raw["values"]), raw["native"]
+        values = values.resize((right - left, lower - upper), Image.Resampling.BILINEAR)
+        fine, signed = native.size > 64 * 64, bool(native.min() < 0)
+        top = np.percentile(abs(native), 99 if fine else 100)
+        at = ((np.asarray(values) / top).clip(-1, 1) + signed) / (1 + signed)
+        expected = seen.copy()
+        inside = np.s_[upper:lower, left:right]
+        colours = lut(name)[(at * 255).round().astype(int)]
+        expected[inside] = 0.6 * colours + 0.4 * seen[inside]
+        within = np.s_[upper + 2 : lower - 2, left + 2 : right - 2]  # the outline aside
+        assert abs(found[within] - expected[within]).max() <= 3, key
+        outside = np.ones(found.shape[:2], bool)
+        outside[inside] = False
+        assert (found[outside] == seen[outside]).all()
+
+
 def test_the_json_file_is_the_report(answer: Outcome) -> None:
     for report in answer.json["images"]:
         (path,) = {r["files"]["json"] for r in report["results"].values()}
@@ -191,6 +218,14 @@ def test_end_to_end_in_a_process_of_its_own(tmp_path: Path) -> None:
     files = report["results"]["gradcam"]["files"]
     assert all(Path(path).is_file() for path in files.values())
     assert json.loads(Path(files["json"]).read_text()) == report
+
+
+def test_log_lines_never_stand_beside_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a process of its own
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    found = command("--log-level", "INFO", "explain", COFFEE, "--methods", "gradcam,attention")
+    assert list(found.image["errors"]) == ["attention"]
+    assert found.err.startswith("attention failed on ")
 
 
 # -- file names ---------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from core import Explainer, ModelHandle
 from core.inputs.preprocessing import Preprocessing
-from core.runtime.batching import Budget
+from core.runtime import engine
+from core.runtime.batching import Budget, is_out_of_memory
 from core.runtime.cache import Cache
+from core.types import Cost
 from tests.conftest import handle, images, pairs, quick, shared_handle
 
 CAMS = ("gradcam", "hirescam", "layercam", "gradcam_plus_plus")
@@ -80,6 +82,17 @@ def test_another_target_of_the_same_masked_copies_costs_nothing() -> None:
         counted.x, "occlusion", target=2, window=80, stride=80
     )
     torch.testing.assert_close(answer.values, alone.values)
+
+
+def test_outputs_beyond_the_bound_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted("resnet")
+    asked = {"window": 80, "stride": 80}
+    outputs = counted.explainer.predict(counted.x).logits.shape[1]
+    for bound, rows in ((4 * outputs * 4, 0), (4 * outputs * 4 - 1, 4)):
+        monkeypatch.setattr(engine, "KEPT_BYTES", bound)
+        explainer = Explainer(counted.handle)
+        explainer.explain(counted.x, "occlusion", target=1, **asked)
+        assert explainer.explain(counted.x, "occlusion", target=2, **asked).cost.forward == rows
 
 
 @pytest.mark.parametrize(("key", "name"), pairs())
@@ -168,3 +181,55 @@ def test_memory_that_runs_out_halves_the_rows_and_is_remembered() -> None:
     twin = Explainer(shared_handle("resnet"))
     expected = twin.explain(x, "integrated_gradients", target=1, steps=20).values
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-5)
+
+
+# -- what to expect ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cost", "pace"),
+    [
+        (Cost(6), "instant"),
+        (Cost(7), "seconds"),
+        (Cost(2, 2), "instant"),
+        (Cost(1, 3), "seconds"),  # 7 passes, not 4
+        (Cost(0, 3), "instant"),
+        (Cost(600), "seconds"),
+        (Cost(601), "minutes"),
+        (Cost(200, 200), "seconds"),
+        (Cost(1, 300), "minutes"),  # 601 passes, not 301
+        (Cost(0, 0, 0.6), "instant"),
+        (Cost(1, 0, 0.6), "seconds"),
+        (Cost(0, 0, 60), "seconds"),
+        (Cost(1, 0, 60), "minutes"),
+    ],
+)
+def test_a_backward_pass_counts_as_two_forward_ones_in_what_to_expect(
+    cost: Cost, pace: str
+) -> None:
+    assert cost.pace == pace
+
+
+def test_a_budget_only_shrinks() -> None:
+    budget = Budget(16)
+    budget.halve("small", 8)
+    assert budget.rows("small") == 4
+    budget.halve("small", 16)  # a pass that another thread had begun before
+    assert budget.rows("small") == 4
+    budget.halve("small", 1)
+    assert budget.rows("small") == 1
+    assert (budget.rows("large"), budget.rows("small", backward=True)) == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes", True),
+        ("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes", True),
+        ("MPS backend out of memory (MPS allocated: 9 GB)", True),
+        ("CUDA error: out of memory", True),
+        ("shapes cannot be multiplied (2x3 and 4x5)", False),
+    ],
+)
+def test_memory_running_out_is_recognised_on_every_device(words: str, known: bool) -> None:
+    assert is_out_of_memory(RuntimeError(words)) is known

@@ -11,9 +11,11 @@ from core import Explainer, ModelHandle
 from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
+from core.runtime.backward_rules import nonlinear
+from core.runtime.batching import Budget
 from core.runtime.engine import Run
 from core.tasks.classification import ClassLogit, ClassProbability
-from tests.conftest import build, images
+from tests.conftest import build, handle, images
 from tests.test_oracles import clean, furthest, run64, start
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting (forward|backward)", "ignore:Input Tensor")
@@ -95,6 +97,18 @@ def test_in_single_precision_the_map_still_sums(baseline: str) -> None:
         owner = ModelHandle(model, name=name, preprocessing=Preprocessing.from_model(model))
         answer = Explainer(owner).explain(images(owner, 2), "deeplift", baseline=baseline, target=1)
         assert answer.extras["completeness_error"].max() < 1e-4, name
+
+
+def test_rows_and_their_baselines_stay_within_the_budget() -> None:
+    owner = handle("resnet")
+    assert owner.probe
+    owner.budget = Budget(4)
+    passes: list[int] = []
+    owner.model.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    run = Run(owner, images(owner, 3), ClassLogit((1, 3, 0)))
+    METHODS.make("deeplift").attribute(run)
+    assert sum(passes) == 6
+    assert max(passes) == 4
 
 
 class Parts(nn.Module):
@@ -186,6 +200,13 @@ def test_a_product_gives_each_factor_the_others_mean() -> None:
 def test_what_has_no_rule_is_refused(function: object) -> None:
     with pytest.raises(NotApplicableError, match=r"has no rule for .*integrated_gradients"):
         explained(function)
+
+
+def test_a_quotient_is_linear_in_what_is_divided_alone() -> None:
+    x, three = torch.ones(2, requires_grad=True), torch.full((2,), 3.0)
+    assert nonlinear(x / three) == set()
+    assert nonlinear(three / x) == {"Div"}
+    assert nonlinear(x / x) == {"Div"}
 
 
 def test_statistics_of_the_batch_are_refused() -> None:

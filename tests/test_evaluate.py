@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from core.errors import TimmscopeError
 from core.evaluation.journal import Journal
 from core.evaluation.pictures import annotation_finder, evaluate, picture_files
 from core.evaluation.rows import Row, write_rows
-from core.evaluation.statistics import holm, interval, sign_flip, summary
+from core.evaluation.statistics import RESAMPLES, advice, holm, interval, sign_flip, summary
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 CONTROLS = {key for key, cls in METHODS.items() if cls.family == "control"}
@@ -113,6 +114,167 @@ def test_holms_adjustment_never_falls_and_never_exceeds_one() -> None:
     assert holm([0.5, 0.001, 0.2]) == pytest.approx([0.5, 0.003, 0.4])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def flipped(differences: np.ndarray) -> float:
+    """The p-value by its definition: the share of all signs that give as large a mean."""
+    signs = np.array(list(itertools.product((1, -1), repeat=len(differences))))
+    sums = abs(signs @ differences)
+    return float(np.mean(sums >= abs(differences.sum()) - 1e-9))
+
+
+@pytest.mark.parametrize("count", range(1, 11))
+def test_all_signs_of_few_differences_give_the_exact_p(count: int) -> None:
+    for differences in (
+        np.random.default_rng(count).normal(0.3, 1, size=count),
+        np.round(np.random.default_rng(count).normal(0.3, 1, size=count)),  # many ties
+    ):
+        assert sign_flip(differences) == pytest.approx(flipped(differences), abs=1e-12)
+    assert sign_flip(np.ones(count)) == pytest.approx(2 / 2**count)
+
+
+@pytest.mark.parametrize("count", [11, 12, 40, 400])
+def test_signs_at_random_count_the_ones_found_among_them(count: int) -> None:
+    assert RESAMPLES < 2**11
+    differences = np.random.default_rng(count).normal(0.2, 1, size=count)
+    reached = sign_flip(differences) * (RESAMPLES + 1)
+    assert reached == pytest.approx(round(reached), abs=1e-6)
+    signs = np.random.default_rng(0).choice((1, -1), size=(RESAMPLES, count))
+    drawn = int((abs(signs @ differences) >= abs(differences.sum()) - 1e-9).sum())
+    assert round(reached) == drawn + 1
+    if count < 14:
+        assert sign_flip(differences) == pytest.approx(flipped(differences), abs=0.03)
+
+
+def test_no_p_is_zero_and_none_exceeds_one() -> None:
+    assert sign_flip(np.ones(400)) == pytest.approx(1 / (RESAMPLES + 1))
+    for count in (3, 40):
+        assert sign_flip(np.zeros(count)) == 1
+    for differences in (np.arange(1.0, 9), np.arange(-20.0, 30)):
+        assert sign_flip(differences) == sign_flip(-differences), "it is two-sided"
+
+
+def test_an_interval_is_the_middle_95_percent_of_resampled_means() -> None:
+    # The mean of 16 draws from as many zeros as ones is a sixteenth of a binomial number.
+    even = np.array([0.0, 1.0] * 8)
+    expected = scipy.stats.binom(16, 0.5).ppf([0.025, 0.975]) / 16
+    assert interval(even) == pytest.approx(tuple(expected))
+    assert interval(even + 10) == pytest.approx(tuple(expected + 10))
+    assert interval(np.array([0.25])) == (0.25, 0.25)
+    skewed = np.random.default_rng(3).exponential(size=50)
+    theirs = scipy.stats.bootstrap(
+        (skewed,), np.mean, n_resamples=20000, method="percentile", rng=4
+    ).confidence_interval
+    assert interval(skewed) == pytest.approx(tuple(theirs), abs=0.02)
+
+
+def stepped_down(values: Sequence[float]) -> list[float]:
+    """Holm's adjustment by its definition, each value apart from the others."""
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    return [
+        max(
+            min(1.0, (len(values) - rank) * p)
+            for p, rank in zip(values, ranks, strict=True)
+            if rank <= own
+        )
+        for own in ranks
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_holms_adjustment_is_as_defined_monotone_and_in_the_order_given(seed: int) -> None:
+    values = np.random.default_rng(seed).choice([0.001, 0.004, 0.01, 0.02, 0.3], size=9).tolist()
+    found = holm(values)
+    assert found == pytest.approx(stepped_down(values))
+    for p, adjusted in zip(values, found, strict=True):
+        assert p <= adjusted <= 1
+        assert all(adjusted <= b for q, b in zip(values, found, strict=True) if q > p)
+    shuffled = np.random.default_rng(seed).permutation(9)
+    moved = holm([values[i] for i in shuffled])
+    assert sorted(moved) == pytest.approx(sorted(found))
+
+
+def test_equal_p_values_are_adjusted_alike() -> None:
+    assert holm([0.01, 0.02, 0.01]) == pytest.approx([0.03, 0.03, 0.03])
+
+
+def priced(costs: dict[str, tuple[int, int]], scores: dict[str, list[float]]) -> list[Row]:
+    return [
+        Row(f"{i}.jpg", method, "srg", value, forward=costs[method][0], backward=costs[method][1])
+        for method, values in scores.items()
+        for i, value in enumerate(values)
+    ]
+
+
+def test_a_backward_pass_counts_as_two_forward_ones_when_the_cheapest_is_named() -> None:
+    level = {"saliency": [0.5, 0.6, 0.7], "occlusion": [0.6, 0.5, 0.7]}
+    costs = {"saliency": (10, 10), "occlusion": (25, 0)}  # 30 and 25
+    better = {**level, "saliency": [0.6, 0.6, 0.7]}
+    found = summary(priced(costs, better))["srg"]["advice"]
+    assert "occlusion cannot be told from it and takes 83% of its passes" in found
+    better = {**level, "occlusion": [0.6, 0.6, 0.7]}
+    found = summary(priced(costs, better))["srg"]["advice"]
+    assert found.endswith("saliency cannot be told from it")
+
+
+def test_of_several_the_cheapest_is_named_by_forward_and_backward_rows() -> None:
+    scores = {
+        "layercam": [0.6, 0.6, 0.7],
+        "saliency": [0.5, 0.6, 0.7],
+        "occlusion": [0.6, 0.5, 0.7],
+    }
+    costs = {"layercam": (100, 0), "saliency": (10, 10), "occlusion": (25, 0)}
+    found = summary(priced(costs, scores))["srg"]["advice"]
+    assert "occlusion cannot be told from it and takes 25% of its passes" in found
+
+
+def test_a_row_counts_the_rows_of_the_map_and_of_the_score(lite0: Explainer) -> None:
+    fresh = Explainer(lite0.model)
+    picture = SAMPLES / "coffee.jpg"
+    methods = [METHODS.make("integrated_gradients", {"steps": 3})]
+    metrics = [METRICS.make("max_sensitivity", {"samples": 2})]
+    row, *_ = evaluate(fresh, [picture], methods, metrics)
+    other = Explainer(lite0.model)
+    other.predict(picture)  # asked before anything is drawn, and counted in no row
+    answer = other.explain(picture, methods[0])
+    score = other.measure(picture, answer, metrics[0])
+    assert row.forward == answer.cost.forward + score.cost.forward
+    assert row.backward == answer.cost.backward + score.cost.backward == 3 + 2 * 3
+
+
+def test_pairs_are_compared_on_the_pictures_that_both_have() -> None:
+    rows = made({"gradcam": [0.1, 0.2, 0.3, 0.9], "random": [0.0, 0.0, 0.0]})
+    (pair,) = summary(rows)["srg"]["pairs"]
+    assert pair["pictures"] == 3
+    assert pair["difference"] == pytest.approx(0.2)
+    assert pair["p"] == pytest.approx(2 / 2**3)
+    apart = [Row("a.jpg", "gradcam", "srg", 0.1), Row("b.jpg", "random", "srg", 0.2)]
+    assert summary(apart)["srg"]["pairs"] == []
+
+
+def test_the_p_values_of_a_metrics_pairs_are_adjusted_together() -> None:
+    scores = {
+        "gradcam": [0.5, 0.6, 0.7, 0.9, 0.8],
+        "saliency": [0.4, 0.2, 0.6, 0.7, 0.75],
+        "random": [0.0, 0.1, 0.0, 0.2, 0.1],
+    }
+    pairs = summary(made(scores))["srg"]["pairs"]
+    alone = [sign_flip(np.subtract(scores[a], scores[b])) for a, b in (p["methods"] for p in pairs)]
+    assert [pair["p"] for pair in pairs] == pytest.approx(stepped_down(alone))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "apart"),
+    [(1e-9, 1, True), (0, 1, False), (-1, 0, False), (-1, -1e-9, True), (-1, 1, False)],
+)
+def test_methods_are_apart_only_if_zero_lies_outside_the_interval(
+    low: float, high: float, apart: bool
+) -> None:
+    means = {"gradcam": {"mean": 0.5}, "saliency": {"mean": 0.4}}
+    pairs = [{"methods": ["saliency", "gradcam"], "low": low, "high": high}]
+    passes = {"gradcam": [1], "saliency": [1]}
+    told = advice("srg", ["gradcam", "saliency"], means, pairs, passes)
+    assert told.endswith("apart from all others" if apart else "saliency cannot be told from it")
 
 
 def test_a_summary_ranks_with_a_reason() -> None:

@@ -18,7 +18,7 @@ from core.metrics.localisation_grid import companions, mosaic, quarters
 from core.models import zoo
 from core.runtime.engine import Run
 from core.types import Cost, PercentileRank, Score
-from tests.conftest import SAMPLES, images, shared_handle
+from tests.conftest import SAMPLES, images, quick, shared_handle
 
 NAMES = {key: cls.label for key, cls in METHODS.items()}
 
@@ -108,6 +108,21 @@ def test_a_metric_that_asks_the_method_has_no_standing() -> None:
     answer = explainer.explain(x, "gradcam")
     with pytest.raises(NotApplicableError, match="a random map has none"):
         explainer.percentile_rank(x, answer, "max_sensitivity")
+
+
+@pytest.mark.parametrize("higher", [False, True])
+def test_a_map_that_scores_as_all_others_stands_in_the_middle(higher: bool) -> None:
+    own = Score(torch.tensor([0.3]), "srg", {})
+    random_maps = PercentileRank.random_maps(own, torch.full((7, 1), 0.3), higher_is_better=higher)
+    assert random_maps.percentile.tolist() == [50]
+
+
+def test_a_standing_knows_which_way_a_metric_is_better() -> None:
+    x, flat, lone = torch.ones(1, 3, 32, 32), torch.ones(1, 8, 8), torch.zeros(1, 8, 8)
+    lone[:, 2, 3] = 1
+    for metric in ("complexity", "sparseness"):  # lower is better, higher is better
+        assert bright().percentile_rank(x, flat, metric, maps=4).percentile == 0
+        assert bright().percentile_rank(x, lone, metric, maps=4).percentile == 100
 
 
 # -- one step of a curve --------------------------------------------------------------------------
@@ -236,6 +251,21 @@ def test_a_game_needs_pictures_that_say_less() -> None:
         explainer.measure(x, answer, "grid_pointing_game", target=0)
 
 
+@pytest.mark.parametrize(("level", "share"), [(0.0, 0.0), (-1.0, 0.0), (2.0, 0.25)])
+def test_flat_maps_find_their_quarter_by_chance_or_not_at_all(level: float, share: float) -> None:
+    explainer = bright()
+    x = torch.ones(1, 3, 32, 32)
+    answer = explainer.explain(x, "saliency", target=0)
+
+    def attribute(_self: Any, run: Run) -> Any:
+        return torch.full((len(run.x), *run.x.shape[2:]), level), run.score()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(METHODS["saliency"], "attribute", attribute)
+        found = explainer.measure(x, answer, "grid_pointing_game", target=0)
+    assert found.value.item() == pytest.approx(share, abs=1e-6)
+
+
 # -- sanity ---------------------------------------------------------------------------------------
 
 
@@ -347,6 +377,65 @@ def test_a_gain_above_every_control_in_every_way_is_firm_however_ways_differ() -
     assert "care" not in found.words
 
 
+def priced(key: str, gain: float, forward: int, backward: int) -> Candidate:
+    return Candidate(key, (gain,), Cost(forward, backward))
+
+
+def test_a_backward_pass_counts_as_two_forward_ones_when_the_cheapest_is_taken() -> None:
+    gradients, masks = priced("saliency", 0.6, 10, 10), priced("occlusion", 0.6, 25, 0)
+    assert (gradients.passes, masks.passes) == (30, 25)
+    for contenders in ([gradients, masks], [masks, gradients]):
+        found = recommend(contenders, {"random": (0.0,)}, NAMES)
+        assert found.method == "occlusion"
+        assert [c.method for c in found.ranking] == ["occlusion", "saliency"]
+    best = Candidate("saliency", (0.7, 0.6), Cost(10, 10))
+    level = Candidate("occlusion", (0.5, 0.7), Cost(25))
+    found = recommend([best, level], {"random": (0.0, 0.0)}, NAMES)
+    assert found.method == "occlusion"
+    assert "takes 83% of its passes" in found.words
+
+
+def test_a_gain_equal_to_a_controls_is_no_better_than_it() -> None:
+    found = recommend([priced("gradcam", 0.25, 1, 1)], {"centre": (0.25,)}, NAMES)
+    assert (found.method, dict(found.doubtful)) == (None, {"gradcam": "centre"})
+    more = np.nextafter(0.25, 1)
+    found = recommend([priced("gradcam", more, 1, 1)], {"centre": (0.25,)}, NAMES)
+    assert (found.method, found.firm) == ("gradcam", True)
+
+
+@pytest.mark.parametrize(("last", "firm"), [(0.3, False), (0.31, True)])
+def test_one_way_in_which_a_control_gains_as_much_is_enough_for_care(
+    last: float, firm: bool
+) -> None:
+    own = Candidate("gradcam", (0.6, 0.6, last), Cost(1, 1))
+    found = recommend([own], {"centre": (0.1, 0.2, 0.3)}, NAMES)
+    assert found.method == "gradcam"
+    assert found.firm == firm
+
+
+@pytest.mark.parametrize(("last", "chosen"), [(0.5, "gradcam"), (0.49, "occlusion")])
+def test_one_way_in_which_it_gains_as_much_makes_a_method_level(last: float, chosen: str) -> None:
+    best = Candidate("occlusion", (0.6, 0.6, 0.5), Cost(300))
+    other = Candidate("gradcam", (0.4, 0.4, last), Cost(1, 1))
+    assert recommend([best, other], {"random": (0.0, 0.0, 0.0)}, NAMES).method == chosen
+
+
+def test_the_strongest_control_is_the_rival() -> None:
+    controls = {"random": (0.0,), "centre": (0.4,), "sobel": (0.2,)}
+    found = recommend([priced("gradcam", 0.3, 1, 1)], controls, NAMES)
+    assert found.doubtful == {"gradcam": "centre"}
+    assert "Centre (control) gains 0.40" in found.words
+
+
+@pytest.mark.parametrize("key", ["gradcam", "saliency", "integrated_gradients", "occlusion"])
+def test_progress_counts_rows_forward_and_backward(key: str) -> None:
+    owner = shared_handle("resnet")
+    explainer, x = Explainer(owner), images(owner, 1)
+    method = quick(key)
+    cost = explainer.explain(x, method, target=1).cost
+    assert explainer.rows(method, None) == cost.forward + cost.backward
+
+
 def test_a_recommendation_is_drawn_from_what_is_measured(lite0: Explainer) -> None:
     picture = SAMPLES / "chelsea.jpg"
     answers = lite0.compare(picture, ["gradcam", "saliency", "random"]).results
@@ -354,10 +443,13 @@ def test_a_recommendation_is_drawn_from_what_is_measured(lite0: Explainer) -> No
     found = lite0.recommend(picture, answers, on_progress=lambda *at: told.append(at))
     assert {c.method for c in found.ranking} == {"gradcam", "saliency"}
     assert set(found.controls) == {"random", "sobel", "centre"}
-    gains = [
-        lite0.measure(picture, answers["gradcam"], "srg", steps=14, baseline=way).value.item()
+    gains = [  # each by an explainer that has kept nothing
+        Explainer(lite0.model)
+        .measure(picture, answers["gradcam"], "srg", steps=14, baseline=way)
+        .value.item()
         for way in ("blur", "mean", "black")
     ]
+    assert len({round(gain, 3) for gain in gains}) == 3
     own = next(c for c in found.ranking if c.method == "gradcam")
     np.testing.assert_allclose(own.gains, gains, rtol=1e-5)
     assert told[-1] == (1500, 1500)

@@ -238,6 +238,24 @@ def test_a_model_within_a_model_is_known_by_its_full_names() -> None:
     assert found.default_layer == "0.layer4"
 
 
+class Cube(nn.Module):
+    """As many channels as rows and columns: only the model can say which axis is which."""
+
+    def __init__(self, output_fmt: str) -> None:
+        super().__init__()
+        self.output_fmt = output_fmt
+        self.conv = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("output_fmt", ["NCHW", "NHWC"])
+def test_where_shapes_leave_it_open_the_model_is_believed(output_fmt: str) -> None:
+    layout = probe(Cube(output_fmt), (3, 32, 32), "cube").layers["conv"].layout
+    assert layout == Layout(output_fmt, (8, 8), 8)
+
+
 def test_no_scores_no_model() -> None:
     with pytest.raises(ModelError, match=r"flat returns .* where"):
         probe(nn.Conv2d(3, 4, 1), (3, 8, 8), "flat")
@@ -277,6 +295,26 @@ def test_other_attention_says_why_not(name: str, layer: str, reason: str) -> Non
     with pytest.raises(NotApplicableError) as refusal:
         Explainer(owner).explain(images(owner, 1), "attention_rollout")
     assert len(str(refusal.value)) > 40
+
+
+class AmongChannels(nn.Module):
+    """Attention of 16 channels to each other, whose map has the shape of one over 4 x 4 patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2)[:, None]
+        mixed = (tokens @ tokens.transpose(2, 3)).softmax(-1) @ tokens
+        out: Tensor = self.head(mixed[:, 0].mean(2))
+        return out
+
+
+def test_attention_lies_only_where_some_layers_tokens_lie() -> None:
+    (found,) = probe(AmongChannels(), (3, 32, 32), "channels").attention.values()
+    assert found.layout is None
+    assert found.reason
 
 
 @pytest.mark.parametrize("name", ["resnet", "mixer", "mambaout"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -10,7 +11,6 @@ import pickle
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from core.errors import MemoryExhaustedError, ModelError, TimmscopeError, UnknownNameError
 from core.models import checkpoint, device, embedded
 from core.models import labels as naming
+from core.models.hub import fetch_url
 from core.models.listing import find, list_models
 from core.models.load import load_model
-from tests.hub import Hub
+from tests.hub import use_hub
 
 torch.set_num_threads(1)
 
@@ -47,15 +48,6 @@ class Bomb:
         return os.system, (f"touch {self.mark}",)
 
 
-def use_hub(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
-    close_session()
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-
-
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing listens where the hub would be."""
@@ -67,14 +59,6 @@ def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same answers on a machine with an accelerator."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_network: None) -> Iterator[Hub]:
-    with Hub() as hub:
-        use_hub(monkeypatch, hub.endpoint, tmp_path / "cache")
-        yield hub
-    close_session()
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +210,9 @@ def test_without_a_token_nobody_elses_models_are_found(hub, seven, monkeypatch):
     hub.tokens.clear()
     load_model("hf-hub:owner/own", token=False)
     assert set(hub.tokens) == {None}
+    hub.add(f"timm/{TAGGED}", {"model.safetensors": safe(timm.create_model(TINY))})
+    load_model(TINY, token=False)
+    assert set(hub.tokens) == {None}
 
 
 @pytest.mark.parametrize(
@@ -285,6 +272,20 @@ def test_a_kept_copy_serves_while_the_hub_is_down(hub):
     same(load_model(TAGGED).model, published)
 
 
+def test_a_kept_copy_of_what_may_be_private_is_not_for_strangers(hub, seven):
+    files = {"config.json": config(), "model.safetensors": safe(seven)}
+    hub.add("owner/own", files)
+    hub.add(f"timm/{TAGGED}", {"model.safetensors": safe(timm.create_model(TINY))})
+    for name in ("hf-hub:owner/own", TINY):
+        load_model(name)
+    for repo in ("owner/own", f"timm/{TAGGED}"):
+        hub.add(repo, {}, "broken")
+    same(load_model("hf-hub:owner/own").model, seven)
+    with pytest.raises(ModelError, match="the server answered 500"):
+        load_model("hf-hub:owner/own", token=False)
+    assert load_model(TINY, token=False).model
+
+
 def test_the_environment_chooses_the_hub(hub, tmp_path):
     hub.add(f"timm/{TAGGED}", {"model.safetensors": safe(timm.create_model(TINY))})
     script = f"from core.models.load import load_model; print(load_model({TINY!r}).source)"
@@ -295,6 +296,52 @@ def test_the_environment_chooses_the_hub(hub, tmp_path):
     )
     assert done.stdout.startswith(f"hf-hub:timm/{TAGGED}@"), done.stderr
     assert ("HEAD", f"/timm/{TAGGED}/resolve/main/model.safetensors") in hub.requests
+
+
+# -- plain addresses ------------------------------------------------------------------------------
+
+WEIGHTS = b"weights of a model"
+DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
+
+
+@pytest.fixture
+def address(hub, monkeypatch, tmp_path) -> str:
+    """Where files named as torch names them can be downloaded; torch keeps its own in tmp_path."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("torch.hub._hub_dir", None)
+    return f"{hub.endpoint}/some/files/resolve/main"
+
+
+@pytest.mark.parametrize("name", [f"net-{DIGEST[:8]}.pth", f"net-{DIGEST}.pth", "net.pth"])
+def test_a_file_from_a_plain_address_is_downloaded_once(hub, address, name):
+    hub.add("some/files", {name: WEIGHTS})
+    first = fetch_url(f"{address}/{name}", "it")
+    assert first.read_bytes() == WEIGHTS
+    asked = len(hub.requests)
+    assert fetch_url(f"{address}/{name}", "it") == first
+    assert len(hub.requests) == asked == 1
+
+
+@pytest.mark.parametrize(
+    "digest", [DIGEST[:8], DIGEST, DIGEST[:7] + ("1" if DIGEST[7] == "0" else "0")]
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused_and_not_kept(
+    hub, address, digest, tmp_path
+):
+    name = f"net-{digest}.pth"
+    sent = WEIGHTS if not DIGEST.startswith(digest) else WEIGHTS[:-1] + b"1"
+    hub.add("some/files", {name: sent})
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"cannot download it \(.* another digest"):
+            fetch_url(f"{address}/{name}", "it")
+    assert not [path for path in (tmp_path / "torch").rglob("*") if path.is_file()]
+
+
+def test_a_download_that_breaks_off_is_not_kept(hub, address, tmp_path):
+    hub.add("some/files", {"net.pth": WEIGHTS}, "cut")
+    with pytest.raises(ModelError, match="the connection broke off"):
+        fetch_url(f"{address}/net.pth", "it")
+    assert not [path for path in (tmp_path / "torch").rglob("*") if path.is_file()]
 
 
 # -- names ----------------------------------------------------------------------------------------
@@ -782,6 +829,7 @@ def test_labels_of_one_name_are_told_apart():
         "dog",
         "cat (class 2)",
     )
+    assert naming.given_labels(["Crane", "crane"], 2) == ("Crane (class 0)", "crane (class 1)")
     with pytest.raises(ModelError, match="the labels name 2 classes and the model has 3"):
         naming.given_labels(["cat", "dog"], 3)
 
@@ -794,6 +842,7 @@ def test_imagenet_names_are_unique(classes):
 
 def test_labels_that_do_not_match_are_left_unknown():
     assert naming.inferred_labels({"label_names": ["a", "b"]}, 3) is None
+    assert naming.inferred_labels({"label_names": ["a", "b", "c"]}, 2) is None
     assert naming.inferred_labels(
         {"label_names": {"0": "a", "2": "b"}}, 2
     ) == naming.inferred_labels({}, 2)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from core import METRICS, Explainer, ModelHandle
 from core.errors import NotApplicableError, TimmscopeError, UnknownNameError
 from core.inputs.preprocessing import Preprocessing
+from core.metrics.base import MetricInput
 from core.metrics.faithfulness import ranking
 from core.metrics.faithfulness_subsets import correlation, fisher
-from core.perturb.imputation import imputed
+from core.perturb.imputation import NOISE, imputed
 from tests.conftest import images, shared_handle
 
 SIDE = 16
@@ -238,6 +239,44 @@ def quiet(kind: Any, percentile: int) -> Any:
     return metric
 
 
+def test_noise_lies_on_imputed_pixels_and_nowhere_else() -> None:
+    x, noise = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(3))
+    shown = random_mask(0.5)
+    plain, noisy = (imputed(x, shown[None], noise=n)[0] for n in (0.0, noise))
+    torch.testing.assert_close((noisy - plain)[:, ~shown], noise[:, ~shown])
+    assert torch.equal(noisy[:, shown], x[:, shown])
+
+
+def test_road_shows_the_model_imputed_pixels_with_the_references_noise(spot: Explainer) -> None:
+    x = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(4))
+    values = torch.arange(SIDE * SIDE).view(1, SIDE, SIDE).float()
+    seen: list[Tensor] = []
+    model = spot.model.model
+    assert spot.model.probe
+    hook = model.register_forward_pre_hook(lambda _, args: seen.extend(args[0].clone()))
+    spot.measure(x, values, "road", target=0, steps=4)
+    hook.remove()
+    changed = [row for row in seen if not torch.equal(row, x[0])]
+    hidden = [(row != x[0]).all(0) for row in changed]
+    shares = sorted(round(mask.float().mean().item(), 2) for mask in hidden)
+    assert shares == [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1], "from either end, and everything"
+    assert NoisyLinearImputer().noise == NOISE == 0.01
+    for row, mask in zip(changed, hidden, strict=True):
+        noise = (row - imputed(x[0], ~mask[None], noise=0.0)[0])[:, mask]
+        assert noise.std().item() == pytest.approx(0.01, rel=0.2)
+        assert abs(noise.mean().item()) < 0.003
+
+
+def test_the_noise_of_imputation_follows_the_seed(spot: Explainer) -> None:
+    x = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(4))
+    values = torch.arange(SIDE * SIDE).view(1, SIDE, SIDE).float()
+    one, again, other = (
+        Explainer(spot.model).measure(x, values, "road", target=0, seed=seed).value.item()
+        for seed in (0, 0, 1)
+    )
+    assert one == again != other
+
+
 # -- shape, place, subsets, stability -------------------------------------------------------------
 
 
@@ -274,6 +313,54 @@ def test_places_are_as_worked_out_by_hand(spot: Explainer) -> None:
             white(), -evidence(), key, target=0, ground_truth=ground_truth
         ).value.item()
         assert wrong < 0.1 or key == "mass_accuracy", key
+
+
+CHANCE = 16 / SIDE**2
+FINDS_NOTHING = {
+    "pointing_game": (CHANCE, CHANCE),
+    "energy_inside": (0.0, 0.0),
+    "mass_accuracy": (0.0, CHANCE),
+    "rank_accuracy": (CHANCE, CHANCE),
+    "iou": (0.0, 0.0),
+}
+"""What each metric of places says of a map of zeros, and of one of a negative constant."""
+
+
+@pytest.mark.parametrize(
+    "key", [key for key, cls in METRICS.items() if MetricInput.GROUND_TRUTH in cls.needs]
+)
+def test_a_map_that_points_nowhere_finds_nothing_but_by_chance(spot: Explainer, key: str) -> None:
+    for values, expected in zip((0.0, -2.0), FINDS_NOTHING[key], strict=True):
+        flat, ground_truth = torch.full((1, SIDE, SIDE), values), evidence().bool()
+        found = spot.measure(white(), flat, key, target=0, ground_truth=ground_truth)
+        assert found.value.item() == pytest.approx(expected, abs=1e-6)
+        if found.curve_y is not None:
+            assert found.curve_y.amax().item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_thresholds_of_iou_end_at_the_largest_value_and_hold_it(spot: Explainer) -> None:
+    values, ground_truth = evidence(), evidence().bool()
+    values[:, 4:6, 4:8] = 2  # half of the evidence
+    values[:, 0, 0] = -9
+    values[:, 0, 1] = 1e-3
+    score = spot.measure(white(), values, "iou", target=0, ground_truth=ground_truth, thresholds=4)
+    assert score.curve_x is not None
+    assert score.curve_y is not None
+    assert score.curve_x.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert score.curve_y[0].tolist() == pytest.approx([16 / 17, 1, 1, 0.5, 0.5])
+    assert score.value.item() == 1
+
+
+def test_a_map_of_zeros_beside_another_in_the_batch_finds_nothing(spot: Explainer) -> None:
+    ground_truth, maps = (
+        evidence().bool().expand(2, -1, -1),
+        torch.cat([0 * evidence(), evidence()]),
+    )
+    for key, (of_zeros, _) in FINDS_NOTHING.items():
+        found = spot.measure(
+            white().expand(2, -1, -1, -1), maps, key, target=0, ground_truth=ground_truth
+        )
+        assert found.value.tolist() == pytest.approx([of_zeros, 1], abs=1e-6), key
 
 
 def test_a_metric_that_lacks_something_says_what(spot: Explainer) -> None:

@@ -150,6 +150,15 @@ def test_steps_that_do_not_suffice_are_admitted() -> None:
     assert run.extras["completeness_error"].min() > 1e-6
 
 
+def test_one_path_that_does_not_converge_is_admitted_whichever_it_is() -> None:
+    run = asked(small())
+    starts = torch.stack([black(run), run.x])  # from itself a picture has no way to go
+    for ways in (starts, starts.flip(0)):
+        found = quadrature.integrate(run, ways, torch.full((2,), 1e-6), 20)
+        assert found.converged.tolist() == [0, 0]
+        assert found.passes.tolist() == [20 + quadrature.FIRST] * 2
+
+
 def test_a_sum_that_is_right_by_chance_does_not_settle_the_matter() -> None:
     run = asked(small(), images(small(), 1).double())
     path = quadrature.Path(run.x * 0, run.x, run.owner, allowed=0.1, most=100)
@@ -467,7 +476,18 @@ class Scaled(Twice):
         return self.conv(2 * x).amax((2, 3))
 
 
-@pytest.mark.parametrize("kind", [Twice, Scaled])
+class Two(Twice):
+    """Sees the picture through two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).amax((2, 3)) + self.other(x).amax((2, 3))
+
+
+@pytest.mark.parametrize("kind", [Twice, Scaled, Two])
 def test_a_first_layer_that_is_not_alone_is_none(kind: type[nn.Module]) -> None:
     settings = Preprocessing(input_size=(3, SIZE, SIZE), mean=(0.5,) * 3, std=(0.5,) * 3)
     assert ModelHandle(kind(), name="odd", preprocessing=settings).stem is None

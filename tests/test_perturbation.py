@@ -306,3 +306,10 @@ def test_inpainting_a_lone_pixel_spreads_it() -> None:
     shown = torch.zeros(1, 7, 5, dtype=torch.bool)
     shown[0, 2, 3] = True
     torch.testing.assert_close(inpainted(x, shown)[0], x[:, 2, 3][:, None, None].expand_as(x))
+
+
+def test_inpainting_from_nothing_gives_the_mean_colour() -> None:
+    x = torch.rand(3, 7, 5, generator=torch.Generator().manual_seed(0))
+    nothing = torch.zeros(1, 7, 5, dtype=torch.bool)
+    colour = x.mean((1, 2))[:, None, None]
+    torch.testing.assert_close(inpainted(x, nothing)[0], colour.expand_as(x))

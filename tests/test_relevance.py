@@ -14,9 +14,10 @@ from core import Explainer, ModelHandle
 from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
+from core.runtime.batching import Budget
 from core.runtime.engine import Run
 from core.tasks.classification import ClassLogit
-from tests.conftest import build, images, shared_handle
+from tests.conftest import build, handle, images, shared_handle
 from tests.test_oracles import clean, furthest, run64
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting (forward|backward)", "ignore:Input Tensor")
@@ -69,9 +70,11 @@ def test_a_replaced_activation_is_noticed() -> None:
 # -- variance under noise -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rows", [4, 16])
 @pytest.mark.parametrize("base", ["saliency", "guided_backprop"])
-def test_vargrad_is_the_variance_over_the_same_noise(base: str) -> None:
-    owner = shared_handle("resnet")
+def test_vargrad_is_the_variance_over_the_same_noise(base: str, rows: int) -> None:
+    owner = handle("resnet")
+    owner.budget = Budget(rows)  # the copies come in two passes, or in one
     x, samples = images(owner, 1), 6
     ours = Explainer(owner).explain(
         x, "vargrad", target=1, base=base, samples=samples, noise=0.2, seed=3

@@ -230,6 +230,7 @@ def test_without_labels_a_number_is_needed() -> None:
         (ClassLogit((1, 2)), ["2 classes", "3 images"]),
         (ClassLogit(1) - ClassLogit(8), ["class 8"]),
         (2 * (ClassLogit(1) + ClassProbability(99)), ["class 99"]),
+        (ClassLogit(1) - ClassLogit(1), ["always zero", "two different classes"]),
     ],
 )
 def test_a_target_that_does_not_exist_is_named_with_the_range(

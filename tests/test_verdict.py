@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from core import METRICS, Explainer
-from core.evaluation.verdict import QUESTIONS, Verdict, verdict
-from core.types import Score
+from core import METHODS, METRICS, Explainer
+from core.evaluation.evaluator import Evaluator
+from core.evaluation.verdict import AGAIN, MAX_ROWS, QUESTIONS, SANITY, Verdict, finding, verdict
+from core.runtime.engine import Run
+from core.types import Attribution, Score
 from dashboard.actions.verdict import cards
 from tests.conftest import images, shared_handle
 
@@ -59,6 +63,133 @@ def test_what_speaks_against_a_map_is_said(values: dict[str, float], tone: str, 
     found = judged(**values)
     assert found.tone == tone
     assert words in found.words
+
+
+# -- thresholds: below, at and above each ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "threshold", "below", "at", "above"),
+    [
+        ("max_sensitivity", 0.5, "good", "doubtful", "doubtful"),
+        ("max_sensitivity", 1.0, "doubtful", "bad", "bad"),
+        ("completeness_error", 0.05, "good", "doubtful", "doubtful"),
+        ("completeness_error", 0.2, "doubtful", "bad", "bad"),
+        ("class_sensitivity", 0.9, "good", "good", "doubtful"),
+        ("class_sensitivity", 0.999, "doubtful", "doubtful", "bad"),
+        ("randomisation", 0.5, "good", "doubtful", "doubtful"),
+        ("randomisation", 0.8, "doubtful", "bad", "bad"),
+        # The controls score 0, 0.1 and 0.3.
+        ("srg", 0.0, "bad", "bad", "doubtful"),
+        ("srg", 0.1, "doubtful", "doubtful", "doubtful"),
+        ("srg", 0.3, "doubtful", "doubtful", "good"),
+    ],
+)
+def test_a_threshold_belongs_to_the_side_that_is_said(
+    metric: str, threshold: float, below: str, at: str, above: str
+) -> None:
+    around = math.nextafter(threshold, -1), threshold, math.nextafter(threshold, 2)
+    beside = CONTROLS if metric == "srg" else {}
+    assert [finding(metric, value, beside).tone for value in around] == [below, at, above]
+
+
+@pytest.mark.parametrize("value", [math.inf, 100.0])
+@pytest.mark.parametrize("metric", ["max_sensitivity", "completeness_error"])
+def test_what_has_no_largest_value_is_bad_however_large(metric: str, value: float) -> None:
+    assert finding(metric, value, {}).tone == "bad"
+
+
+def test_a_map_that_scores_as_a_control_is_not_better_than_it() -> None:
+    for name, value in CONTROLS.items():
+        judged_as = "bad" if name == "random" else "doubtful"
+        assert finding("srg", value, CONTROLS).tone == judged_as
+        assert finding("srg", value, {name: value}).tone == ("bad" if value == 0 else judged_as)
+    assert finding("srg", 0.4, {"random": 0.4, "centre": 0.1}).tone == "bad"
+    assert "The control centre" in finding("srg", 0.3, CONTROLS).words
+
+
+def test_no_gain_is_bad_even_above_a_random_map_and_no_control_leaves_doubt() -> None:
+    assert finding("srg", 0.0, {"random": -0.2}).tone == "bad"
+    assert finding("srg", -0.1, {"random": -0.2}).tone == "bad"
+    assert finding("srg", 0.1, {"random": -0.2}).tone == "good"
+    assert finding("srg", 0.0, {"centre": -0.2}).tone == "bad"
+    assert finding("srg", 0.5, {}).tone == "doubtful"
+
+
+def test_only_the_weakest_findings_are_named_and_none_is_no_praise() -> None:
+    assert verdict({}, {}, {}).tone == "doubtful"
+    assert judged(randomisation=0.6).words.count(";") == 0
+    both = judged(randomisation=0.6, srg=0.2)
+    assert both.words == (
+        "Read this map with care: the control centre orders pixels at least as well; much of it "
+        "stays when what the model has learnt is shuffled."
+    )
+    assert "much of it" not in judged(randomisation=0.6, max_sensitivity=3.0).words
+
+
+class Asked(Evaluator):
+    """Every metric of its map scores the same; says which were asked."""
+
+    def __init__(self, rows: int) -> None:
+        self.count, self.asked = rows, set[str]()
+
+    def rows(self, method: object, layer: str | None) -> int:
+        return self.count
+
+    def batch(self, pictures: Any) -> Any:
+        return SimpleNamespace(x=torch.zeros(1, 3, 8, 8))
+
+    def measure(self, pictures: Any, values: Any, metric: Any = "srg", **question: Any) -> Score:
+        self.asked.add(str(metric))
+        return Score(torch.tensor([0.1]), str(metric), {})
+
+    def sanity(self, method: Any = "gradcam", **question: Any) -> dict[str, Score]:
+        return {key: self.measure(None, None, key) for key in question["metrics"]}
+
+    def controls(self, pictures: Any, metric: Any = "srg", **question: Any) -> dict[str, Score]:
+        return {}
+
+    predict = explain = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("metric", AGAIN)
+@pytest.mark.parametrize("excess", [-1, 0, 1])
+def test_a_metric_is_asked_up_to_the_end_of_patience(
+    metric: str, excess: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.evaluation.evaluator.PATIENCE", 7 * AGAIN[metric])
+    asked = Asked(7 + excess)
+    answer = Attribution(torch.zeros(1, 8, 8), torch.zeros(1), "gradcam", {})
+    (found,) = asked.verdict(None, answer)  # type: ignore[arg-type]
+    assert (metric in asked.asked) == (excess <= 0)
+    assert (metric in found.unanswered) == (excess > 0)
+    assert {"srg", "completeness_error"} <= asked.asked
+    assert MAX_ROWS == 4000
+
+
+def test_metrics_ask_methods_as_often_as_a_verdict_reckons() -> None:
+    owner = shared_handle("resnet")
+    explainer, x = Explainer(owner), images(owner, 1)
+    answer = explainer.explain(x, "random", target=1)
+    asked: list[int] = []
+    original = METHODS["random"].attribute
+
+    def attribute(self: Any, run: Run) -> Any:
+        asked.append(len(run.x))
+        return original(self, run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(METHODS["random"], "attribute", attribute)
+        for key, times in AGAIN.items():
+            asked.clear()
+            if key in SANITY:
+                Explainer(owner).sanity("random", metrics=[key])
+            else:
+                explainer.measure(x, answer, key, target=1)
+            assert sum(asked) == times, key
+
+
+# -- on the page, and of real maps ----------------------------------------------------------------
 
 
 def test_the_page_shows_the_worst_first_with_its_controls() -> None:

@@ -223,6 +223,94 @@ def test_overlay_of_a_huge_picture_is_bounded() -> None:
     assert colour.overlay(huge, np.ones((2, 2)), where).size == (2048, 410)
 
 
+# Overlay: colours laid over the picture, pixel by pixel
+
+PHOTO = Image.fromarray(RNG.integers(0, 256, (60, 100, 3), dtype=np.uint8))
+FINE = {"magnitudes": RNG.random((60, 100)), "signed": RNG.uniform(-1, 1, (60, 100))}
+"""A value for each pixel of the photograph, so that nothing is enlarged."""
+
+
+def laid(*args: Any, picture: Image.Image = PHOTO, **options: Any) -> np.ndarray:
+    return pixels(colour.overlay(picture, *args, **options))
+
+
+def blended(
+    values: np.ndarray, name: str, span: tuple[float, float], alpha: float, fade: bool
+) -> np.ndarray:
+    """Opacity times the colour between two stops, and the rest of the photograph."""
+    signed = span[0] < 0
+    at = ((values - span[0]) / (span[1] - span[0])).clip(0, 1)
+    places, rgb, _ = zip(*colour.stops(name, signed), strict=True)
+    colours = np.stack([np.interp(at, places, channel) for channel in zip(*rgb, strict=True)], -1)
+    evidence = abs(values) / span[1] if signed else values / span[1]
+    share = alpha * (evidence.clip(0, 1) if fade else np.ones(values.shape))[..., None]
+    return share * colours + (1 - share) * pixels(PHOTO)
+
+
+@pytest.mark.parametrize("fade", [False, True])
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.6, 1.0])
+@pytest.mark.parametrize("values", FINE.values(), ids=FINE)
+def test_overlay_blends_colours_and_picture_by_opacity(
+    values: np.ndarray, alpha: float, fade: bool
+) -> None:
+    span = (-0.8 if values.min() < 0 else 0.0, 0.8)  # some values lie beyond
+    found = laid(values, WHOLE, "gray", alpha, fade, limits=span)
+    assert abs(found - blended(values, "gray", span, alpha, fade)).max() <= 2
+
+
+@EVERY
+@pytest.mark.parametrize("values", FINE.values(), ids=FINE)
+def test_overlay_takes_the_colours_of_the_colormap_chosen(name: str, values: np.ndarray) -> None:
+    span = (-1.0 if values.min() < 0 else 0.0, 1.0)
+    found = laid(values, WHOLE, name, 0.7, limits=span)
+    assert abs(found - blended(values, name, span, 0.7, fade=False)).max() <= 5
+
+
+def test_overlay_of_no_opacity_is_the_picture_and_of_full_opacity_the_colours() -> None:
+    values = FINE["signed"]
+    assert (laid(values, WHOLE, "RdBu", 0.0) == pixels(PHOTO)).all()
+    colours = colour.colourise(values, "RdBu", colour.limits(values))
+    assert (laid(values, WHOLE, "RdBu", 1.0) == colours).all()
+
+
+def test_overlay_left_alone_is_three_fifths_of_the_maps_default_colours() -> None:
+    for values, name in ((FINE["magnitudes"], "inferno"), (FINE["signed"], "RdBu")):
+        span = colour.limits(values)
+        assert (laid(values, WHOLE) == laid(values, WHOLE, name, 0.6, False, limits=span)).all()
+        assert abs(laid(values, WHOLE) - blended(values, name, span, 0.6, False)).max() <= 5
+
+
+def test_overlay_in_a_range_shared_with_signed_maps_has_their_colours() -> None:
+    values, shared = FINE["magnitudes"], (-2.0, 2.0)
+    found = laid(values, WHOLE, limits=shared)
+    assert (found == laid(values, WHOLE, "RdBu", limits=shared)).all()
+    assert abs(found - blended(values, "RdBu", shared, 0.6, fade=False)).max() <= 5
+    faded = laid(0 * values, WHOLE, "RdBu", 1.0, True, limits=shared)
+    assert abs(faded - pixels(PHOTO)).max() <= 2, "zero lies in the middle, and is clear"
+
+
+def test_overlay_spreads_a_coarse_map_linearly_between_its_cells() -> None:
+    found = laid(np.array([[0.0, 1.0]]), WHOLE, "gray", 1.0)[30, :, 0]
+    expected = ((np.arange(100) + 0.5) / 50 - 0.5).clip(0, 1) * 255  # cell centres: 25 and 75
+    assert abs(found - expected).max() <= 2
+
+
+def test_overlay_of_a_picture_scaled_down_keeps_the_box_in_place() -> None:
+    found = laid(np.ones((4, 4)), crop(20, 10, 60, 50), "gray", 1.0, picture=GREY, side=50)
+    assert found.shape == (30, 50, 3)
+    assert (found[7:23, 12:28] == 255).all()
+    outside = np.ones((30, 50), bool)
+    outside[5:25, 10:30] = False
+    assert (found[outside] == 100).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_overlay_takes_a_picture_of_any_mode(mode: str) -> None:
+    picture = PHOTO.convert(mode)
+    found = laid(FINE["signed"], WHOLE, alpha=0.3, picture=picture)
+    assert (found == laid(FINE["signed"], WHOLE, alpha=0.3, picture=picture.convert("RGB"))).all()
+
+
 # Panels
 
 

@@ -96,11 +96,12 @@ def _summed_up(findings: Sequence[Finding]) -> tuple[Tone, str]:
     if worst == 0:
         return "good", "Every test speaks for this map."
     weak = [f for f in findings if f.tone == TONES[worst]]
-    return "doubtful", "Read this map with care: " + "; ".join(_lowered(f.words) for f in weak)
+    return "doubtful", f"Read this map with care: {'; '.join(_inside(f.words) for f in weak)}."
 
 
-def _lowered(words: str) -> str:
-    return words[:1].lower() + words[1:]
+def _inside(words: str) -> str:
+    """A sentence as part of another."""
+    return words[:1].lower() + words[1:].removesuffix(".")
 
 
 def _faithful(value: float, controls: Mapping[str, float]) -> tuple[Tone, str]:

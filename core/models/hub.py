@@ -33,13 +33,17 @@ from core.errors import ModelError
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Names under which timm's repositories keep their weights, best first."""
 
+OPEN = "timm/"
+"""Whose repositories are open to everybody: timm's own."""
+
 _WAY_OUT = "use the embedded tf_efficientnet_lite0, weights=FILE or weights='random'"
 
 
 def fetch(repo: str, names: tuple[str, ...], what: str, token: str | bool | None = None) -> Path:
     """The first of `names` that a repository has, downloaded unless the newest is here already.
 
-    Where the hub cannot be reached, a copy from an earlier download serves.
+    Where the hub cannot be reached, a copy from an earlier download serves. Without a token it
+    must be of an open repository: any other might be private, which cannot be asked then.
 
     Args:
         repo: `owner/name`, or `owner/name@revision`.
@@ -71,7 +75,8 @@ def _fetch(repo: str, name: str, revision: str | None, token: str | bool | None)
     except (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
         raise
     except (httpx.HTTPError, OSError):
-        kept = kept_copy(repo, name, revision)
+        may = token is not False or repo.startswith(OPEN)
+        kept = kept_copy(repo, name, revision) if may else None
         if kept is None:
             raise
         return kept
