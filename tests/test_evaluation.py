@@ -238,7 +238,7 @@ def test_controls_score_a_quarter_and_grad_cam_more(lite0: Explainer) -> None:
 
 def test_the_picture_itself_is_no_company(lite0: Explainer) -> None:
     batch = lite0.prepare(SAMPLES / "coffee.jpg")
-    run = lite0._run(batch, lite0.target("espresso"), None, 0, None)
+    run = lite0._run(lite0.query(batch, target="espresso"), None)
     for other in companions(run)[0]:
         assert (other - batch.x[0]).abs().max() > 0.5
 

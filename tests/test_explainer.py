@@ -149,7 +149,7 @@ def test_a_number_is_an_index_even_where_labels_are_numbers() -> None:
         ({"colour": 1}, UnknownNameError, "gradcam has no parameter 'colour'"),
         ({"layer": "layr4"}, UnknownNameError, "did you mean 'layer4'"),
         ({"method": "saliency", "layer": "layr4"}, UnknownNameError, "no layer 'layr4'"),
-        ({"along": ["layr4"]}, UnknownNameError, "did you mean 'layer4'"),
+        ({"extra_layers": ["layr4"]}, UnknownNameError, "did you mean 'layer4'"),
         ({"target": 7}, UnknownNameError, "classes 0 to 6"),
         ({"target": -1}, UnknownNameError, "class -1 .* 0 to 6"),
         ({"target": ClassLogit((1, 2))}, UnknownNameError, "2 classes given for 1 images"),
@@ -191,7 +191,7 @@ def test_a_small_map_does_not_keep_a_large_tensor_alive() -> None:
     x = images(asker.model, 1)
     for key in ("attention", "gradcam", "random", "attention_rollout"):
         method = METHODS.make(key)
-        run = asker._run(asker.prepare(x), ClassLogit(1), asker._layer_for(method, None), 0, None)
+        run = asker._run(asker.query(x, target=1), asker._layer_for(method, None))
         kept = asker._attribute(method, run)
         for tensor in (kept.values, kept.score):
             assert tensor.untyped_storage().nbytes() == tensor.nelement() * 4, key
