@@ -98,7 +98,7 @@ def test_other_pictures_in_the_batch_change_nothing() -> None:
 
 @pytest.mark.parametrize("maps", [0, -3])
 def test_no_map_to_stand_among_is_said(maps: int) -> None:
-    with pytest.raises(TimmscopeError, match=f"among {maps} others"):
+    with pytest.raises(TimmscopeError, match=f"among {maps} random maps"):
         bright().percentile_rank(torch.rand(1, 3, 32, 32), torch.rand(1, 4, 4), "srg", maps=maps)
 
 
@@ -113,7 +113,7 @@ def test_a_metric_that_asks_the_method_has_no_standing() -> None:
 @pytest.mark.parametrize("higher", [False, True])
 def test_a_map_that_scores_as_all_others_stands_in_the_middle(higher: bool) -> None:
     own = Score(torch.tensor([0.3]), "srg", {})
-    random_maps = PercentileRank.random_maps(own, torch.full((7, 1), 0.3), higher_is_better=higher)
+    random_maps = PercentileRank.among(own, torch.full((7, 1), 0.3), higher_is_better=higher)
     assert random_maps.percentile.tolist() == [50]
 
 
@@ -300,7 +300,7 @@ def test_a_verdict_does_not_compute_what_it_says_takes_too_long(
 
     monkeypatch.setattr(METRICS["randomisation"], "measure", measure)
     (found,) = explainer.verdict(x, answer, target=1)
-    assert "rows; ask for it by itself" in found.unanswered["randomisation"]
+    assert "rows; measure it by itself" in found.unanswered["randomisation"]
     assert {f.metric for f in found.findings} == {"srg", "max_sensitivity", "class_sensitivity"}
 
 
@@ -383,7 +383,7 @@ def priced(key: str, gain: float, forward: int, backward: int) -> Candidate:
 
 def test_a_backward_pass_counts_as_two_forward_ones_when_the_cheapest_is_taken() -> None:
     gradients, masks = priced("saliency", 0.6, 10, 10), priced("occlusion", 0.6, 25, 0)
-    assert (gradients.passes, masks.passes) == (30, 25)
+    assert (gradients.cost_in_passes, masks.cost_in_passes) == (30, 25)
     for contenders in ([gradients, masks], [masks, gradients]):
         found = recommend(contenders, {"random": (0.0,)}, NAMES)
         assert found.method == "occlusion"
@@ -433,7 +433,7 @@ def test_progress_counts_rows_forward_and_backward(key: str) -> None:
     explainer, x = Explainer(owner), images(owner, 1)
     method = quick(key)
     cost = explainer.explain(x, method, target=1).cost
-    assert explainer.rows(method, None) == cost.forward + cost.backward
+    assert explainer.estimate_rows(method, None) == cost.forward + cost.backward
 
 
 def test_a_recommendation_is_drawn_from_what_is_measured(lite0: Explainer) -> None:

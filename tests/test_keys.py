@@ -284,13 +284,13 @@ class Noted(Explainer):
         super().__init__(*given)
         self.seeds: list[tuple[str, int]] = []
 
-    def explain(self, *given: Any, **question: Any) -> Any:
-        self.seeds.append(("explain", question.get("seed", 0)))
-        return super().explain(*given, **question)
+    def explain(self, query: Any, *given: Any, **options: Any) -> Any:
+        self.seeds.append(("explain", query.seed))
+        return super().explain(query, *given, **options)
 
-    def measure(self, *given: Any, **question: Any) -> Any:
-        self.seeds.append(("measure", question.get("seed", 0)))
-        return super().measure(*given, **question)
+    def measure(self, query: Any, *given: Any, **options: Any) -> Any:
+        self.seeds.append(("measure", query.seed))
+        return super().measure(query, *given, **options)
 
 
 @pytest.mark.parametrize("ask", ["controls", "standing", "sanity", "verdict", "recommend"])
