@@ -13,9 +13,17 @@ from torch import Tensor
 from core.errors import NotApplicableError, TimmscopeError
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.recommendation import Candidate, Recommendation, recommend
-from core.evaluation.verdict import AGAIN, MAX_ROWS, QUESTIONS, SANITY, Verdict, verdict
+from core.evaluation.verdict import (
+    MAX_ROWS,
+    Verdict,
+    explanations_needed,
+    rule_of,
+    sanity_metrics,
+    verdict,
+    verdict_metrics,
+)
 from core.inputs.batch import InputBatch, OnProgress, PictureLike, to_input_size
-from core.methods.base import METHODS, Method
+from core.methods.base import METHODS, Method, control_keys
 from core.metrics.base import METRICS, Metric, MetricInput
 from core.metrics.localisation_grid import OTHERS
 from core.models.handle import ModelHandle
@@ -97,7 +105,6 @@ class Evaluator(ABC):
         A score means something only beside these.
         """
         instance, batch = METRICS.make(metric, params), self.prepare(pictures)
-        keys = [key for key, cls in METHODS.items() if cls.family == "control"]
         return {
             key: self.measure(
                 batch,
@@ -108,7 +115,7 @@ class Evaluator(ABC):
                 seed=seed,
                 on_progress=on_progress,
             )
-            for key in keys
+            for key in control_keys()
         }
 
     def agreement(
@@ -187,7 +194,7 @@ class Evaluator(ABC):
         method: str | Method = "gradcam",
         *,
         layer: str | None = None,
-        metrics: Sequence[str] = SANITY,
+        metrics: Sequence[str] | None = None,
         seed: int = 0,
         on_progress: OnProgress | None = None,
         **params: object,
@@ -200,7 +207,7 @@ class Evaluator(ABC):
         Args:
             method: a method's key, or a `Method`.
             layer: where it looks; by default the model's own choice.
-            metrics: what is asked of it.
+            metrics: keys of the metrics to measure; by default the sanity checks.
             seed: where random draws start.
             on_progress: told of rows done and expected, of each metric in turn.
             **params: the method's parameters.
@@ -214,7 +221,8 @@ class Evaluator(ABC):
         target = self.predict(batch).logits.argmax(1).tolist()
         question: dict[str, Any] = {"target": target, "seed": seed, "on_progress": on_progress}
         answer = self.explain(batch, METHODS.make(method, params), layer=layer, **question)
-        return {key: self.measure(batch, answer, key, **question) for key in metrics}
+        keys = sanity_metrics() if metrics is None else metrics
+        return {key: self.measure(batch, answer, key, **question) for key in keys}
 
     def verdict(
         self,
@@ -242,12 +250,12 @@ class Evaluator(ABC):
         scores: dict[str, Score] = {}
         unanswered: dict[str, str] = {}
         rows = self.rows(method, answer.layer)
-        for key in QUESTIONS:
-            if AGAIN.get(key, 0) * rows > MAX_ROWS:
-                unanswered[key] = f"it takes {AGAIN[key]} x {rows} rows; ask for it by itself"
+        for key in verdict_metrics():
+            if (needed := explanations_needed(key)) * rows > MAX_ROWS:
+                unanswered[key] = f"it takes {needed} x {rows} rows; ask for it by itself"
                 continue
             try:
-                if key in SANITY:
+                if rule_of(key).sanity_check:
                     scores[key] = self._usual(
                         key, len(batch.x), method, answer.layer, seed, on_progress
                     )
@@ -255,7 +263,9 @@ class Evaluator(ABC):
                     scores[key] = self.measure(batch, answer, key, **asked)
             except NotApplicableError as reason:
                 unanswered[key] = str(reason)
-        beside = {"srg": self.controls(batch, "srg", **asked)}
+        beside = {
+            key: self.controls(batch, key, **asked) for key in scores if rule_of(key).uses_controls
+        }
         return [verdict(scores, beside, unanswered, image) for image in range(len(batch.x))]
 
     def _usual(
@@ -302,7 +312,7 @@ class Evaluator(ABC):
                 f"a recommendation is about one picture, not {len(batch.x)}; evaluate ranks "
                 "methods over many"
             )
-        controls = [key for key, cls in METHODS.items() if cls.family == "control"]
+        controls = control_keys()
         methods = [key for key in answers if key not in controls]
         if not methods:
             raise NotApplicableError("there is no method to recommend; give at least one")

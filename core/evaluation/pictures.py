@@ -11,7 +11,7 @@ from core.evaluation.rows import Row, RowKey
 from core.explainer import Comparison, Explainer
 from core.export import finite
 from core.inputs.batch import InputBatch
-from core.methods.base import METHODS, Method
+from core.methods.base import METHODS, Method, control_keys
 from core.metrics.base import Metric, MetricInput
 from core.tasks.base import Target, TargetLike
 from core.types import Attribution
@@ -48,7 +48,7 @@ def evaluate(
         random_maps: how many random maps to set each map among; 0 for none.
         done: rows that are there already.
     """
-    controls = [METHODS.make(key) for key, cls in METHODS.items() if cls.family == "control"]
+    controls = [METHODS.make(key) for key in control_keys()]
     asked = list({method.key: method for method in (*methods, *controls)}.values())
     for path in pictures:
         left = [
@@ -95,11 +95,7 @@ def _measured(
             answer: Attribution = drawn.results[method.key]
             score = explainer.measure(batch, answer, metric, **question)
             percentile = None
-            if (
-                random_maps
-                and MetricInput.METHOD not in metric.needs
-                and method.family != "control"
-            ):
+            if random_maps and MetricInput.METHOD not in metric.needs and not method.is_control:
                 percentile_rank = explainer.percentile_rank(
                     batch, answer, metric, maps=random_maps, **question
                 )

@@ -33,7 +33,7 @@ def spearman(some: Tensor, others: Tensor) -> float:
     >>> round(spearman(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[0.0, 0.1, 0.2]])), 6)
     1.0
     """
-    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+    from scipy.stats import spearmanr
 
     a, b = (values.flatten().numpy() for values in (some, others))
     constant = [bool((values == values[0]).all()) for values in (a, b)]
