@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.ground_truth import Case, collect, planes
-from benchmarks.scoring import Values, interval, parameters, table
-from core import METHODS, METRICS, Explainer, load_model
+from benchmarks.scoring import Values, parameters, table
+from core import METRICS, Explainer, load_model
 from core.errors import NotApplicableError
+from core.evaluation.statistics import interval
+from core.methods.base import control_keys
 from core.metrics.base import Metric, MetricInput
 from core.runtime.cache import Cache
 from core.synthetic import SYNTHETIC_MODELS
@@ -123,8 +125,8 @@ def _scores(explainer: Explainer, metric: Metric, shown: Scene) -> dict[str, flo
 def _maps(
     explainer: Explainer, x: Tensor, ground_truth: Tensor, target: ClassLogit, metric: Metric
 ) -> dict[str, object]:
-    controls = [key for key, cls in METHODS.items() if cls.family == "control"]
-    answers = {key: explainer.explain(x, key, target=target) for key in controls}
+    """The true evidence and the wrong maps, by name; attributions if the metric needs a method."""
+    answers = {key: explainer.explain(x, key, target=target) for key in control_keys()}
     if MetricInput.METHOD in metric.needs:
         return {"ground_truth": explainer.explain(x, KNOWN, target=target), **answers}
     return {
