@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from core import METRICS, Explainer
-from core.evaluation.verdict import QUESTIONS, Verdict, verdict
+from core.evaluation.verdict import (
+    Verdict,
+    explanations_needed,
+    rule_of,
+    sanity_metrics,
+    verdict,
+    verdict_metrics,
+)
 from core.types import Score
 from dashboard.actions.verdict import cards
 from tests.conftest import images, shared_handle
@@ -32,10 +39,25 @@ def judged(**values: float) -> Verdict:
     return verdict(scores, beside, {})
 
 
-def test_every_question_is_a_metric_with_an_answer_in_words() -> None:
-    assert set(QUESTIONS) <= set(METRICS)
-    assert {f.metric for f in judged().findings} == set(QUESTIONS)
+def test_the_metrics_of_a_verdict_say_so_themselves_and_stand_by_priority() -> None:
+    assert verdict_metrics() == tuple(GOOD)
+    assert sanity_metrics() == ("class_sensitivity", "randomisation")
+    assert [f.metric for f in judged().findings] == list(GOOD)
     assert all(f.words.endswith(".") for f in judged().findings)
+    priorities = [rule_of(key).priority for key in verdict_metrics()]
+    assert len(set(priorities)) == len(priorities)
+    with pytest.raises(ValueError, match="deletion does not count"):
+        rule_of("deletion")
+
+
+def test_the_maps_that_a_metric_needs_are_known_beforehand() -> None:
+    assert {key: explanations_needed(key) for key in GOOD} == {
+        "srg": 0,
+        "max_sensitivity": 10,
+        "completeness_error": 0,
+        "class_sensitivity": 3 * (1 + 1),
+        "randomisation": 3 * (6 + 1),
+    }
 
 
 def test_a_map_that_passes_every_test_is_good() -> None:
@@ -45,14 +67,16 @@ def test_a_map_that_passes_every_test_is_good() -> None:
 @pytest.mark.parametrize(
     ("values", "tone", "words"),
     [
-        ({"srg": -0.1}, "bad", "know nothing"),
-        ({"srg": 0.0}, "bad", "know nothing"),
-        ({"srg": 0.2}, "doubtful", "centre orders pixels at least as well"),
-        ({"randomisation": 0.95}, "bad", "what the model has learnt"),
+        ({"srg": -0.1}, "bad", "ignore the model"),
+        ({"srg": 0.0}, "bad", "ignore the model"),
+        ({"srg": 0.2}, "doubtful", "centre finds important pixels at least as well"),
+        ({"randomisation": 0.95}, "bad", "what the model learned"),
         ({"randomisation": 0.6}, "doubtful", "much of it stays"),
-        ({"max_sensitivity": 3.0}, "doubtful", "another map altogether"),
+        ({"max_sensitivity": 3.0}, "doubtful", "a different map"),
         ({"completeness_error": 0.5}, "doubtful", "do not add up"),
-        ({"class_sensitivity": 1.0}, "doubtful", "the same one"),
+        ({"class_sensitivity": 0.95}, "doubtful", "nearly the same"),
+        ({"srg": -0.1, "randomisation": 0.95}, "bad", "ignore the model"),
+        ({"class_sensitivity": 1.0}, "doubtful", "is the same"),
     ],
 )
 def test_what_speaks_against_a_map_is_said(values: dict[str, float], tone: str, words: str) -> None:
@@ -97,7 +121,7 @@ def test_a_verdict_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def again(*_: Any) -> None:
         raise AssertionError("measured again")
 
-    for key in QUESTIONS:
+    for key in GOOD:
         if key != "completeness_error":
             monkeypatch.setattr(METRICS[key], "measure", again)
     assert explainer.verdict(x, answer, target=1) == first

@@ -17,6 +17,7 @@ from dashboard.actions.question import Choices, Settings, trouble
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
 
+
 def method_choices(suits: Callable[[str], bool] = lambda key: True) -> Choices:
     """Every method as (label, key), family by family; those that do not suit come last."""
     keys = sorted(METHODS, key=lambda key: (not suits(key), METHODS[key].family.order))
