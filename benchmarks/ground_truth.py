@@ -23,13 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import journal, mosaics
+from benchmarks import mosaics
 from benchmarks.scoring import (
     Values,
     candidates,
     fraction,
     hit,
-    interval,
     layer_facts,
     parameters,
     percent,
@@ -38,7 +37,9 @@ from benchmarks.scoring import (
 )
 from core import METHODS, Explainer, ModelHandle, load_model
 from core.errors import FAULTS, TimmscopeError
-from core.methods.base import Method
+from core.evaluation.journal import JsonLines
+from core.evaluation.statistics import interval
+from core.methods.base import Method, control_keys
 from core.models.embedded import NAME
 from core.runtime.cache import Cache
 from core.synthetic import SYNTHETIC_MODELS
@@ -51,7 +52,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "ground_truth.md"
 JOURNAL = ROOT / "out" / "ground_truth.jsonl"
 """Where what is found is kept as it comes, for `--resume`."""
-CONTROLS = tuple(key for key, cls in METHODS.items() if cls.family == "control")
+CONTROLS = tuple(control_keys())
 FIRST = HELD_OUT + 10_000
 """The first seed looked at: not the pictures that the accuracy is measured on."""
 CHUNK = 4
@@ -139,20 +140,17 @@ class Plan:
         """What a method scored on a model of the world."""
         case, at = _case(model, self.pictures), layer or None
         name = f"{model} {method} {layer} pictures={self.pictures} seconds={self.seconds:g}"
-        return journal.once(
-            self.journal, name, Found, lambda: score(case, method, self.seconds, at)
-        )
+        with JsonLines(self.journal) as lines:
+            return lines.once(name, Found, lambda: score(case, method, self.seconds, at))
 
     def played(self, model: str, method: str, layer: str = "") -> mosaics.Found:
         """What a method scored on a model's mosaics."""
         game, at = _game(model, self.rounds), layer or None
         name = f"mosaics {model} {method} {layer} rounds={self.rounds} seconds={self.seconds:g}"
-        return journal.once(
-            self.journal,
-            name,
-            mosaics.Found,
-            lambda: mosaics.score(game, method, self.seconds, at),
-        )
+        with JsonLines(self.journal) as lines:
+            return lines.once(
+                name, mosaics.Found, lambda: mosaics.score(game, method, self.seconds, at)
+            )
 
 
 @functools.cache

@@ -1,8 +1,8 @@
-"""Whether metrics know the truth when they are shown it: writes ``docs/metrics.md``.
+"""Whether metrics score the true evidence best: writes ``docs/metrics.md``.
 
-Run as ``python -m benchmarks.meta``. On each model of the generated world the true evidence itself
-is handed in as a map, beside maps that are known to be wrong. A metric that does not rank the truth
-above these says nothing of a map's quality, and is labelled so.
+Run as ``python -m benchmarks.meta``. On each synthetic model the true evidence itself is scored as
+a map, beside maps that are known to be wrong. A metric that does not score it better than these says
+little about a map's quality, and has a caveat.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.ground_truth import Case, collect, planes
-from benchmarks.scoring import Values, interval, parameters, table
-from core import METHODS, METRICS, Explainer, load_model
+from benchmarks.scoring import Values, parameters, table
+from core import METRICS, Explainer, load_model
 from core.errors import NotApplicableError
+from core.evaluation.statistics import interval
+from core.methods.base import control_keys
 from core.metrics.base import Metric, MetricInput
 from core.runtime.cache import Cache
 from core.synthetic import SYNTHETIC_MODELS
@@ -29,35 +31,36 @@ from core.tasks.classification import ClassLogit
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 KNOWN = "layercam"
-"""A method that finds the evidence on every model of the world, for metrics that ask a method."""
+"""A method that finds the evidence on every synthetic model, for metrics that run a method."""
 PARAMETERS: Mapping[str, Mapping[str, object]] = {"max_sensitivity": {"samples": 4}}
-"""Where the default would take long and tell no more."""
+"""Parameters where the default takes long and changes little."""
 
 INTRO = """\
 # What metrics are worth
 
-Written by `make meta`. Each metric is put to the test on the generated world, where the evidence is
-known pixel by pixel: it is shown the true evidence as a map, and beside it noise, the picture's
-edges, a blob in the middle, and the truth inverted. A metric that is to tell a good map from a bad
-one must rank the truth above all of these. Metrics that ask a method again cannot be shown a map;
-they are shown `{known}`, which finds the evidence on each of these models
-([ground_truth.md](ground_truth.md)), beside the controls.
+Written by `make meta`. Each metric is tested on the synthetic models, where the evidence is known
+pixel by pixel. It scores the true evidence, given as a map, and several wrong maps: noise, the
+picture's edges, a blob in the middle, and the inverted evidence. A metric that can tell a good map
+from a bad one must score the true evidence better than all of these. Metrics that run a method
+again cannot score a map alone; they score `{known}`, which finds the evidence on each of these
+models ([ground_truth.md](ground_truth.md)), beside the controls.
 
-**ranks the truth first**: the metric's mean over pictures is better for the truth than for every
-other map, by a paired bootstrap of the difference with a 95 % interval. In brackets the share of
-single pictures on which it is. {pictures} pictures for each model; metrics have their default
-parameters{parameters}. What is asked for under which name is in [methods.md](methods.md#metrics).
+**yes**: the metric's mean over pictures is better for the true evidence than for every other map,
+by a paired bootstrap of the difference with a 95 % interval. **no** names the other maps. In
+brackets is the share of single pictures on which the true evidence scores best. {pictures} pictures
+for each model; metrics have their default parameters{parameters}. Which metric tests which quality
+is in [methods.md](methods.md#metrics).
 
 """
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one metric said on one model.
+    """The scores of one metric on one model.
 
     Attributes:
-        ground_truth: its scores of the truth, a picture each.
-        others: of the maps that are wrong, by name.
+        ground_truth: (n,) the scores of the true evidence, one a picture.
+        others: (n,) the scores of each wrong map, by name.
         higher_is_better: whether a better map scores higher.
     """
 
@@ -66,15 +69,15 @@ class Found:
     higher_is_better: bool
 
     def ahead(self, name: str) -> Values:
-        """By how much the truth is better than another map, picture by picture."""
+        """(n,) by how much the true evidence scores better than another map."""
         return (self.ground_truth - self.others[name]) * (1 if self.higher_is_better else -1)
 
     def lost(self) -> list[str]:
-        """The maps that the truth is not told from, or that are ranked above it."""
+        """The maps that do not score clearly worse than the true evidence."""
         return [name for name in self.others if interval(self.ahead(name))[0] <= 0]
 
     def share(self) -> float:
-        """The share of pictures on which the truth is ahead of all others."""
+        """The share of pictures on which the true evidence scores best."""
         return float(np.all([self.ahead(name) > 0 for name in self.others], axis=0).mean())
 
 
@@ -106,7 +109,7 @@ def examine(case: Case, metric: Metric) -> Found | None:
 
 
 def _scores(explainer: Explainer, metric: Metric, shown: Scene) -> dict[str, float]:
-    """A metric's score of the truth and of each wrong map of one picture."""
+    """A metric's score of the true evidence and of each wrong map of one picture, by name."""
     explainer = Explainer(explainer.model, cache=Cache(64 * 2**20))
     batch = explainer.prepare(planes([shown]))
     ground_truth = torch.from_numpy(shown.masks)
@@ -123,8 +126,8 @@ def _scores(explainer: Explainer, metric: Metric, shown: Scene) -> dict[str, flo
 def _maps(
     explainer: Explainer, x: Tensor, ground_truth: Tensor, target: ClassLogit, metric: Metric
 ) -> dict[str, object]:
-    controls = [key for key, cls in METHODS.items() if cls.family == "control"]
-    answers = {key: explainer.explain(x, key, target=target) for key in controls}
+    """The true evidence and the wrong maps, by name; attributions if the metric needs a method."""
+    answers = {key: explainer.explain(x, key, target=target) for key in control_keys()}
     if MetricInput.METHOD in metric.needs:
         return {"ground_truth": explainer.explain(x, KNOWN, target=target), **answers}
     return {

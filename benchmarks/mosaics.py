@@ -22,7 +22,6 @@ from torch import Tensor
 from benchmarks.scoring import (
     Values,
     candidates,
-    interval,
     layer_facts,
     parameters,
     percent,
@@ -31,6 +30,7 @@ from benchmarks.scoring import (
 )
 from core import METHODS, Explainer, ModelHandle, load_model
 from core.errors import FAULTS, TimmscopeError
+from core.evaluation.statistics import interval
 from core.models.embedded import NAME
 from core.runtime.cache import Cache
 from core.types import upsample
@@ -249,7 +249,7 @@ def ranking(found: Mapping[str, Found]) -> str:
 
 
 def _against_chance(key: str, shares: Values) -> str:
-    if METHODS[key].family == "control":
+    if METHODS[key].is_control:
         return "control"
     low, high = interval(shares)
     return "above chance" if low > 0.25 else "below chance" if high < 0.25 else "at chance"

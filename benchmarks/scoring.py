@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core import Explainer
+from core.evaluation.statistics import Values, interval
 from core.types import Need
-
-Values = NDArray[np.float64]
-
-RESAMPLES = 2000
 
 
 def share(values: Values, mask: NDArray[np.bool_]) -> float:
@@ -29,14 +26,6 @@ def hit(values: Values, mask: NDArray[np.bool_]) -> float:
 def fraction(part: float, whole: float) -> float:
     """The part of the whole; 0 where there is none."""
     return part / whole if whole > 0 else 0.0
-
-
-def interval(values: Values) -> tuple[float, float]:
-    """Where the mean of values like these lies, 95 %: percentiles over resamples."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def candidates(explainer: Explainer) -> list[str]:

@@ -23,9 +23,9 @@ import timm
 import torch
 from torch import Tensor
 
-from benchmarks import journal
 from core import METHODS, Explainer, ModelHandle
 from core.errors import FAULTS, NotApplicableError, TimmscopeError
+from core.evaluation.journal import JsonLines
 from core.methods.base import Method
 from core.models import zoo
 from core.types import Attribution, Property
@@ -42,8 +42,8 @@ SUMS = {Property.COMPLETE: "completeness", Property.EFFICIENT: "efficiency"}
 """Promises of what a map sums to, and what the error is called by which it does not."""
 DISTINCT = 1e-3
 """Maps for two targets differ by at least this share of their largest value."""
-MAX_ROWS = 1800
-"""Seconds after which a family is given up."""
+TIMEOUT = 1800
+"""The longest that the process of one family may take."""
 
 WORKS, REFUSED, FAILS = "works", "refused", "FAILS"
 
@@ -234,13 +234,13 @@ def _parent(family: str, keys: Sequence[str]) -> Report:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(
-            words, env=environment, stdout=subprocess.PIPE, text=True, timeout=MAX_ROWS, check=False
+            words, env=environment, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=False
         )
         output, end = done.stdout, f"the process ended with status {done.returncode}"
     except subprocess.TimeoutExpired as error:
         kept = error.stdout or b""
         output = kept.decode() if isinstance(kept, bytes) else kept
-        end = f"no answer within {MAX_ROWS} seconds"
+        end = f"no answer within {TIMEOUT} seconds"
     return gathered(family, keys, output, end)
 
 
@@ -257,15 +257,15 @@ def gathered(family: str, keys: Sequence[str], output: str, end: str) -> Report:
 
 def sweep(families: Sequence[str], keys: Sequence[str], jobs: int, path: Path) -> None:
     """Reports on all families into the journal, several at a time."""
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool, JsonLines(path) as lines:
         for done in as_completed(pool.submit(_parent, family, keys) for family in families):
-            journal.add(path, asdict(done.result()))
+            lines.append(asdict(done.result()))
 
 
 def kept(path: Path, keys: Sequence[str]) -> dict[str, Report]:
     """The last report on each family in a journal, in their order; none that lacks a method."""
     found = {}
-    for told in journal.lines(path):
+    for told in JsonLines(path).read():
         verdicts = {told["method"]: Verdict(**told) for told in told.pop("verdicts")}
         if verdicts.keys() >= set(keys):
             found[told["family"]] = Report(**told, verdicts=[verdicts[key] for key in keys])

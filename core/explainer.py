@@ -22,7 +22,7 @@ from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.evaluation import evaluator
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.recommendation import Recommendation
-from core.evaluation.verdict import SANITY, Verdict
+from core.evaluation.verdict import Verdict
 from core.inputs.batch import InputBatch, Pictures, digest_of, prepare, to_input_size
 from core.inputs.ground_truth import Box, ground_truth_of, on_input
 from core.methods.base import METHODS, Method
@@ -30,13 +30,13 @@ from core.methods.configuration import (
     Configuration,
     MethodLike,
     by_name,
-    method_key,
     to_configuration,
 )
 from core.metrics.base import METRICS, Metric, MetricContext, MetricInput, Reattribute
 from core.metrics.faithfulness import Removal
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
+from core.registry import key_of
 from core.runtime import capture
 from core.runtime.batching import Progress, in_turn
 from core.runtime.cache import Cache, CacheScope
@@ -430,7 +430,7 @@ class Explainer:
         method: str | Method = "gradcam",
         *,
         layer: str | None = None,
-        metrics: Sequence[str] = SANITY,
+        metrics: Sequence[str] | None = None,
         seed: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
         **params: object,
@@ -496,7 +496,7 @@ class Explainer:
             if not isinstance(method, str):
                 yield to_configuration(method)
                 continue
-            key = METHODS[method_key(method).strip()].key  # an unknown name is refused at once
+            key = METHODS[key_of(method)].key  # an unknown name is refused at once
             try:
                 yield to_configuration(method, params)
             except TimmscopeError as error:

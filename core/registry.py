@@ -192,3 +192,12 @@ def named_instances(instances: Iterable[P]) -> dict[str, P]:
     different = list({f"{one.key}{changed_parameters(one)}": one for one in instances}.items())
     keys = [one.key for _, one in different]
     return {name if keys.count(one.key) > 1 else one.key: one for name, one in different}
+
+
+def key_of(name: str) -> str:
+    """The key in a name that may state a layer or parameters.
+
+    >>> key_of("lime(samples=20)"), key_of("gradcam@layer3"), key_of("srg")
+    ('lime', 'gradcam', 'srg')
+    """
+    return re.split(r"[@(]", name, maxsplit=1)[0].strip()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -44,6 +44,32 @@ class Property(StrEnum):
     """With default parameters no value is below zero."""
     MODEL_FREE = "model_free"
     """The map does not depend on the model at all: a control."""
+
+
+class Group(StrEnum):
+    """What registered classes are sorted by: families of methods, categories of metrics.
+
+    Members are strings, and stand in the order in which they are offered.
+
+    Attributes:
+        label: the name people read.
+        description: one sentence on what the members of the group have in common.
+    """
+
+    label: str
+    description: str
+
+    def __new__(cls, value: str, label: str = "", description: str = "") -> Self:
+        """A member from ``NAME = value, label, description``."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.label, member.description = label, description
+        return member
+
+    @property
+    def order(self) -> int:
+        """The place among the groups, from 0."""
+        return list(type(self)).index(self)
 
 
 @dataclass(frozen=True, slots=True)

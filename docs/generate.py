@@ -1,4 +1,4 @@
-"""Write `docs/methods.md` from what methods and metrics say of themselves."""
+"""Writes `docs/methods.md` from the registries of methods and metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ import torch
 
 from core import METHODS, METRICS, Explainer, ModelHandle, load_model
 from core.errors import NotApplicableError
-from core.methods.base import Method
+from core.methods.base import Family, Method
+from core.metrics.base import Category, Metric
 from core.registry import Parameters
-from core.types import Cost, Need, Property
+from core.types import Cost, Group, Need, Property
 
 PAGE = Path(__file__).parent / "methods.md"
 
@@ -28,40 +28,31 @@ INTRO = """\
 Written by `make docs` from the registries; a test fails when this page and the code differ.
 The same facts as JSON: `python -m core methods`.
 
-A key is the name used in Python, on the command line and in saved files. *Needs* is what a method
-asks of a model; a model that cannot give it refuses the method with a reason. *Promises* are held
-by tests. *Rows* are how many copies of one picture of 224 x 224 pixels a method with its default
-parameters sends forward through the model, and how many it differentiates; tests hold every method
-to within a tenth of it. CAM methods asked about the same layer share one row between them. *Pace*
-is what that means on a laptop's CPU.
+A key is the name used in Python, on the command line and in saved files. *Needs* is what a model
+must offer; for any other model the method is refused with a reason. *Promises* are checked by
+tests. *Forward* is the number of copies of one picture of 224 x 224 pixels that a method with
+default parameters sends through the model, and *backward* how many of them it differentiates; tests
+check every method to within a tenth of it. CAM methods at the same layer share one pass. *Pace* is
+what this takes on a laptop's CPU.
 """
 
-
-QUALITIES = {
-    "faithfulness": [
-        "srg", "deletion", "insertion", "road",
-        "faithfulness_correlation", "sensitivity_n", "infidelity", "completeness_error",
-    ],
-    "sensitivity": ["sensitivity_n", "max_sensitivity"],
-    "complexity": ["complexity", "sparseness"],
-    "stability": ["max_sensitivity"],
-    "localisation": [
-        "pointing_game", "grid_pointing_game", "energy_inside", "mass_accuracy", "rank_accuracy",
-        "iou",
-    ],
-    "consistency": ["randomisation", "randomisation_entropy", "class_sensitivity"],
-}  # fmt: skip
-"""What papers and requirements call it, and the keys of the metrics that answer."""
 
 ELSEWHERE = {
     "agreement": "`Explainer.agreement`; `agreement` in what `explain` prints of several methods; "
     "the matrices and the map of disagreement under *Compare*",
     "computational cost": "`cost` of every attribution and score: rows forward and backward, "
     "seconds, memory; the table under *Compare*",
-    "best method": "`Explainer.recommend`; `explain --recommend`; *Which one to take?* under "
-    "*Compare*; over many pictures the ranking that `evaluate` prints",
+    "best method": "`Explainer.recommend`; `explain --recommend`; *Which method should I use?* "
+    "under *Compare*; over many pictures the ranking that `evaluate` prints",
 }
-"""What is asked for and no metric of one map answers, and what does."""
+"""Qualities that no metric of a single map measures, and what does."""
+
+
+METRICS_NOTE = """\
+A score is only meaningful beside the scores of the controls, the methods that ignore the model.
+[metrics.md](metrics.md) tells which metrics rank the true evidence first; those that do not have a
+caveat.
+"""
 
 
 def page() -> str:
@@ -70,8 +61,8 @@ def page() -> str:
         INTRO,
         _meanings("Needs", Need),
         _meanings("Promises", Property),
-        _methods(),
-        _metrics(),
+        methods_section(),
+        metrics_section(),
     ]
     return "\n".join(parts)
 
@@ -79,34 +70,39 @@ def page() -> str:
 # -- methods --------------------------------------------------------------------------------------
 
 
-def _methods() -> str:
-    classes = sorted(METHODS.values(), key=lambda cls: (cls.family, cls.key))
-    works = {cls.key: _work(cls) for cls in classes}
+def methods_section() -> str:
+    """All methods: a table, then family by family, as Markdown."""
+    by_family = {
+        family: sorted((c for c in METHODS.values() if c.family == family), key=lambda c: c.key)
+        for family in Family
+    }
     overview = _table(
         ["family", "key", "label", "needs", "promises", "forward", "backward", "pace", "source"],
-        (
-            [
-                cls.family,
-                f"[`{cls.key}`](#{cls.key})",
-                cls.label,
-                _listed(cls.needs),
-                _listed(cls.properties),
-                works[cls.key].forward,
-                works[cls.key].backward,
-                works[cls.key].pace,
-                link(cls.paper),
-            ]
-            for cls in classes
-        ),
+        (_method_row(cls) for classes in by_family.values() for cls in classes),
     )
     parts = ["## Methods\n", overview]
-    for family, members in groupby(classes, key=lambda cls: cls.family):
-        parts += [f"## Family: {family}\n", *map(_entry, members)]
+    for family, classes in by_family.items():
+        parts += [_heading("Family", family), *map(_entry, classes)]
     return "\n".join(parts)
 
 
+def _method_row(cls: type[Method]) -> list[object]:
+    work = _work(cls)
+    return [
+        cls.family.label,
+        f"[`{cls.key}`](#{cls.key})",
+        cls.label,
+        _listed(cls.needs),
+        _listed(cls.properties),
+        work.forward,
+        work.backward,
+        work.pace,
+        link(cls.paper),
+    ]
+
+
 def _work(cls: type[Method]) -> Cost:
-    """The rows of a method with default parameters, on a model that can run it."""
+    """The cost of a method with default parameters, on a model that can run it."""
     method = cls()
     for handle in _handles():
         if not (handle.why_not(method.requires()) or method.refusal(handle)):
@@ -125,39 +121,54 @@ def _handles() -> list[ModelHandle]:
 # -- metrics --------------------------------------------------------------------------------------
 
 
-def _metrics() -> str:
-    classes = sorted(METRICS.values(), key=lambda cls: cls.key)
+def metrics_section() -> str:
+    """All metrics: a table, what answers to which quality, then each category, as Markdown."""
+    by_category = {
+        category: sorted(
+            (c for c in METRICS.values() if c.category == category), key=lambda c: c.key
+        )
+        for category in Category
+    }
     overview = _table(
-        ["key", "label", "question", "better", "range", "caveat", "source"],
-        (
-            [
-                f"[`{cls.key}`](#{cls.key})",
-                cls.label,
-                cls.about,
-                "higher" if cls.higher_is_better else "lower",
-                f"{cls.range[0]:g} to {cls.range[1]:g}",
-                cls.caveat,
-                link(cls.paper),
-            ]
-            for cls in classes
-        ),
+        ["category", "key", "label", "question", "better", "range", "caveat", "source"],
+        (_metric_row(cls) for classes in by_category.values() for cls in classes),
     )
-    note = (
-        "A score means something only beside those of the controls, the methods that know nothing\n"
-        "of the model. Which metrics know the truth when they are shown it is in\n"
-        "[metrics.md](metrics.md); those that do not carry a caveat.\n"
-    )
-    qualities = _table(
-        ["what is asked for", "what answers"],
-        [
-            *([name, _listed(f"`{key}`" for key in keys)] for name, keys in QUALITIES.items()),
-            *ELSEWHERE.items(),
-        ],
-    )
-    return "\n".join(["## Metrics\n", note, overview, qualities, *map(_entry, classes)])
+    answers = ((name, _listed(f"`{key}`" for key in keys)) for name, keys in qualities().items())
+    found = _table(["what is asked for", "what answers"], [*answers, *ELSEWHERE.items()])
+    parts = ["## Metrics\n", METRICS_NOTE, overview, found]
+    for category, classes in by_category.items():
+        parts += [_heading("Category", category), *map(_entry, classes)]
+    return "\n".join(parts)
+
+
+def _metric_row(cls: type[Metric]) -> list[object]:
+    return [
+        cls.category.label,
+        f"[`{cls.key}`](#{cls.key})",
+        cls.label,
+        cls.about,
+        "higher" if cls.higher_is_better else "lower",
+        f"{cls.range[0]:g} to {cls.range[1]:g}",
+        cls.caveat,
+        link(cls.paper),
+    ]
+
+
+def qualities() -> dict[str, list[str]]:
+    """The keys of the metrics for each quality: categories first, then other names for them."""
+    others = sorted({name for cls in METRICS.values() for name in cls.also_answers})
+    names = list(dict.fromkeys([*map(str, Category), *others]))
+    return {
+        name: [key for key, c in METRICS.items() if name in (c.category, *c.also_answers)]
+        for name in names
+    }
 
 
 # -- parts of the page ----------------------------------------------------------------------------
+
+
+def _heading(kind: str, group: Group) -> str:
+    return f"## {kind}: {group.label}\n\n{group.description}\n"
 
 
 def _entry(cls: type[Parameters]) -> str:

@@ -27,11 +27,11 @@ import app
 from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, load_model
 from core.errors import CancelledError, ModelError, UnknownNameError
 from core.inputs.batch import OnProgress
+from core.methods.base import Family
 from core.views.colour import lut
 from dashboard import actions
 from dashboard.actions.explain import summary
 from dashboard.actions.formatting import facts
-from dashboard.actions.model import FAMILIES
 from dashboard.controls import control, params_of
 from dashboard.handlers import working
 from dashboard.state import NOTHING, Question, Service
@@ -256,7 +256,7 @@ def test_scores_stand_beside_the_controls(service: Service) -> None:
     assert len(found.headers) == 1 + len(metrics)
     *curves, reason = found.panels
     assert len(curves) == 2
-    assert "promises no sum" in reason["caption"]
+    assert "need not add up" in reason["caption"]
     assert all(row[3] > 0 and row[4] is None for row in found.table), "none promises a sum"
     dashes = [trace.get("line", {}).get("dash") for trace in found.panels[0]["figure"]["data"]]
     assert len(dashes) == len(found.table)
@@ -497,8 +497,8 @@ def test_methods_are_offered_family_by_family_and_those_that_do_not_suit_last(
     offered = actions.method_choices()
     families = [METHODS[key].family for _, key in offered]
     assert sorted(key for _, key in offered) == sorted(METHODS)
-    assert list(dict.fromkeys(families)) == [f for f in FAMILIES if f in families]
-    assert families == sorted(families, key=list(FAMILIES).index)
+    assert list(dict.fromkeys(families)) == [f for f in Family if f in families]
+    assert families == sorted(families, key=list(Family).index)
     labels = [label for label, _ in offered]
     assert len(set(labels)) == len(labels)
     for_lite0 = actions.describe_model(service, LITE0, "pretrained").methods

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import shutil
@@ -17,13 +18,14 @@ import scipy.stats
 
 from core import METHODS, METRICS, Explainer, cli
 from core.errors import TimmscopeError
-from core.evaluation.journal import Journal
+from core.evaluation.journal import Journal, JsonLines
 from core.evaluation.pictures import annotation_finder, evaluate, picture_files
 from core.evaluation.rows import Row, write_rows
 from core.evaluation.statistics import RESAMPLES, advice, holm, interval, sign_flip, summary
+from core.methods.base import control_keys
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
-CONTROLS = {key for key, cls in METHODS.items() if cls.family == "control"}
+CONTROLS = set(control_keys())
 
 
 def rows_of(lite0: Explainer, *pictures: Path, **question: Any) -> list[Row]:
@@ -100,14 +102,27 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
     assert np.mean(held) == pytest.approx(0.94, abs=0.03)
 
 
-def test_sign_flips_are_scipys() -> None:
+def test_an_interval_is_that_of_resampled_means_and_always_the_same() -> None:
+    values = np.random.default_rng(1).normal(0.3, 1, size=30)
+    drawn = np.random.default_rng(7).choice(values, size=(20000, 30)).mean(1)
+    assert interval(values) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.03)
+    assert interval(values) == interval(values)
+    assert interval(np.array([0.25])) == (0.25, 0.25)
+    assert interval(np.full(5, 0.25)) == (0.25, 0.25)
+
+
+def test_sign_flips_are_counted() -> None:
     rng = np.random.default_rng(2)
-    for count in (6, 40):
+    for count in (2, 6, 10):
         differences = rng.normal(0.2, 1, size=count)
-        theirs = scipy.stats.permutation_test(
-            (differences,), np.mean, permutation_type="samples", n_resamples=20000, rng=3
-        ).pvalue
-        assert sign_flip(differences) == pytest.approx(theirs, abs=0.03)
+        signs = np.array(list(itertools.product((1, -1), repeat=count)))
+        reached = abs((signs * differences).mean(1)) >= abs(differences.mean()) - 1e-12
+        assert sign_flip(differences) == pytest.approx(reached.mean())
+    differences = rng.normal(0.2, 1, size=40)
+    exact = scipy.stats.ttest_1samp(differences, 0).pvalue
+    assert sign_flip(differences) == pytest.approx(exact, abs=0.03)
+    assert 0 < sign_flip(np.full(40, 0.1)) <= 1 / 1000, "never 0"
+    assert sign_flip(np.zeros(5)) == sign_flip(np.array([3.0])) == 1
 
 
 def test_holms_adjustment_never_falls_and_never_exceeds_one() -> None:
@@ -292,15 +307,15 @@ def test_a_summary_ranks_with_a_reason() -> None:
     assert apart["p"] < 0.01
     level = next(p for p in found["pairs"] if set(p["methods"]) == {"layercam", "gradcam"})
     assert level["low"] < 0 < level["high"]
-    assert "gradcam cannot be told from it and takes 10% of its passes" in found["advice"]
+    assert "gradcam is not clearly worse, at 10% of the cost" in found["advice"]
 
 
 @pytest.mark.parametrize(
     ("scores", "words"),
     [
-        ({"random": [0.5, 0.6, 0.7], "gradcam": [0.1, 0.2, 0.3]}, "a map that knows nothing"),
+        ({"random": [0.5, 0.6, 0.7], "gradcam": [0.1, 0.2, 0.3]}, "it ignores the model"),
         ({"gradcam": [0.5, 0.1, 0.7], "sobel": [0.4, 0.6, 0.2]}, "the control sobel"),
-        ({"gradcam": [0.5, 0.6, 0.7], "sobel": [0.1, 0.2, 0.3]}, "apart from all others"),
+        ({"gradcam": [0.5, 0.6, 0.7], "sobel": [0.1, 0.2, 0.3]}, "clearly better than all others"),
     ],
 )
 def test_advice_is_plain(scores: dict[str, list[float]], words: str) -> None:
@@ -333,6 +348,50 @@ def test_rows_come_back_from_every_kind_of_file(tmp_path: Path) -> None:
         found = list(csv.DictReader(file))
     assert found[1]["picture"] == "ä,b.jpg"
     assert float(found[0]["value"]) == 0.5
+
+
+def test_the_text_of_a_table_is_what_the_csv_module_writes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = [None, 0.0, 1.0, 0.1 + 0.2, 1e-300, 1e22, *rng.random(50).tolist()]
+    names = ["a.jpg", 'ä,"b".jpg', "two\nlines", "", "NA", "nan"]
+    rows = [
+        Row(names[i % 6], "gradcam", "srg", v, None, v, forward=i, seconds=float(rng.random()))
+        for i, v in enumerate(values)
+    ]
+    write_rows(tmp_path / "rows.csv", rows)
+    expected = io.StringIO(newline="")
+    writer = csv.DictWriter(expected, list(rows[0].facts()))
+    writer.writeheader()
+    writer.writerows(row.facts() for row in rows)
+    assert (tmp_path / "rows.csv").read_bytes() == expected.getvalue().encode()
+
+
+def test_lines_cut_off_in_writing_are_ignored_wherever_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "lines.jsonl"
+    assert JsonLines(path).read() == []
+    with JsonLines(path) as one, JsonLines(path) as other:
+        one.append({"a": 1})
+        other.append({"b": "ä\n"})
+        one.append({"c": None})
+    with path.open("a") as file:
+        file.write('{"d": 4')
+    with JsonLines(path) as lines:
+        lines.append({"e": 5})
+        assert lines.read() == [{"a": 1}, {"b": "ä\n"}, {"c": None}, {"e": 5}]
+
+
+@pytest.mark.parametrize("text", ["", "garbage", '{"seed": 0}\n{"colour": 1}\n', "\xff\xfe"])
+def test_a_journal_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.csv.partial").write_text(text, encoding="latin-1")
+    with pytest.raises(TimmscopeError, match="cannot be read"):
+        Journal(tmp_path / "rows.csv", {"seed": 0}, resume=True)
+
+
+def test_a_summary_knows_methods_and_metrics_with_parameters() -> None:
+    scores = {"lime(samples=20)": [0.5, 0.6, 0.7], "gradcam@layer3": [0.1, 0.2, 0.3]}
+    found = summary(made(scores, "srg(steps=4)"))["srg(steps=4)"]
+    assert found["ranking"] == ["lime(samples=20)", "gradcam@layer3"]
+    assert found["advice"].startswith("lime(samples=20) scores best by Symmetric relevance gain")
 
 
 def test_a_journal_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:

@@ -332,22 +332,22 @@ CONTROLS = {"random": (0.0, 0.0, 0.0), "centre": (0.1, 0.2, 0.3)}
         (
             [contender("gradcam", 0.5, 0.6, 3), contender("layercam", 0.2, 0.3, 3)],
             "gradcam",
-            "apart from the others",
+            "clearly the most",
         ),
         (
             [contender("occlusion", 0.5, 0.6, 300), contender("gradcam", 0.42, 0.62, 3)],
             "gradcam",
-            "is level with it (0.52) and takes 1% of its passes",
+            "does as well (0.52) at 1% of the cost",
         ),
         (
             [contender("gradcam", 0.5, 0.6, 3), contender("occlusion", 0.42, 0.62, 300)],
             "gradcam",
-            "Occlusion cannot be told from it",
+            "no clear difference from Occlusion",
         ),
         (
             [contender("gradcam", 0.5, 0.6), contender("saliency", 0.0, 0.1)],
             "gradcam",
-            "Not to be trusted here: Saliency; Centre (control) does at least as well.",
+            "Do not trust here: Saliency; Centre (control) does at least as well.",
         ),
         ([contender("saliency", 0.0, 0.1)], None, "Take none of them"),
     ],
@@ -366,7 +366,7 @@ def test_a_gain_that_hangs_on_how_pixels_are_removed_is_read_with_care() -> None
     found = recommend([contender("gradcam", 0.3, 0.3)], CONTROLS, NAMES)
     assert found.method == "gradcam"
     assert not found.firm
-    assert "Read it with care: with pixels removed another way, Centre (control)" in found.words
+    assert "Read it with care: with another baseline, Centre (control)" in found.words
 
 
 def test_a_gain_above_every_control_in_every_way_is_firm_however_ways_differ() -> None:

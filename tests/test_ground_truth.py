@@ -10,10 +10,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import skimage.draw
+from pycocotools import mask as coco_tools
 
 from core import Explainer
 from core.errors import TimmscopeError, UnknownNameError
-from core.inputs.ground_truth import _Canvas, boxed, on_input, read_ground_truth
+from core.inputs.ground_truth import boxed, on_input, read_ground_truth
+from core.inputs.mask_canvas import MOST_OUTLINE, MaskCanvas
 from core.inputs.preprocessing import Geometry
 
 SIZE = (6, 8)
@@ -111,7 +113,7 @@ def test_a_mask_of_numbers_knows_its_classes_and_others_say_that_they_do_not(
     with pytest.raises(UnknownNameError, match="255"):
         read_ground_truth(tmp_path / "numbers.png", SIZE, label="255")
     PIL.Image.fromarray(EXPECTED).save(tmp_path / "one.png")
-    with pytest.raises(TimmscopeError, match="tells no classes apart, so not 'cat'"):
+    with pytest.raises(TimmscopeError, match="without class numbers, so it has no 'cat'"):
         read_ground_truth(tmp_path / "one.png", SIZE, label="cat")
 
 
@@ -119,7 +121,7 @@ def test_a_mask_of_numbers_knows_its_classes_and_others_say_that_they_do_not(
     ("name", "text", "reason"),
     [
         ("a.xml", "<annotation", "no annotation that can be read"),
-        ("a.xml", "<!DOCTYPE x [<!ENTITY a 'aaaa'>]><annotation/>", "declares entities"),
+        ("a.xml", "<!DOCTYPE x [<!ENTITY a 'aaaa'>]><annotation/>", "declares XML entities"),
         ("a.xml", voc(), "names no object"),
         ("a.json", "{}", "no annotation that can be read"),
         ("a.json", "[1, 2", "no annotation that can be read"),
@@ -172,15 +174,49 @@ def test_a_box_around_the_cup_scores_gradcam_better_than_one_beside_it(lite0: Ex
 # -- what an annotation may cost ------------------------------------------------------------------
 
 
-def test_polygons_are_what_scikit_image_draws() -> None:
+def test_polygons_are_what_scikit_image_draws_but_for_pixels_on_the_edge() -> None:
     rng = np.random.default_rng(0)
+    y, x = np.mgrid[:30, :35] + 0.5
     for _ in range(100):
         points = rng.uniform(-5, 40, size=2 * rng.integers(3, 9))
-        canvas = _Canvas((30, 35))
+        canvas = MaskCanvas((30, 35))
         canvas.polygon(points.tolist())
         theirs = np.zeros((30, 35), dtype=bool)
         theirs[skimage.draw.polygon(points[1::2] - 0.5, points[0::2] - 0.5, (30, 35))] = True
-        assert np.array_equal(canvas.mask, theirs)
+        different = canvas.mask != theirs
+        assert different.sum() < 0.1 * theirs.sum() + 5
+        centres = np.stack([x[different], y[different]], 1)
+        assert (to_edges(centres, points.reshape(-1, 2)) <= 0.75).all()
+
+
+def to_edges(centres: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """(n,) how far points (n, 2) are from the nearest edge of a polygon (k, 2)."""
+    along = np.roll(corners, -1, 0) - corners
+    off = centres[:, None] - corners
+    share = ((off * along).sum(2) / (along**2).sum(1)).clip(0, 1)
+    return np.linalg.norm(off - share[..., None] * along, axis=2).min(1)
+
+
+def test_a_polygon_may_lie_across_the_rim_of_the_picture() -> None:
+    expected = boxed([(-3, -2, 4, 3)], SIZE) | boxed([(6, 5, 12, 9)], SIZE)
+    canvas = MaskCanvas(SIZE)
+    for left, top, right, bottom in ((-3, -2, 4, 3), (6, 5, 12, 9), (-5, 1, -2, 3)):
+        canvas.polygon([left, top, right, top, right, bottom, left, bottom])
+    canvas.polygon([1, 5, 2, 5])  # no area
+    assert np.array_equal(canvas.mask, expected)
+
+
+@pytest.mark.parametrize("kind", ["runs", "compressed"])
+def test_masks_in_run_lengths_are_what_cocos_tools_wrote(kind: str) -> None:
+    mask = np.random.default_rng(0).random((30, 40)) < 0.3
+    runs = coco_tools.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    if kind == "runs":
+        flat = mask.T.ravel()
+        ends = np.flatnonzero(np.diff(flat)) + 1
+        runs = np.diff([0, *([0] if flat[0] else []), *ends, flat.size]).tolist()
+    canvas = MaskCanvas((30, 40))
+    canvas.run_lengths([30, 40], runs)
+    assert np.array_equal(canvas.mask, mask)
 
 
 def annotated(path: Path, *annotations: dict[str, Any]) -> Path:
@@ -191,6 +227,10 @@ def annotated(path: Path, *annotations: dict[str, Any]) -> Path:
     return path
 
 
+def runs(counts: str) -> dict[str, Any]:
+    return {"segmentation": {"size": [30, 40], "counts": counts}}
+
+
 WHOLE = {"segmentation": [[0, 0, 40, 0, 40, 30, 0, 30]]}
 
 
@@ -199,12 +239,24 @@ WHOLE = {"segmentation": [[0, 0, 40, 0, 40, 30, 0, 30]]}
     [
         ([WHOLE] * 100, "draws more than"),
         ([{"bbox": [0, 0, 1, 1]}] * 10_001, "draws more than"),
-        ([{"segmentation": {"size": [30, 40], "counts": "o" * 1000}}], "longer than any picture"),
+        ([runs("o" * 1000)], "no text that COCO's tools write"),
+        ([runs("1o")], "no text that COCO's tools write"),
+        ([runs("ä")], "no text that COCO's tools write"),
+        ([runs("")], "no text that COCO's tools write"),
+        ([runs("34")], "do not add up"),
+        ([runs("o`o1OOOOO?" * 50)], "do not add up|no text"),
+        ([runs("PPPPO1" * 1000)], "do not add up|no text"),
         ([{"segmentation": {"size": [30, 40], "counts": [1e999]}}], "no annotation"),
-        ([{"segmentation": [[0, 0, float("nan"), 1, 2, 2]]}], "no pairs of numbers"),
-        ([{"segmentation": [[0, 0, 1]]}], "no pairs of numbers"),
+        ([{"segmentation": [[0, 0, float("nan"), 1, 2, 2]]}], "not pairs of numbers"),
+        ([{"segmentation": [[0, 0, 1]]}], "not pairs of numbers"),
+        ([{"segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}], "far outside the picture"),
+        ([{"segmentation": [[0, 0, 40, 30] * (MOST_OUTLINE // 50)]}], "pixels of outline"),
     ],
-    ids=["drawn over and over", "too many", "endless run", "infinite run", "no number", "odd"],
+    ids=[
+        *("drawn over and over", "too many", "endless run", "cut off", "no COCO text", "empty"),
+        *("too short", "negative runs", "too long", "infinite run", "no number", "odd"),
+        *("far outside", "zigzag"),
+    ],
 )
 def test_an_annotation_beyond_measure_is_refused_in_a_sentence(
     tmp_path: Path, annotations: list[dict[str, Any]], said: str

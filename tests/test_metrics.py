@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from core import METRICS, Explainer, ModelHandle
 from core.errors import NotApplicableError, TimmscopeError, UnknownNameError
 from core.inputs.preprocessing import Preprocessing
-from core.metrics.base import MetricInput
+from core.metrics.base import MetricContext, MetricInput
 from core.metrics.faithfulness import ranking
-from core.metrics.faithfulness_subsets import correlation, fisher
+from core.metrics.faithfulness_subsets import correlation
 from core.perturb.imputation import NOISE, imputed
 from tests.conftest import images, shared_handle
 
@@ -374,7 +374,7 @@ def test_a_metric_that_lacks_something_says_what(spot: Explainer) -> None:
     with pytest.raises(TimmscopeError, match="does not fit maps"):
         spot.measure(white(), evidence(), "iou", target=0, ground_truth=ground_truth[:, 1:])
     answer = spot.explain(white(), "sobel", target=0)
-    with pytest.raises(NotApplicableError, match="promises no sum"):
+    with pytest.raises(NotApplicableError, match="need not add up"):
         spot.measure(white(), answer, "completeness_error", target=0)
 
 
@@ -423,7 +423,7 @@ def test_another_map_takes_no_pass(additive: Explainer, key: str) -> None:
 def test_fishers_interval_holds_the_truth_as_often_as_it_says() -> None:
     generator = torch.Generator().manual_seed(0)
     a, noise = torch.randn(2, 2000, 30, generator=generator)
-    low, high = fisher(correlation(a, 0.6 * a + 0.8 * noise), 30)
+    _, low, high = correlation(a, 0.6 * a + 0.8 * noise)
     assert ((low <= 0.6) & (high >= 0.6)).float().mean().item() == pytest.approx(0.95, abs=0.015)
 
 
@@ -442,6 +442,25 @@ def test_the_completeness_error_is_the_methods_own(additive: Explainer) -> None:
     found = additive.measure(white(), answer, "completeness_error", target=0)
     assert found.value.item() == pytest.approx(float(answer.extras["completeness_error"]))
     assert found.cost.forward == 0
+
+
+@pytest.mark.parametrize("key", METRICS)
+def test_a_metric_knows_how_often_it_runs_the_method(key: str) -> None:
+    owner = shared_handle("resnet")
+    explainer, x = Explainer(owner), images(owner, 1)
+    metric = METRICS.make(key, QUICK_METRICS.get(key))
+    answer = explainer.explain(x, "integrated_gradients", target=1, steps=2)
+    run = explainer._run(explainer.prepare(x), explainer.target(1), None, 0, None)
+    calls = []
+
+    def reattribute(asked: Any) -> Tensor:
+        calls.append(asked)
+        return torch.rand(len(asked.x), *asked.x.shape[2:])
+
+    ground_truth = torch.ones(1, *x.shape[2:], dtype=torch.bool)
+    metric.measure(run, answer.values, MetricContext(ground_truth, answer, reattribute))
+    assert len(calls) == metric.method_calls()
+    assert not calls or MetricInput.METHOD in metric.needs
 
 
 # -- odd maps -------------------------------------------------------------------------------------

@@ -15,22 +15,14 @@ from torch import Tensor
 
 from core import METHODS, METRICS, Explainer, TimmscopeError
 from core.errors import UnknownNameError
-from core.methods.base import Method, register
+from core.methods.base import Family, Method, control_keys, register
+from core.metrics.base import Category
+from core.metrics.verdict_rule import TONES
 from core.registry import Parameters, Registry
 from core.runtime.engine import Run, Subject
-from core.types import Cost, Need, Property
+from core.types import Cost, Group, Need, Property
 from tests.conftest import images, shared_handle
 
-FAMILIES = {
-    "cam",
-    "gradient",
-    "path",
-    "perturbation",
-    "shapley",
-    "attention",
-    "relevance",
-    "control",
-}
 EVERYTHING = [pytest.param(r, key, id=key) for r in (METHODS, METRICS) for key in r]
 FIELDS = [
     pytest.param(r, key, name, id=f"{key}.{name}")
@@ -66,7 +58,8 @@ def test_facts(registry: Registry[Any], key: str) -> None:
 @pytest.mark.parametrize("key", METHODS)
 def test_facts_of_methods(key: str) -> None:
     cls = METHODS[key]
-    assert cls.family in FAMILIES
+    assert isinstance(cls.family, Family)
+    assert cls.is_control == (cls.family == "control")
     assert all(isinstance(need, Need) for need in cls.needs)
     assert all(isinstance(law, Property) for law in cls.properties)
     assert cls().requires() >= cls.needs or key == "smoothgrad"
@@ -77,6 +70,29 @@ def test_facts_of_metrics(key: str) -> None:
     cls = METRICS[key]
     assert isinstance(cls.higher_is_better, bool)
     assert cls.range[0] < cls.range[1]
+    assert isinstance(cls.category, Category)
+    assert cls.category not in cls.also_answers
+    if rule := cls.verdict_rule:
+        assert {rule.assess(value, {}).tone for value in (-1.0, 0.85, 0.95, 9.0)} <= set(TONES)
+
+
+@pytest.mark.parametrize("group", [*Family, *Category])
+def test_groups_are_strings_with_a_label_and_a_description(group: Group) -> None:
+    assert group == group.value == str(group)
+    assert type(group)(group.value) is group
+    assert group.label[0].isupper()
+    assert group.description.endswith((".", "?"))
+    assert list(type(group))[group.order] is group
+    assert json.dumps({"group": group}) == f'{{"group": "{group.value}"}}'
+
+
+def test_a_group_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="'colour' is not a valid Family"):
+        register("x", label="x", family="colour", about="x.")(Method)
+
+
+def test_controls_are_the_methods_that_ignore_the_model() -> None:
+    assert control_keys() == [k for k, c in METHODS.items() if Property.MODEL_FREE in c.properties]
 
 
 @pytest.mark.parametrize(("registry", "key"), EVERYTHING)

@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from benchmarks import ground_truth, journal, mosaics
+from benchmarks import ground_truth, mosaics
 from core import Explainer, load_model
 from core.errors import UnknownNameError
+from core.evaluation.journal import JsonLines
 from core.methods.base import METHODS
 from core.models.listing import find, list_models
 from core.synthetic import FOLDER, SYNTHETIC_MODELS, train
@@ -329,15 +330,18 @@ def test_what_a_journal_holds_is_not_done_again(tmp_path: Path) -> None:
         asked.append(1)
         return ground_truth.Found(inside=np.array([0.25, 1 / 3]), seconds=2.0)
 
-    first = journal.once(path, "a", ground_truth.Found, find)
+    with JsonLines(path) as lines:
+        first = lines.once("a", ground_truth.Found, find)
     with path.open("a") as file:
         file.write('\n{"name": "b", "to')  # cut off in writing
-    again = journal.once(path, "a", ground_truth.Found, find)
+    with JsonLines(path) as lines:
+        again = lines.once("a", ground_truth.Found, find)
     assert asked == [1]
     assert again.inside.tolist() == first.inside.tolist()
     assert (again.right.shape, again.seconds, again.refused) == ((0,), 2.0, "")
     for _ in range(2):
-        journal.once(path, "b", ground_truth.Found, find)
+        with JsonLines(path) as lines:
+            lines.once("b", ground_truth.Found, find)
     assert asked == [1, 1]
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from core import METHODS, METRICS, Explainer
-from core.evaluation.evaluator import Evaluator
-from core.evaluation.verdict import AGAIN, MAX_ROWS, QUESTIONS, SANITY, Verdict, finding, verdict
+from core.evaluation import evaluator
+from core.evaluation.verdict import (
+    MAX_ROWS,
+    Verdict,
+    explanations_needed,
+    finding,
+    rule_of,
+    sanity_metrics,
+    verdict,
+    verdict_metrics,
+)
+from core.inputs.batch import InputBatch
+from core.inputs.preprocessing import Preprocessing
 from core.runtime.engine import Run
+from core.tasks.query import Query
 from core.types import Attribution, Score
 from dashboard.actions.verdict import cards
 from tests.conftest import images, shared_handle
@@ -36,10 +47,25 @@ def judged(**values: float) -> Verdict:
     return verdict(scores, beside, {})
 
 
-def test_every_question_is_a_metric_with_an_answer_in_words() -> None:
-    assert set(QUESTIONS) <= set(METRICS)
-    assert {f.metric for f in judged().findings} == set(QUESTIONS)
+def test_the_metrics_of_a_verdict_say_so_themselves_and_stand_by_priority() -> None:
+    assert verdict_metrics() == tuple(GOOD)
+    assert sanity_metrics() == ("class_sensitivity", "randomisation")
+    assert [f.metric for f in judged().findings] == list(GOOD)
     assert all(f.words.endswith(".") for f in judged().findings)
+    priorities = [rule_of(key).priority for key in verdict_metrics()]
+    assert len(set(priorities)) == len(priorities)
+    with pytest.raises(ValueError, match="deletion does not count"):
+        rule_of("deletion")
+
+
+def test_the_maps_that_a_metric_needs_are_known_beforehand() -> None:
+    assert {key: explanations_needed(key) for key in GOOD} == {
+        "srg": 0,
+        "max_sensitivity": 10,
+        "completeness_error": 0,
+        "class_sensitivity": 3 * (1 + 1),
+        "randomisation": 3 * (6 + 1),
+    }
 
 
 def test_a_map_that_passes_every_test_is_good() -> None:
@@ -49,14 +75,16 @@ def test_a_map_that_passes_every_test_is_good() -> None:
 @pytest.mark.parametrize(
     ("values", "tone", "words"),
     [
-        ({"srg": -0.1}, "bad", "know nothing"),
-        ({"srg": 0.0}, "bad", "know nothing"),
-        ({"srg": 0.2}, "doubtful", "centre orders pixels at least as well"),
-        ({"randomisation": 0.95}, "bad", "what the model has learnt"),
+        ({"srg": -0.1}, "bad", "ignore the model"),
+        ({"srg": 0.0}, "bad", "ignore the model"),
+        ({"srg": 0.2}, "doubtful", "centre finds important pixels at least as well"),
+        ({"randomisation": 0.95}, "bad", "what the model learned"),
         ({"randomisation": 0.6}, "doubtful", "much of it stays"),
-        ({"max_sensitivity": 3.0}, "doubtful", "another map altogether"),
+        ({"max_sensitivity": 3.0}, "doubtful", "a different map"),
         ({"completeness_error": 0.5}, "doubtful", "do not add up"),
-        ({"class_sensitivity": 1.0}, "doubtful", "the same one"),
+        ({"class_sensitivity": 0.95}, "doubtful", "nearly the same"),
+        ({"srg": -0.1, "randomisation": 0.95}, "bad", "ignore the model"),
+        ({"class_sensitivity": 1.0}, "doubtful", "is the same"),
     ],
 )
 def test_what_speaks_against_a_map_is_said(values: dict[str, float], tone: str, words: str) -> None:
@@ -127,66 +155,66 @@ def test_only_the_weakest_findings_are_named_and_none_is_no_praise() -> None:
     assert "much of it" not in judged(randomisation=0.6, max_sensitivity=3.0).words
 
 
-class Asked(Evaluator):
-    """Every metric of its map scores the same; says which were asked."""
+class Scripted:
+    """Every metric of its map scores the same; notes which were measured."""
 
     def __init__(self, rows: int) -> None:
-        self.count, self.asked = rows, set[str]()
+        self.rows, self.measured = rows, set[str]()
 
-    def rows(self, method: object, layer: str | None) -> int:
-        return self.count
+    def estimate_rows(self, method: object, layer: str | None) -> int:
+        return self.rows
 
-    def batch(self, pictures: Any) -> Any:
-        return SimpleNamespace(x=torch.zeros(1, 3, 8, 8))
-
-    def measure(self, pictures: Any, values: Any, metric: Any = "srg", **question: Any) -> Score:
-        self.asked.add(str(metric))
+    def measure(self, query: Query, values: Any, metric: Any) -> Score:
+        self.measured.add(str(metric))
         return Score(torch.tensor([0.1]), str(metric), {})
 
-    def sanity(self, method: Any = "gradcam", **question: Any) -> dict[str, Score]:
-        return {key: self.measure(None, None, key) for key in question["metrics"]}
 
-    def controls(self, pictures: Any, metric: Any = "srg", **question: Any) -> dict[str, Score]:
-        return {}
-
-    predict = explain = None  # type: ignore[assignment]
-
-
-@pytest.mark.parametrize("metric", AGAIN)
+@pytest.mark.parametrize("metric", [m for m in verdict_metrics() if explanations_needed(m)])
 @pytest.mark.parametrize("excess", [-1, 0, 1])
-def test_a_metric_is_asked_up_to_the_end_of_patience(
+def test_a_metric_is_measured_up_to_the_row_limit(
     metric: str, excess: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.evaluation.evaluator.PATIENCE", 7 * AGAIN[metric])
-    asked = Asked(7 + excess)
-    answer = Attribution(torch.zeros(1, 8, 8), torch.zeros(1), "gradcam", {})
-    (found,) = asked.verdict(None, answer)  # type: ignore[arg-type]
-    assert (metric in asked.asked) == (excess <= 0)
+    explainer = Scripted(7 + excess)
+
+    def checks(explainer: Any, configuration: Any, metrics: Any, *_: Any) -> dict[str, Score]:
+        return {key: explainer.measure(query, None, key) for key in metrics}
+
+    monkeypatch.setattr(evaluator, "MAX_ROWS", 7 * explanations_needed(metric))
+    monkeypatch.setattr(evaluator, "sanity_checks", checks)
+    monkeypatch.setattr(evaluator, "controls", lambda *_: {})
+    batch = InputBatch(
+        torch.zeros(1, 3, 8, 8), "", Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    )
+    query, answer = Query(batch), Attribution(torch.zeros(1, 8, 8), torch.zeros(1), "gradcam", {})
+    (found,) = evaluator.verdicts(explainer, query, answer)  # type: ignore[arg-type]
+    assert (metric in explainer.measured) == (excess <= 0)
     assert (metric in found.unanswered) == (excess > 0)
-    assert {"srg", "completeness_error"} <= asked.asked
+    assert {"srg", "completeness_error"} <= explainer.measured
     assert MAX_ROWS == 4000
 
 
-def test_metrics_ask_methods_as_often_as_a_verdict_reckons() -> None:
+def test_metrics_run_the_method_as_often_as_a_verdict_reckons() -> None:
     owner = shared_handle("resnet")
     explainer, x = Explainer(owner), images(owner, 1)
     answer = explainer.explain(x, "random", target=1)
-    asked: list[int] = []
+    rows: list[int] = []
     original = METHODS["random"].attribute
 
     def attribute(self: Any, run: Run) -> Any:
-        asked.append(len(run.x))
+        rows.append(len(run.x))
         return original(self, run)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(METHODS["random"], "attribute", attribute)
-        for key, times in AGAIN.items():
-            asked.clear()
-            if key in SANITY:
-                Explainer(owner).sanity("random", metrics=[key])
+        for key in verdict_metrics():
+            if not explanations_needed(key):
+                continue
+            rows.clear()
+            if key in sanity_metrics():
+                Explainer(owner).sanity_checks("random", metrics=[key])
             else:
                 explainer.measure(x, answer, key, target=1)
-            assert sum(asked) == times, key
+            assert sum(rows) == explanations_needed(key), key
 
 
 # -- on the page, and of real maps ----------------------------------------------------------------
@@ -228,7 +256,7 @@ def test_a_verdict_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def again(*_: Any) -> None:
         raise AssertionError("measured again")
 
-    for key in QUESTIONS:
+    for key in GOOD:
         if key != "completeness_error":
             monkeypatch.setattr(METRICS[key], "measure", again)
     assert explainer.verdict(x, answer, target=1) == first

@@ -42,6 +42,7 @@ def metrics(_: argparse.Namespace) -> tuple[dict[str, Any], int]:
     return {
         key: {
             "label": cls.label,
+            "category": cls.category,
             "about": cls.about,
             "higher_is_better": cls.higher_is_better,
             "range": [finite(end) for end in cls.range],

@@ -1,4 +1,4 @@
-"""How far methods agree on which pixels count."""
+"""How far methods agree on which pixels matter."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from core.metrics.similarity import overlap, ranks, spearman, ssim
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Every pair of methods on one picture; tables (m, m), symmetric, 1 on the diagonal.
+    """How similar the maps of m methods are; tables (m, m), symmetric, 1 on the diagonal.
 
     Attributes:
-        methods: the keys, in the order of rows and columns.
-        spearman: rank correlation, from -1 to 1.
-        overlap: intersection over union of the pixels ranked highest.
-        ssim: structural similarity of the maps scaled to the unit range.
-        disagreement: (H, W) standard deviation, over methods, of each pixel's rank from 0 to 1.
+        methods: their names, in the order of rows and columns.
+        spearman: rank correlation, -1 to 1.
+        overlap: intersection over union of the top 10% of the pixels, 0 to 1.
+        ssim: structural similarity of the maps, each scaled to 0 to 1.
+        disagreement: (H, W) standard deviation, over the methods, of each pixel's rank (0 to 1).
     """
 
     methods: tuple[str, ...]
@@ -31,7 +31,11 @@ class Agreement:
 
 
 def agreement(maps: Mapping[str, Tensor]) -> Agreement:
-    """Compare maps (H, W) on one common grid."""
+    """Compare every pair of maps.
+
+    Args:
+        maps: (H, W) by method name, all on the same grid; at least one.
+    """
     keys = tuple(maps)
     values = torch.stack([maps[key].float() for key in keys])
     return Agreement(
@@ -44,6 +48,7 @@ def agreement(maps: Mapping[str, Tensor]) -> Agreement:
 
 
 def _table(values: Tensor, compare: Callable[[Tensor, Tensor], float]) -> Tensor:
+    """(m, m) the similarity of every pair of maps (m, H, W)."""
     table = torch.eye(len(values))
     for i in range(len(values)):
         for j in range(i):

@@ -14,9 +14,17 @@ from torch import Tensor
 
 from core.errors import NotApplicableError, TimmscopeError
 from core.evaluation.recommendation import Candidate, Recommendation, recommend
-from core.evaluation.verdict import AGAIN, MAX_ROWS, QUESTIONS, SANITY, Verdict, verdict
+from core.evaluation.verdict import (
+    MAX_ROWS,
+    Verdict,
+    explanations_needed,
+    rule_of,
+    sanity_metrics,
+    verdict,
+    verdict_metrics,
+)
 from core.inputs.batch import InputBatch, OnProgress, Pictures
-from core.methods.base import METHODS, Method
+from core.methods.base import METHODS, Method, control_keys
 from core.methods.configuration import Configuration, MethodLike, label_of
 from core.metrics.base import METRICS, Metric, MetricInput
 from core.metrics.localisation_grid import OTHERS
@@ -84,7 +92,7 @@ class ExplainerLike(Protocol):
 
 def control_methods() -> list[Method]:
     """The methods whose maps do not depend on the model, with default parameters."""
-    return [METHODS.make(key) for key, cls in METHODS.items() if cls.family == "control"]
+    return [METHODS.make(key) for key in control_keys()]
 
 
 def controls(explainer: ExplainerLike, query: Query, metric: Metric) -> dict[str, Score]:
@@ -144,7 +152,7 @@ def percentile_rank(
 def sanity_checks(
     explainer: ExplainerLike,
     configuration: Configuration,
-    metrics: Sequence[str] = SANITY,
+    metrics: Sequence[str] | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Score]:
@@ -156,7 +164,7 @@ def sanity_checks(
     Args:
         explainer: answers.
         configuration: the method and its layer.
-        metrics: keys of the metrics to measure.
+        metrics: keys of the metrics to measure; by default the sanity checks.
         seed: where random draws start.
         on_progress: called with the rows done and expected, of each metric in turn.
 
@@ -169,7 +177,8 @@ def sanity_checks(
     target = explainer.predict(batch).logits.argmax(1).tolist()
     query = explainer.query(batch, target=target, seed=seed, on_progress=on_progress)
     attribution = explainer.explain(query.at(configuration.layer), configuration.method)
-    return {key: explainer.measure(query, attribution, key) for key in metrics}
+    keys = sanity_metrics() if metrics is None else metrics
+    return {key: explainer.measure(query, attribution, key) for key in keys}
 
 
 def verdicts(explainer: ExplainerLike, query: Query, attribution: Attribution) -> list[Verdict]:
@@ -186,18 +195,22 @@ def verdicts(explainer: ExplainerLike, query: Query, attribution: Attribution) -
     scores: dict[str, Score] = {}
     unanswered: dict[str, str] = {}
     rows = explainer.estimate_rows(method, attribution.layer)
-    for key in QUESTIONS:
-        if AGAIN.get(key, 0) * rows > MAX_ROWS:
-            unanswered[key] = f"it takes {AGAIN[key]} x {rows:,} rows; measure it by itself"
+    for key in verdict_metrics():
+        if (needed := explanations_needed(key)) * rows > MAX_ROWS:
+            unanswered[key] = f"it takes {needed} x {rows:,} rows; measure it by itself"
             continue
         try:
-            if key in SANITY:
+            if rule_of(key).sanity_check:
                 scores[key] = _mean_check(explainer, query, key, attribution)
             else:
                 scores[key] = explainer.measure(query, attribution, key)
         except NotApplicableError as reason:
             unanswered[key] = str(reason)
-    beside = {"srg": controls(explainer, query, METRICS.make("srg"))}
+    beside = {
+        key: controls(explainer, query, METRICS.make(key))
+        for key in scores
+        if rule_of(key).uses_controls
+    }
     return [verdict(scores, beside, unanswered, image) for image in range(len(query))]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from core.errors import CancelledError, TimmscopeError
 from core.evaluation.evaluator import ExplainerLike, control_methods, percentile_rank
 from core.evaluation.rows import Row, RowKey
+from core.methods.base import control_keys
 from core.methods.configuration import Configuration, MethodLike, by_name, to_configuration
 from core.metrics.base import METRICS, Metric, MetricInput
 from core.registry import named_instances, parse_instance
@@ -147,12 +148,8 @@ def _row(
     """One row: the score, its interval and its percentile rank, and what they cost."""
     score = explainer.measure(query, attribution, metric)
     percentile = None
-    controls = {method.key for method in control_methods()}
-    if (
-        random_maps
-        and MetricInput.METHOD not in metric.needs
-        and attribution.method not in controls
-    ):
+    ranked = MetricInput.METHOD not in metric.needs and attribution.method not in control_keys()
+    if random_maps and ranked:
         rank = percentile_rank(explainer, query, attribution, metric, random_maps)
         percentile = float(rank.percentile[0])
     low, high = (None if e is None else finite(float(e[0])) for e in (score.low, score.high))

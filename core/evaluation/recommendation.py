@@ -1,4 +1,4 @@
-"""Which of several maps of one picture to take, and why."""
+"""Which of several methods to use for one picture, and why."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+from core.evaluation.wording import cost_share
 from core.types import Cost
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One method among those compared.
+    """One of the methods compared.
 
     Attributes:
-        method: its key.
-        gains: its symmetric relevance gain, once for each way of removing pixels.
-        cost: what its map takes.
+        method: its name.
+        gains: its symmetric relevance gain, once for each baseline that replaces removed pixels.
+        cost: the work that its map takes.
     """
 
     method: str
@@ -25,26 +26,26 @@ class Candidate:
 
     @property
     def gain(self) -> float:
-        """The mean over the ways of removing pixels."""
+        """The mean gain over the baselines."""
         return mean(self.gains)
 
     @property
     def cost_in_passes(self) -> int:
-        """What its map takes, a backward pass counting as two forward ones."""
+        """The passes that its map takes; a backward pass counts as two forward ones."""
         return self.cost.forward + 2 * self.cost.backward
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """Which method to take for one picture.
+    """Which method to use for one picture.
 
     Attributes:
-        method: its key; None where no method is better than a map that knows nothing.
+        method: its name; None if no method is better than every control.
         words: why, in a sentence or two.
-        ranking: the contenders, the best first.
-        controls: what the controls gain, by key.
-        doubtful: methods that do no better than a control, by key, with the control's.
-        firm: whether the method gains more than every control whichever way pixels are removed.
+        ranking: the candidates, the best first.
+        controls: the mean gain of each control, by key.
+        doubtful: for each method that is no better than the best control, by name, that control.
+        firm: whether the method gains more than every control with every baseline.
     """
 
     method: str | None
@@ -56,28 +57,28 @@ class Recommendation:
 
 
 def recommend(
-    contenders: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     controls: Mapping[str, Sequence[float]],
     names: Mapping[str, str],
 ) -> Recommendation:
-    """Rank methods by symmetric relevance gain; of those level with the best, take the cheapest.
+    """Rank methods by mean gain, and choose the cheapest of those as good as the best.
 
-    A method is level with the best where some way of removing pixels has it gain as much.
+    A method is as good as the best if it gains as much with at least one baseline.
 
     Args:
-        contenders: the methods; at least one.
-        controls: the controls' gains, by key, in the same ways of removing pixels; at least one.
-        names: what methods and controls are called in the words, by key.
+        candidates: the methods; at least one.
+        controls: the gains of each control with the same baselines, by key; at least one control.
+        names: the labels of methods and controls, by name.
     """
     means = {key: mean(gains) for key, gains in controls.items()}
-    ranking = sorted(contenders, key=lambda c: (-c.gain, c.cost_in_passes))
+    ranking = sorted(candidates, key=lambda c: (-c.gain, c.cost_in_passes))
     rival = max(means, key=lambda key: means[key])
     doubtful = {c.method: rival for c in ranking if c.gain <= means[rival]}
     able = [c for c in ranking if c.method not in doubtful]
     if not able:
         words = (
-            f"Take none of them for this picture: {names[rival]} gains {means[rival]:.2f}, and "
-            f"the best of them, {names[ranking[0].method]}, {ranking[0].gain:.2f}."
+            f"Take none of them for this picture: {names[rival]} gains {means[rival]:.2f}, the "
+            f"best method, {names[ranking[0].method]}, only {ranking[0].gain:.2f}."
         )
         return Recommendation(None, words, ranking, means, doubtful)
     best = able[0]
@@ -87,29 +88,30 @@ def recommend(
     close = [key for key, gains in controls.items() if _matches(gains, chosen.gains)]
     if close:
         told = ", ".join(names[key] for key in close)
-        words += f" Read it with care: with pixels removed another way, {told} does as well."
+        words += f" Read it with care: with another baseline, {told} does as well."
     if doubtful:
         told = ", ".join(names[key] for key in doubtful)
-        words += f" Not to be trusted here: {told}; {names[rival]} does at least as well."
+        words += f" Do not trust here: {told}; {names[rival]} does at least as well."
     return Recommendation(chosen.method, words, ranking, means, doubtful, not close)
 
 
 def _matches(gains: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether some way of removing pixels has the one gain as much as the other."""
+    """Whether one gains as much as the other with at least one baseline."""
     return any(own >= other for own, other in zip(gains, others, strict=True))
 
 
 def _why(
     best: Candidate, chosen: Candidate, level: Sequence[Candidate], names: Mapping[str, str]
 ) -> str:
+    """Why a method was chosen, in a sentence."""
     spread = f"{best.gain:.2f}, {min(best.gains):.2f} to {max(best.gains):.2f}"
     first = f"{names[best.method]} has the largest symmetric relevance gain ({spread})"
     if chosen is not best:
         share = chosen.cost_in_passes / best.cost_in_passes if best.cost_in_passes else 1.0
         return (
-            f"Take {names[chosen.method]}: {first}, but {names[chosen.method]} is level with it "
-            f"({chosen.gain:.2f}) and takes {share:.0%} of its passes."
+            f"Take {names[chosen.method]}: {first}, but {names[chosen.method]} does as well "
+            f"({chosen.gain:.2f}) at {cost_share(share)}."
         )
     others = [names[c.method] for c in level if c is not best]
-    rest = f"; {', '.join(others)} cannot be told from it" if others else ", apart from the others"
+    rest = f"; no clear difference from {', '.join(others)}" if others else ", clearly the most"
     return f"Take {names[best.method]}: it{first.removeprefix(names[best.method])}{rest}."

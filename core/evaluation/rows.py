@@ -1,35 +1,48 @@
-"""Row: what one metric says of one method on one picture, and tables of rows."""
+"""Row: the score of one method on one picture by one metric, and tables of rows."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
 
 RowKey = tuple[str, str, str]
 """Picture, method and metric of a row."""
+SUFFIXES = (".csv", ".json", ".parquet")
+"""The formats in which rows can be written."""
+_TYPES = {
+    **dict.fromkeys(("picture", "method", "metric"), "string"),
+    **dict.fromkeys(("value", "low", "high", "percentile"), "float64"),
+    "target": "string",
+    **dict.fromkeys(("forward", "backward"), "int64"),
+    "seconds": "float64",
+    "error": "string",
+}
+"""The columns of a table, and what they hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one metric says of one method on one picture.
+    """The score of one method on one picture by one metric.
 
     Attributes:
         picture: the file.
-        method: the method's key; the controls are among them.
-        metric: the metric's key.
-        value: the score; None where there is none.
-        low: the lower end of its 95% interval, where it has one.
+        method: the method's name; the controls are methods too.
+        metric: the metric's name.
+        value: the score; None if there is none.
+        low: the lower end of the score's 95% interval; None if it has none.
         high: the upper end.
-        percentile: where the map stands among random ones, if that was asked and applies.
+        percentile: share of random maps that score worse, in per cent; None if not asked for.
         target: what was explained.
-        forward: rows sent forward for the map and the score.
-        backward: rows differentiated.
-        seconds: they took.
-        error: why there is no score.
+        forward: rows sent forward through the model, for the map and the score.
+        backward: rows differentiated, for the map and the score.
+        seconds: the time both took.
+        error: why there is no score; empty if there is one.
     """
 
     picture: str
@@ -47,31 +60,40 @@ class Row:
 
     @property
     def key(self) -> RowKey:
-        """What the row is about."""
+        """What the row is about, by which it is known."""
         return self.picture, self.method, self.metric
 
     def facts(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """All fields by name, ready for JSON."""
         return asdict(self)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """A table of rows as CSV, JSON or Parquet, by the file's suffix."""
-    names = [field.name for field in fields(Row)]
-    facts = [row.facts() for row in rows]
-    if path.suffix.lower() == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(facts)
-    elif path.suffix.lower() == ".json":
-        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    else:
-        # Imported where needed: it takes long, and few ask for it.
-        import pyarrow
-        import pyarrow.parquet
+    """Write a table with a line for each row and a column for each field of `Row`.
 
-        kinds = {"forward": pyarrow.int64(), "backward": pyarrow.int64()}
-        kinds |= dict.fromkeys(("value", "low", "high", "percentile", "seconds"), pyarrow.float64())
-        schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in names])
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(facts, schema), path)
+    Args:
+        path: a file that ends in one of `SUFFIXES`, which decides the format. JSON is a list of
+            objects.
+        rows: in order.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if path.suffix.lower() == ".json":
+        # Not by pandas, which rounds numbers to 15 digits.
+        text = json.dumps([row.facts() for row in rows], indent=1)
+        path.write_text(f"{text}\n", encoding="utf-8")
+        return
+    table = to_frame(rows)
+    if path.suffix.lower() == ".csv":
+        table.to_csv(path, index=False, lineterminator="\r\n", encoding="utf-8")
+    else:
+        table.to_parquet(path, index=False)
+
+
+def to_frame(rows: Sequence[Row]) -> pandas.DataFrame:
+    """Rows as a table of pandas: a line for each row, a column for each field of `Row`."""
+    import pandas  # here: it takes seconds to import
+
+    table = pandas.DataFrame([row.facts() for row in rows], columns=list(_TYPES))
+    return table.astype(_TYPES)

@@ -1,4 +1,4 @@
-"""What rows of many pictures say together: means with intervals, tests between methods, advice."""
+"""Statistics over many pictures: means with intervals, tests between methods, advice."""
 
 from __future__ import annotations
 
@@ -11,48 +11,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.evaluation.rows import Row
+from core.evaluation.wording import cost_share
 from core.methods.base import METHODS
 from core.metrics.base import METRICS
+from core.registry import key_of
+
+# scipy.stats and statsmodels are imported where they are used: it takes seconds, and few ask.
 
 Values = NDArray[np.float64]
 
 RESAMPLES = 2000
-"""Draws behind every interval and every p-value."""
+"""Draws for each interval, and the most for each p-value."""
 
 
 def summary(rows: Iterable[Row]) -> dict[str, Any]:
-    """By metric: every method's mean with its interval, every pair's difference, and advice.
+    """By metric: the mean of every method, the difference of every pair, a ranking and advice.
 
-    Intervals are percentiles over resampled pictures, 95%. Pairs are compared on the pictures that
-    both have; p-values are those of a sign-flip test, adjusted by Holm's method within a metric.
+    Intervals are 95% percentile bootstrap intervals of the mean over pictures. A pair is compared
+    on the pictures that both methods have. P-values are those of a two-sided sign-flip test of the
+    differences, adjusted for all pairs of a metric by Holm's method.
+
+    Args:
+        rows: scores; a row without a value counts as an error of its method.
+
+    Returns:
+        For each metric its name with `higher_is_better`, `ranking` (methods, the best first),
+        `methods` (`mean`, `low`, `high`, `pictures`), `pairs` (`methods`, `difference`, `low`,
+        `high`, `p`, `pictures`), `errors` (number by method) and `advice`; only `errors` if it has
+        no score at all.
     """
     table: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    passes: dict[str, list[int]] = defaultdict(list)
+    costs: dict[str, list[int]] = defaultdict(list)
     errors: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for row in rows:
         if row.value is None:
             errors[row.metric][row.method] += bool(row.error)
         else:
             table[row.metric][row.method][row.picture] = row.value
-            passes[row.method].append(row.forward + 2 * row.backward)
-    found = {}
-    for metric, by_method in table.items():
-        means = {key: _mean(np.array(list(of.values()))) for key, of in by_method.items()}
-        pairs = _pairs(by_method)
-        ranked = sorted(means, key=lambda key: means[key]["mean"])
-        if METRICS[metric].higher_is_better:
-            ranked.reverse()
-        found[metric] = {
-            "higher_is_better": METRICS[metric].higher_is_better,
-            "ranking": ranked,
-            "methods": means,
-            "pairs": pairs,
-            "errors": dict(errors[metric]),
-            "advice": advice(metric, ranked, means, pairs, passes),
-        }
+            costs[row.method].append(row.forward + 2 * row.backward)
+    found = {
+        metric: {**_of_metric(metric, by_method, costs), "errors": dict(errors[metric])}
+        for metric, by_method in table.items()
+    }
     for metric in errors.keys() - found.keys():
         found[metric] = {"errors": dict(errors[metric])}
     return found
+
+
+def _of_metric(
+    metric: str, by_method: Mapping[str, Mapping[str, float]], costs: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """The summary of one metric, from scores by method and picture."""
+    means = {key: _mean(np.array(list(of.values()))) for key, of in by_method.items()}
+    pairs = _pairs(by_method)
+    higher = METRICS[key_of(metric)].higher_is_better
+    ranked = sorted(means, key=lambda key: means[key]["mean"], reverse=higher)
+    return {
+        "higher_is_better": higher,
+        "ranking": ranked,
+        "methods": means,
+        "pairs": pairs,
+        "advice": advice(metric, ranked, means, pairs, costs),
+    }
 
 
 def _mean(values: Values) -> dict[str, Any]:
@@ -61,47 +81,60 @@ def _mean(values: Values) -> dict[str, Any]:
 
 
 def interval(values: Values) -> tuple[float, float]:
-    """Where the mean of values like these (n,) lies, 95%: percentiles over resamples."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    """The 95% percentile bootstrap interval of the mean of values (n,), from a fixed seed.
+
+    Of a single value the interval is that value.
+    """
+    from scipy.stats import bootstrap  # type: ignore[import-untyped]
+
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    found = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=0.95,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def sign_flip(differences: Values) -> float:
-    """The two-sided p-value of a mean difference (n,) if signs were a matter of chance.
+    """The two-sided p-value of the mean of differences (n,) whose signs are random.
 
-    All 2^n signs are tried where these are few enough, else as many at random.
+    Exact where all 2^n signs can be tried, else from `RESAMPLES` random ones; never 0.
 
     >>> sign_flip(np.array([1.0, 2.0, 3.0]))
     0.25
     """
-    count = len(differences)
-    if 2**count <= RESAMPLES:
-        signs = np.array(list(itertools.product((1, -1), repeat=count)))
-        extra = 0
-    else:
-        signs = np.random.default_rng(0).choice((1, -1), size=(RESAMPLES, count))
-        extra = 1  # the signs that were found are one of the possible ones
-    means = np.abs((signs * differences).mean(1))
-    reached = means >= abs(differences.mean()) * (1 - 1e-12)
-    return float((reached.sum() + extra) / (len(signs) + extra))
+    from scipy.stats import permutation_test
+
+    if len(differences) == 1:
+        return 1.0
+    found = permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """P-values adjusted for being several (Holm, 1979).
+    """P-values adjusted by Holm's method (1979) for the number of tests.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    adjusted, most = [0.0] * len(values), 0.0
-    for rank, index in enumerate(np.argsort(values, kind="stable")):
-        most = max(most, min(1.0, values[index] * (len(values) - rank)))
-        adjusted[index] = most
-    return adjusted
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(values, method="holm")[1].tolist() if len(values) else []
 
 
 def _pairs(by_method: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """The difference of every pair of methods, on the pictures that both have."""
     pairs: list[dict[str, Any]] = []
     for a, b in itertools.combinations(by_method, 2):
         both = [p for p in by_method[a] if p in by_method[b]]
@@ -129,27 +162,39 @@ def advice(
     ranked: Sequence[str],
     means: Mapping[str, Mapping[str, Any]],
     pairs: Sequence[Mapping[str, Any]],
-    passes: Mapping[str, Sequence[int]],
+    costs: Mapping[str, Sequence[int]],
 ) -> str:
-    """Which method to take by this metric, and why, in a sentence."""
-    label = METRICS[metric].label
+    """Which method to use by one metric, and why, in a sentence.
+
+    Args:
+        metric: its name.
+        ranked: the methods, the best first.
+        means: by method, as in `summary`.
+        pairs: as in `summary`.
+        costs: by method the passes for each map, a backward pass counted as two.
+    """
     best = ranked[0]
-    told = f"by {label.lower()} {best} is best ({means[best]['mean']:.3g})"
-    if METHODS[best].family == "control":
-        return f"{told}, a map that knows nothing: this metric tells no method apart here"
-    level = {other for other in ranked[1:] if not _apart(pairs, best, other)}
-    if controls := sorted(key for key in level if METHODS[key].family == "control"):
-        return f"{told}, but cannot be told from the control {controls[0]}; take more pictures"
-    cheap = sorted(level, key=lambda key: np.mean(passes[key]))
-    if cheap and np.mean(passes[cheap[0]]) < np.mean(passes[best]):
-        share = np.mean(passes[cheap[0]]) / np.mean(passes[best])
-        return f"{told}; {cheap[0]} cannot be told from it and takes {share:.0%} of its passes"
-    if level:
-        return f"{told}; {', '.join(sorted(level))} cannot be told from it"
-    return f"{told}, apart from all others"
+    label = METRICS[key_of(metric)].label
+    words = f"{best} scores best by {label} (mean {means[best]['mean']:.3g})"
+    if _is_control(best):
+        return f"{words}, but it ignores the model: no method is better than a control here"
+    level = [other for other in ranked[1:] if not _differ(pairs, best, other)]
+    if controls := sorted(filter(_is_control, level)):
+        return f"{words}, but not clearly better than the control {controls[0]}; use more pictures"
+    if not level:
+        return f"{words}, clearly better than all others"
+    cheapest = min(level, key=lambda name: np.mean(costs[name]))
+    if np.mean(costs[cheapest]) < np.mean(costs[best]):
+        share = float(np.mean(costs[cheapest]) / np.mean(costs[best]))
+        return f"{words}; {cheapest} is not clearly worse, at {cost_share(share)}"
+    return f"{words}; no clear difference from {', '.join(sorted(level))}"
 
 
-def _apart(pairs: Sequence[Mapping[str, Any]], a: str, b: str) -> bool:
-    """Whether the interval of two methods' difference leaves zero out."""
+def _is_control(name: str) -> bool:
+    return METHODS[key_of(name)].is_control
+
+
+def _differ(pairs: Sequence[Mapping[str, Any]], a: str, b: str) -> bool:
+    """Whether the interval of two methods' difference excludes zero."""
     pair = next((p for p in pairs if set(p["methods"]) == {a, b}), None)
     return pair is not None and (pair["low"] > 0 or pair["high"] < 0)

@@ -1,37 +1,31 @@
-"""Verdict: what a map's scores, beside those of the controls, say of trusting it."""
+"""Verdict: whether a map deserves trust, from the scores of several metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from core.metrics.base import METRICS
+from core.metrics.localisation_grid import OTHERS
+from core.metrics.verdict_rule import TONES, Tone, VerdictRule
 from core.types import Score
 
-Tone = Literal["good", "doubtful", "bad"]
-TONES: tuple[Tone, ...] = ("good", "doubtful", "bad")
-
-SANITY = ("class_sensitivity", "randomisation")
-"""Metrics that say of a method, on a model, whether it depends on the class and the weights."""
-QUESTIONS = ("srg", "max_sensitivity", "completeness_error", *SANITY)
-"""Metrics that a verdict is drawn from."""
-AGAIN = {"max_sensitivity": 10, "class_sensitivity": 6, "randomisation": 21}
-"""How often a metric, with default parameters, asks the method again; those of sanity on three
-sample pictures."""
 MAX_ROWS = 4000
-"""Rows that a metric may take within a verdict."""
+"""The most rows that one metric may take within a verdict."""
+SANITY_PICTURES = OTHERS
+"""Number of sample pictures that sanity checks are measured on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one metric says of a map.
+    """What one metric contributes to a verdict.
 
     Attributes:
         metric: the metric's key.
-        value: the score.
-        tone: how it speaks for the map.
-        words: what it means, a sentence.
-        controls: what the controls score, by method key.
+        value: the map's score.
+        tone: whether the score supports trust in the map.
+        words: what the score means, a sentence about the map.
+        controls: the scores of the controls, by method key; empty if they play no part.
     """
 
     metric: str
@@ -46,10 +40,10 @@ class Verdict:
     """Whether a map deserves trust.
 
     Attributes:
-        tone: the worst of the findings', where that is "bad" in the metrics that count most.
+        tone: "good" if all findings are good, "bad" if a decisive metric is bad, else "doubtful".
         words: what to do, a sentence.
-        findings: what it is drawn from.
-        unanswered: by metric key, why one says nothing here.
+        findings: what the metrics contribute, in the order of their priority.
+        unanswered: for each metric without a score, the reason, by metric key.
     """
 
     tone: Tone
@@ -58,99 +52,88 @@ class Verdict:
     unanswered: Mapping[str, str]
 
 
+def verdict_metrics() -> tuple[str, ...]:
+    """The keys of the metrics that count in a verdict, in the order of their priority."""
+    rules = {key: cls.verdict_rule for key, cls in METRICS.items()}
+    used = {key: rule.priority for key, rule in rules.items() if rule is not None}
+    return tuple(sorted(used, key=used.__getitem__))
+
+
+def sanity_metrics() -> tuple[str, ...]:
+    """The keys of the metrics that test a method on a model, in the order of their priority."""
+    return tuple(key for key in verdict_metrics() if rule_of(key).sanity_check)
+
+
+def rule_of(metric: str) -> VerdictRule:
+    """How a metric's score counts in a verdict.
+
+    Raises:
+        ValueError: the metric does not count in verdicts.
+    """
+    rule = METRICS[metric].verdict_rule
+    if rule is None:
+        raise ValueError(f"{metric} does not count in verdicts")
+    return rule
+
+
+def explanations_needed(metric: str) -> int:
+    """How many maps the method must draw for a metric with default parameters, in a verdict."""
+    calls = METRICS[metric]().method_calls()
+    return SANITY_PICTURES * (1 + calls) if rule_of(metric).sanity_check else calls
+
+
 def verdict(
     scores: Mapping[str, Score],
     controls: Mapping[str, Mapping[str, Score]],
     unanswered: Mapping[str, str],
     image: int = 0,
 ) -> Verdict:
-    """Judge one image's map.
+    """The verdict on one image's map.
 
     Args:
-        scores: by metric key, of the map.
-        controls: by metric key and control.
-        unanswered: by metric key, the reason where there is no score.
-        image: which of the batch.
+        scores: the map's scores, by metric key.
+        controls: the scores of the controls, by metric key and method key.
+        unanswered: for each metric without a score, the reason, by metric key.
+        image: which image of the batch.
     """
     findings = []
     for key, score in scores.items():
         value = float(score.value[image])
         beside = {name: float(c.value[image]) for name, c in controls.get(key, {}).items()}
         findings.append(finding(key, value, beside))
-    return Verdict(*_summed_up(findings), findings, unanswered)
+    return Verdict(*_overall(findings), findings, unanswered)
 
 
 def finding(metric: str, value: float, controls: Mapping[str, float]) -> Finding:
-    """What one score, beside those of the controls, says of a map."""
-    tone, words = _RULES[metric](value, controls)
-    return Finding(metric, value, tone, words, controls)
+    """What one score contributes to a verdict.
+
+    Args:
+        metric: the metric's key.
+        value: the map's score.
+        controls: the scores of the controls, by method key; may be empty.
+
+    Raises:
+        ValueError: the metric does not count in verdicts.
+    """
+    assessment = rule_of(metric).assess(value, controls)
+    return Finding(metric, value, assessment.tone, assessment.words, controls)
 
 
-def _summed_up(findings: Sequence[Finding]) -> tuple[Tone, str]:
-    worst = max((TONES.index(f.tone) for f in findings), default=1)
-    tones = {f.metric: f.tone for f in findings}
-    if tones.get("srg") == "bad":
-        return "bad", "Do not rely on this map: maps that know nothing of the model do as well."
-    if tones.get("randomisation") == "bad":
-        return "bad", "Do not rely on this map: it hardly depends on what the model has learnt."
-    if worst == 0:
-        return "good", "Every test speaks for this map."
-    weak = [f for f in findings if f.tone == TONES[worst]]
-    return "doubtful", f"Read this map with care: {'; '.join(_inside(f.words) for f in weak)}."
+def _overall(findings: Sequence[Finding]) -> tuple[Tone, str]:
+    """The tone of the whole verdict and its words; a decisive metric that is bad settles it."""
+    by_priority = sorted(findings, key=lambda one: rule_of(one.metric).priority)
+    for one in by_priority:
+        if one.tone == "bad" and rule_of(one.metric).if_bad:
+            return "bad", rule_of(one.metric).if_bad
+    if not findings:
+        return "doubtful", "No test applies to this map."
+    worst = max(TONES.index(one.tone) for one in findings)
+    if TONES[worst] == "good":
+        return "good", "This map passed every test."
+    weak = [one.words for one in findings if one.tone == TONES[worst]]
+    return "doubtful", f"Read this map with care: {'; '.join(map(_clause, weak))}."
 
 
-def _inside(words: str) -> str:
-    """A sentence as part of another."""
+def _clause(words: str) -> str:
+    """A sentence as part of a longer one."""
     return words[:1].lower() + words[1:].removesuffix(".")
-
-
-def _faithful(value: float, controls: Mapping[str, float]) -> tuple[Tone, str]:
-    if not controls:
-        return "doubtful", "There is no control to hold its order of pixels against."
-    best = max(controls, key=lambda name: controls[name])
-    if value <= controls.get("random", 0.0) or value <= 0:
-        return "bad", "Its order of pixels matters to the model no more than a random one."
-    if value <= controls[best]:
-        return "doubtful", f"The control {best} orders pixels at least as well."
-    return "good", "It orders pixels better than every control."
-
-
-def _stable(value: float, controls: Mapping[str, float]) -> tuple[Tone, str]:
-    if value < 0.5:
-        return "good", "It hardly changes when the picture hardly does."
-    if value < 1:
-        return "doubtful", "Small changes of the picture change much of it."
-    return "bad", "Small changes of the picture give another map altogether."
-
-
-def _complete(value: float, controls: Mapping[str, float]) -> tuple[Tone, str]:
-    if value < 0.05:
-        return "good", "Its amounts add up to the score's rise."
-    if value < 0.2:
-        return "doubtful", "Its amounts add up only roughly; take more steps."
-    return "bad", "Its amounts do not add up; take more steps, or read it as a ranking only."
-
-
-def _asks_class(value: float, controls: Mapping[str, float]) -> tuple[Tone, str]:
-    if value > 0.999:
-        return "bad", "The map for the next likeliest class is the same one."
-    if value > 0.9:
-        return "doubtful", "The map for the next likeliest class is nearly the same."
-    return "good", "Another class gets another map."
-
-
-def _learnt(value: float, controls: Mapping[str, float]) -> tuple[Tone, str]:
-    if value < 0.5:
-        return "good", "It changes when what the model has learnt is shuffled."
-    if value < 0.8:
-        return "doubtful", "Much of it stays when what the model has learnt is shuffled."
-    return "bad", "It stays the same when what the model has learnt is shuffled."
-
-
-_RULES: Mapping[str, Callable[[float, Mapping[str, float]], tuple[Tone, str]]] = {
-    "srg": _faithful,
-    "max_sensitivity": _stable,
-    "completeness_error": _complete,
-    "class_sensitivity": _asks_class,
-    "randomisation": _learnt,
-}

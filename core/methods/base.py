@@ -1,4 +1,4 @@
-"""Method: one way of answering which pixels made it so."""
+"""Method: one way to explain which pixels a score depends on."""
 
 from __future__ import annotations
 
@@ -13,19 +13,50 @@ from torch import Tensor, nn
 from core.models.handle import structure
 from core.registry import Parameters, Registry
 from core.runtime.engine import Run, Subject
-from core.types import Cost, Need, Property
+from core.types import Cost, Group, Need, Property
+
+
+class Family(Group):
+    """How a method arrives at its map."""
+
+    CAM = "cam", "CAM", "Weights the feature maps of one layer and adds them up."
+    GRADIENT = "gradient", "Gradient", "Follows the score's gradient back to the pixels."
+    PATH = "path", "Path", "Adds up gradients on the way from a baseline to the picture."
+    PERTURBATION = (
+        "perturbation",
+        "Perturbation",
+        "Hides parts of the picture and watches how the score changes.",
+    )
+    SHAPLEY = (
+        "shapley",
+        "Shapley",
+        "Shares the score among the parts of the picture as Shapley values do.",
+    )
+    ATTENTION = "attention", "Attention", "Reads the attention maps of a transformer."
+    RELEVANCE = (
+        "relevance",
+        "Relevance",
+        "Passes the score back layer by layer with rules of its own in place of the gradient.",
+    )
+    CONTROL = (
+        "control",
+        "Control",
+        "Does not look at the model; an explanation must score better than these.",
+    )
 
 
 class Method(Parameters, ABC):
     """A method of explanation; its fields are its parameters.
 
     Attributes:
-        family: cam, gradient, path, perturbation, attention or control.
-        needs: what it asks of a model.
+        family: how it arrives at its map.
+        is_control: whether it ignores the model and serves for comparison only.
+        needs: what a model must offer.
         properties: what it promises; the tests hold it to them.
     """
 
-    family: ClassVar[str]
+    family: ClassVar[Family]
+    is_control: ClassVar[bool]
     needs: ClassVar[frozenset[Need]]
     properties: ClassVar[frozenset[Property]]
 
@@ -34,33 +65,37 @@ class Method(Parameters, ABC):
         """Explain ``run.target`` for the images ``run.x``.
 
         Returns:
-            values (B, h, w), raw and signed, over the model's input, in its pixels or on a layer's
-            grid; and the explained score (B,) of the unperturbed images. Further results go into
-            ``run.extras``.
+            The values (B, h, w), raw and signed, over the model's input: one per pixel, or one per
+            cell of a layer's grid. And the explained score (B,) of the unchanged images. Further
+            results go into ``run.extras``.
 
         Raises:
-            NotApplicableError: the model turns out not to suit.
+            NotApplicableError: this model cannot be explained this way.
         """
 
     @abstractmethod
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
-        """The rows its definition needs, forward and backward, to explain one image.
+        """The rows it sends forward, and the rows it differentiates, to explain one image.
 
-        The image's own score is counted, finding out the predicted class is not. Where it depends
-        on what is found on the way, the most it can be. Seconds are stated where the time goes
-        elsewhere than into passes.
+        The pass for the image's own score counts; the pass that finds the predicted class does not.
+        Where the number depends on intermediate results, it is the largest possible. `seconds` is
+        set where the time is not spent in passes.
+
+        Args:
+            subject: the model.
+            layer: the layer explained, where the method uses one.
         """
 
     def requires(self) -> frozenset[Need]:
-        """What this instance asks of a model; more than `needs` where a parameter decides."""
+        """What a model must offer for these parameters; may be more than `needs`."""
         return self.needs
 
     def layer_needs(self) -> frozenset[Need]:
-        """The needs that decide which layers can be chosen; none if no layer is."""
+        """The needs that decide which layers can be chosen; empty if the method uses no layer."""
         return self.requires()
 
     def refusal(self, subject: Subject) -> str:
-        """Why this model cannot be explained although it meets the needs; empty if it can."""
+        """Why this model cannot be explained although it meets the needs; empty if it can be."""
         return ""
 
 
@@ -78,21 +113,42 @@ def register(
     key: str,
     *,
     label: str,
-    family: str,
+    family: Family | str,
     about: str,
     paper: str = "",
     needs: Iterable[Need] = (),
     properties: Iterable[Property] = (),
 ) -> Callable[[M], M]:
-    """Give a method class its facts and enter it into `METHODS`."""
+    """A class decorator that describes a method and enters it into `METHODS`.
+
+    Args:
+        key: the name used in Python, on the command line and in files.
+        label: the name people read.
+        family: a `Family`, or its value.
+        about: one sentence on what the method is good for, and what not.
+        paper: its source, as an arXiv or DOI reference.
+        needs: what a model must offer.
+        properties: what it promises.
+
+    Raises:
+        ValueError: there is no such family.
+        TypeError: the key is taken.
+    """
 
     def enter(cls: M) -> M:
-        cls.key, cls.label, cls.family, cls.about, cls.paper = key, label, family, about, paper
+        cls.key, cls.label, cls.about, cls.paper = key, label, about, paper
+        cls.family = Family(family)
+        cls.is_control = cls.family is Family.CONTROL
         cls.needs, cls.properties = frozenset(needs), frozenset(properties)
         METHODS.add(cls)
         return cls
 
     return enter
+
+
+def control_keys() -> list[str]:
+    """The keys of the controls: methods whose maps do not depend on the model."""
+    return [key for key, cls in METHODS.items() if cls.is_control]
 
 
 _REFUSALS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str], str]] = (
@@ -101,9 +157,12 @@ _REFUSALS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str], str]] = (
 
 
 def cached_refusal(subject: Subject, key: str, find_refusal: Callable[[], str]) -> str:
-    """Why a method refuses a model, found out once; empty if it does not.
+    """Why a method refuses a model, or an empty text; computed once per model structure.
 
-    What a model is made of decides, so the answer holds until its structure changes.
+    Args:
+        subject: the model.
+        key: the method's key.
+        find_refusal: computes the reason.
     """
     known = _REFUSALS.setdefault(subject.model, {})
     question = key, structure(subject.model)
@@ -113,5 +172,5 @@ def cached_refusal(subject: Subject, key: str, find_refusal: Callable[[], str]) 
 
 
 def relative_error(found: Tensor, asked: Tensor) -> Tensor:
-    """How far sums (B,) are from what they should be, as a share of it."""
+    """abs(found - asked) / abs(asked) of sums (B,), where `asked` is what they should be."""
     return (found - asked).abs() / asked.abs().clamp_min(torch.finfo(asked.dtype).tiny)

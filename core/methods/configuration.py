@@ -111,15 +111,6 @@ def by_name(configurations: Iterable[Configuration]) -> dict[str, Configuration]
     }
 
 
-def method_key(name: str) -> str:
-    """The key of the method in a configuration's name.
-
-    >>> method_key("lime(samples=20)"), method_key("gradcam@layer3"), method_key("gradcam")
-    ('lime', 'gradcam', 'gradcam')
-    """
-    return re.split(r"[@(]", name, maxsplit=1)[0]
-
-
 def label_of(name: str) -> str:
     """What people read for a configuration's name: the method's label and what was changed.
 

@@ -1,1 +1,1 @@
-"""Questions asked of an explanation, one file each; each registers itself."""
+"""Metrics of attributions, one file per kind of question; each metric registers itself."""

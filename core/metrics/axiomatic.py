@@ -1,31 +1,46 @@
-"""Whether a map adds up to what it promises to explain."""
+"""Whether a map's values add up to the score that they explain."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from core.errors import NotApplicableError
-from core.metrics.base import Metric, MetricContext, MetricInput, check, register
+from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
+from core.metrics.verdict_rule import VerdictRule, assess_by_limits
 from core.runtime.engine import Run
 from core.types import Score
 
 ERRORS = ("completeness_error", "efficiency_error")
-"""Extras in which methods report it."""
+"""The extras of an attribution that hold it, by method."""
 
 
 @register(
     "completeness_error",
     label="Completeness error",
-    about="By how much does the map's sum miss the score's rise that it explains?",
+    about="Do the values add up to the score?",
+    category=Category.AXIOMATIC,
+    also_answers=["faithfulness"],
     higher_is_better=False,
     range=(0.0, float("inf")),
     paper="arXiv:1703.01365",
     needs=[MetricInput.METHOD],
+    verdict=VerdictRule(
+        priority=30,
+        assess=assess_by_limits(
+            0.05,
+            0.2,
+            (
+                "Its values add up to the change in the score.",
+                "Its values add up only roughly; use more steps.",
+                "Its values do not add up; use more steps, or trust only their order.",
+            ),
+        ),
+    ),
 )
 class CompletenessError(Metric):
     """abs(sum of the map - (f(x) - f(baseline))) / abs(f(x) - f(baseline)), as the method reports.
 
-    Methods that promise no sum have none.
+    Only for methods whose values are meant to add up to the change in the score.
     """
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
@@ -33,5 +48,5 @@ class CompletenessError(Metric):
         extras = context.attribution.extras if context.attribution is not None else {}
         found = next((extras[name] for name in ERRORS if name in extras), None)
         if found is None:
-            raise NotApplicableError("the method promises no sum that its map could miss")
+            raise NotApplicableError("this method's values need not add up to the score")
         return self.score(run, found.float())

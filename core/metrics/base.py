@@ -1,4 +1,4 @@
-"""Metric: one question asked of an explanation."""
+"""Metric: one question asked of an attribution."""
 
 from __future__ import annotations
 
@@ -12,31 +12,67 @@ import torch
 from torch import Tensor
 
 from core.errors import TimmscopeError
+from core.metrics.verdict_rule import VerdictRule
 from core.registry import Parameters, Registry
 from core.runtime.engine import Run
-from core.types import Attribution, Score
+from core.types import Attribution, Group, Score
 
 Reattribute = Callable[[Run], Tensor]
-"""Asks a map's method again: the maps (B, H, W), in input pixels, of another run."""
+"""Runs the method that drew a map on another run; gives maps (B, H, W) in input pixels."""
+
+
+class Category(Group):
+    """What a metric tests, in the categories of Quantus (Hedstroem et al., arXiv:2202.06861)."""
+
+    FAITHFULNESS = (
+        "faithfulness",
+        "Faithfulness",
+        "Does the score change as the map says when pixels are removed or restored?",
+    )
+    ROBUSTNESS = (
+        "robustness",
+        "Robustness",
+        "Does the map stay the same when the picture hardly changes?",
+    )
+    LOCALISATION = (
+        "localisation",
+        "Localisation",
+        "Does the map mark the place where the evidence is known to be?",
+    )
+    COMPLEXITY = (
+        "complexity",
+        "Complexity",
+        "Is the map simple: do few pixels hold most of it?",
+    )
+    RANDOMISATION = (
+        "randomisation",
+        "Randomisation",
+        "Does the map change when the model's weights or the class change?",
+    )
+    AXIOMATIC = (
+        "axiomatic",
+        "Axiomatic",
+        "Does the map have a property that it should have by definition?",
+    )
 
 
 class MetricInput(StrEnum):
-    """What a metric asks for beside the map."""
+    """What a metric needs in addition to the map."""
 
     GROUND_TRUTH = "ground_truth"
-    """Where the evidence is: a mask over the picture."""
+    """A mask of the evidence in the picture."""
     METHOD = "method"
-    """The method that drew the map, to be asked again."""
+    """The attribution that the map is part of, and the method that drew it."""
 
 
 @dataclass(frozen=True)
 class MetricContext:
-    """What is known beside the maps themselves.
+    """What a metric may use in addition to the maps.
 
     Attributes:
-        ground_truth: (B, H, W) True where the evidence is, in input pixels; or None.
-        attribution: the whole answer that the maps are part of; or None.
-        reattribute: asks the same method again; or None.
+        ground_truth: (B, H, W) True where the evidence is, in input pixels; None if unknown.
+        attribution: the attribution that the maps are part of; None for maps given as a tensor.
+        reattribute: runs the method that drew the maps again; None for maps given as a tensor.
     """
 
     ground_truth: Tensor | None = None
@@ -44,42 +80,56 @@ class MetricContext:
     reattribute: Reattribute | None = None
 
     def has(self, given: MetricInput) -> bool:
-        """Whether a metric that asks for this can be measured."""
-        return (
-            self.ground_truth is not None
-            if given is MetricInput.GROUND_TRUTH
-            else self.reattribute is not None
-        )
+        """Whether this input is available."""
+        if given is MetricInput.GROUND_TRUTH:
+            return self.ground_truth is not None
+        return self.reattribute is not None
 
 
 class Metric(Parameters, ABC):
-    """A metric; its fields are its parameters, `about` is the question it answers.
+    """A metric; its fields are its parameters, and `about` is the question it answers.
 
     Attributes:
+        category: what it tests.
+        also_answers: other names for what it tests, as papers and requirements use them.
         higher_is_better: whether a better map scores higher.
-        range: least and largest possible value.
-        needs: what it asks for beside the map.
-        caveat: what it cannot tell, where docs/metrics.md shows that; empty if it ranks the truth
-            first on every model of the generated world.
-        axes: what its curve runs over, from 0 to 1, and what it shows; empty if it follows none.
+        range: the smallest and the largest possible value.
+        needs: what it needs in addition to the map.
+        caveat: what it cannot tell; empty if it ranks the true evidence first on every synthetic
+            model, see docs/metrics.md.
+        axes: the labels of its curve's x axis, which runs from 0 to 1, and y axis; empty if it has
+            no curve.
+        verdict_rule: how it counts in a verdict; None if it does not.
     """
 
+    category: ClassVar[Category]
+    also_answers: ClassVar[tuple[str, ...]]
     higher_is_better: ClassVar[bool]
     range: ClassVar[tuple[float, float]]
     needs: ClassVar[frozenset[MetricInput]]
     caveat: ClassVar[str]
     axes: ClassVar[tuple[str, str]]
+    verdict_rule: ClassVar[VerdictRule | None]
 
     @abstractmethod
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
-        """Score the maps `values` (B, H, W), in input pixels, of the images ``run.x``.
+        """Score maps.
+
+        Args:
+            run: the images ``run.x`` (B, C, H, W), the target, and the model.
+            values: (B, H, W) the maps, raw and signed, in input pixels.
+            context: holds at least what `needs` names.
 
         Raises:
-            TimmscopeError: the maps cannot be judged.
+            TimmscopeError: the maps cannot be scored.
         """
 
+    def method_calls(self) -> int:
+        """How often at most it calls `MetricContext.reattribute`, with these parameters."""
+        return 0
+
     def score(self, run: Run, value: Tensor, **more: Tensor) -> Score:
-        """An answer: values (B,), and what else a `Score` holds."""
+        """The result: values (B,), further fields of `Score`, and what the run has cost."""
         return Score(value, self.key, self.model_dump(), run.cost_counter.cost(), **more)
 
 
@@ -94,19 +144,43 @@ def register(
     *,
     label: str,
     about: str,
+    category: Category | str,
     higher_is_better: bool,
     range: tuple[float, float],
     paper: str = "",
     needs: Iterable[MetricInput] = (),
     caveat: str = "",
     axes: tuple[str, str] = ("", ""),
+    also_answers: Iterable[str] = (),
+    verdict: VerdictRule | None = None,
 ) -> Callable[[M], M]:
-    """Give a metric class its facts and enter it into `METRICS`."""
+    """A class decorator that describes a metric and enters it into `METRICS`.
+
+    Args:
+        key: the name used in Python, on the command line and in files.
+        label: the name people read.
+        about: the question it answers.
+        category: a `Category`, or its value.
+        higher_is_better: whether a better map scores higher.
+        range: the smallest and the largest possible value.
+        paper: its source, as an arXiv or DOI reference.
+        needs: what it needs in addition to the map.
+        caveat: what it cannot tell.
+        axes: the labels of its curve's axes, if it has a curve.
+        also_answers: other names for what it tests.
+        verdict: how it counts in a verdict, if it does.
+
+    Raises:
+        ValueError: there is no such category.
+        TypeError: the key is taken.
+    """
 
     def enter(cls: M) -> M:
         cls.key, cls.label, cls.about, cls.paper = key, label, about, paper
+        cls.category, cls.also_answers = Category(category), tuple(also_answers)
         cls.higher_is_better, cls.range = higher_is_better, range
         cls.needs, cls.caveat, cls.axes = frozenset(needs), caveat, axes
+        cls.verdict_rule = verdict
         METRICS.add(cls)
         return cls
 
@@ -114,10 +188,14 @@ def register(
 
 
 def check(values: Tensor, x: Tensor) -> None:
-    """Refuse maps that cannot be judged for these images.
+    """Refuse maps that do not fit the images.
+
+    Args:
+        values: the maps.
+        x: (B, C, H, W) the images.
 
     Raises:
-        TimmscopeError: `values` are not one finite map (H, W) per image (C, H, W).
+        TimmscopeError: `values` are not (B, H, W), or not all finite.
     """
     if values.shape != (len(x), *x.shape[2:]):
         raise TimmscopeError(
@@ -126,5 +204,6 @@ def check(values: Tensor, x: Tensor) -> None:
         )
     if not torch.isfinite(values).all():
         raise TimmscopeError(
-            "the map has values that are not finite (NaN or infinite); it cannot be ranked"
+            "the map has values that are not finite (NaN or infinite), so its pixels cannot be "
+            "ranked; choose another method or layer"
         )

@@ -1,11 +1,11 @@
-"""How simple a map is, whatever it points at: few pixels are easier to take in than many."""
+"""How simple a map is, whatever it marks: few pixels are easier to read than many."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from core.metrics.base import Metric, MetricContext, check, register
+from core.metrics.base import Category, Metric, MetricContext, check, register
 from core.runtime.engine import Run
 from core.types import Score
 
@@ -13,16 +13,16 @@ from core.types import Score
 @register(
     "complexity",
     label="Complexity",
-    about="Over how many pixels is the map spread? Simple is no proof of right.",
+    about="Is the map spread over many pixels? A simple map may still be wrong.",
+    category=Category.COMPLEXITY,
     higher_is_better=False,
     range=(0.0, float("inf")),
     paper="arXiv:2005.00631",
 )
 class Complexity(Metric):
-    """Entropy of the shares that pixels have in the map's absolute sum (Bhatt et al., 2020), nats.
+    """Entropy, in nats, of the pixels' shares of the sum of absolute values (Bhatt et al., 2020).
 
-    A map of one single value, zero included, has the most there is: the logarithm of the number of
-    pixels.
+    Largest for a map of equal values, zeros included: the logarithm of the number of pixels.
     """
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
@@ -33,7 +33,8 @@ class Complexity(Metric):
 @register(
     "sparseness",
     label="Sparseness",
-    about="Do few pixels hold most of the map? Simple is no proof of right.",
+    about="Do few pixels hold most of the map? A simple map may still be wrong.",
+    category=Category.COMPLEXITY,
     higher_is_better=True,
     range=(0.0, 1.0),
     paper="arXiv:1810.06583",
@@ -41,7 +42,7 @@ class Complexity(Metric):
 class Sparseness(Metric):
     """Gini index of the map's absolute values (Chalasani et al., 2020).
 
-    0 where all pixels are alike, zero included; nearly 1 where one pixel holds everything.
+    0 if all pixels are equal, zeros included; close to 1 if one pixel holds everything.
     """
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
@@ -50,7 +51,7 @@ class Sparseness(Metric):
 
 
 def entropy(values: Tensor) -> Tensor:
-    """(B,) in nats, of maps (B, H, W).
+    """(B,) the entropy in nats of the pixels' shares of each map (B, H, W).
 
     >>> entropy(torch.tensor([[[0.0, 2.0]], [[-1.0, 1.0]], [[0.0, 0.0]]]))
     tensor([0.0000, 0.6931, 0.6931])
@@ -61,7 +62,7 @@ def entropy(values: Tensor) -> Tensor:
 
 
 def gini(values: Tensor) -> Tensor:
-    """(B,) of maps (B, H, W).
+    """(B,) the Gini index, 0 to 1, of the absolute values of each map (B, H, W).
 
     >>> gini(torch.tensor([[[0.0, 0.0, 0.0, 5.0]], [[1.0, -1.0, 1.0, 1.0]]]))
     tensor([0.7500, 0.0000])
@@ -74,7 +75,7 @@ def gini(values: Tensor) -> Tensor:
 
 
 def _shares(values: Tensor) -> Tensor:
-    """(B, H*W) of the absolute sum; equal ones where it is zero."""
+    """(B, H*W) of the sum of absolute values; equal shares where it is zero."""
     sizes = values.flatten(1).double().abs()
     total = sizes.sum(1, keepdim=True)
     return torch.where(total > 0, sizes / total, 1 / sizes.shape[1])

@@ -1,9 +1,9 @@
-"""What the model still says while pixels go, or come back, in the order a map ranks them."""
+"""How the score changes while pixels are removed or restored in the order of a map."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from core.errors import TimmscopeError
-from core.metrics.base import Metric, MetricContext, check, register
+from core.metrics.base import Category, Metric, MetricContext, check, register
+from core.metrics.verdict_rule import Assessment, VerdictRule
 from core.perturb.imputation import RemovalBaseline, remover
 from core.perturb.masks import AT_ONCE
 from core.runtime.batching import Chunk
@@ -21,17 +22,17 @@ from core.types import Score
 
 REMOVED = "share of pixels removed", "probability"
 RESTORED = "share of pixels restored", "probability"
-GAINED = "share of pixels removed", "gain in probability"
+GAINED = "share of pixels removed", "difference in probability"
 
 
 @dataclass(frozen=True, slots=True)
 class RemovalStep:
-    """One step of a curve.
+    """One step of a removal curve.
 
     Attributes:
-        fraction: of the pixels that have had their turn.
-        rows: (B, C, H, W) what the model is shown, in model units.
-        outputs: (B, N) what it says of it.
+        fraction: share of the pixels that have been removed or restored, 0 to 1.
+        rows: (B, C, H, W) the pictures that the model is shown, in model units.
+        outputs: (B, N) the model's outputs for them.
     """
 
     fraction: float
@@ -40,34 +41,34 @@ class RemovalStep:
 
 
 class Removal(Metric):
-    """What the members of the family share.
+    """Base of the metrics that remove or restore pixels step by step.
 
-    A curve follows the probability of the target (of "A rather than B", the difference of two, from
-    -1 to 1) over the fraction of pixels changed; areas are taken by the trapezoid rule. Ties are
-    broken at random by the run's seed: a map of one single value is thereby a random ranking.
-    Curves that run over the same pictures are one: with the same steps and baseline, deletion,
-    insertion and symmetric relevance gain of one map take 2 (steps - 1) rows together, and two rows
-    more whatever the number of maps.
+    The curve is the probability of the target over the share of pixels changed; for "A instead of
+    B" it is the difference of two probabilities, from -1 to 1. Areas follow the trapezoid rule.
+    Pixels of equal value are ordered at random by the run's seed, so a constant map is a random
+    order. Model outputs are kept and shared: with the same steps and baseline, deletion, insertion
+    and symmetric relevance gain of one map take 2 (steps - 1) rows together, and two more rows for
+    any number of maps.
 
     Attributes:
-        restores: whether pixels come back one after another, rather than go.
+        restores: whether pixels are restored rather than removed.
     """
 
     restores: ClassVar[bool] = False
 
-    steps: int = Field(28, ge=1, le=1000, description="Steps from the first pixel to the last")
-    baseline: RemovalBaseline = Field("blur", description="What removed pixels become")
+    steps: int = Field(28, ge=1, le=1000, description="Number of steps, from no pixel to all")
+    baseline: RemovalBaseline = Field("blur", description="What replaces removed pixels")
 
     def deletion(self, run: Run, values: Tensor) -> Tensor:
-        """(B, steps + 1) probabilities while the most relevant pixels go."""
+        """(B, steps + 1) probabilities while pixels are removed, the most relevant first."""
         return self._curve(run, values, restored=False)
 
     def insertion(self, run: Run, values: Tensor) -> Tensor:
-        """(B, steps + 1) probabilities while the most relevant pixels come back."""
+        """(B, steps + 1) probabilities while pixels are restored, the most relevant first."""
         return self._curve(run, values, restored=True)
 
     def fractions(self, values: Tensor) -> Tensor:
-        """(steps + 1,) of the pixels that have had their turn."""
+        """(steps + 1,) the share of pixels changed at each step, 0 to 1."""
         pixels = values[0].numel()
         return torch.tensor(bounds(pixels, self.steps), dtype=torch.float32) / pixels
 
@@ -76,12 +77,12 @@ class Removal(Metric):
         return self.score(run, torch.trapezoid(curve, x), curve_x=x, curve_y=curve)
 
     def step_at(self, run: Run, values: Tensor, step: int) -> RemovalStep:
-        """What the model is shown at one step of the curve, and what it says of it.
+        """The pictures at one step of the curve, and the model's outputs for them.
 
         Args:
-            run: asks about the pictures.
-            values: (B, H, W) the maps that rank their pixels.
-            step: 0 to `steps`; where the curve is kept, looking at one takes no pass.
+            run: the pictures and the model.
+            values: (B, H, W) the maps whose values order the pixels.
+            step: 0 to `steps`. If the curve was measured and is still kept, no pass is made.
 
         Raises:
             TimmscopeError: there is no such step.
@@ -104,7 +105,7 @@ class Removal(Metric):
         return found.view(len(outputs), -1).detach().float().cpu()
 
     def _outputs(self, run: Run, values: Tensor, *, restored: bool) -> Tensor:
-        """(B, steps + 1, N) what the model says at each step."""
+        """(B, steps + 1, N) the model's outputs at each step."""
         check(values, run.x)
         order = ranking(values, run.generator())
         inner = bounds(order.shape[1], self.steps)[1:-1]
@@ -130,7 +131,7 @@ class Removal(Metric):
     def _shown(
         self, order: Tensor, bounds: Sequence[int], values: Tensor, *, restored: bool
     ) -> Tensor:
-        """(n, H, W) True where a picture is shown when its first pixels have had their turn."""
+        """(n, H, W) True where the picture is shown after each number of pixels in `bounds`."""
         had = torch.stack([_first(order, bound) for bound in bounds])
         return (had if restored else ~had).view(-1, *values.shape[1:])
 
@@ -147,14 +148,15 @@ class Removal(Metric):
 @register(
     "deletion",
     label="Deletion",
-    about="Does the probability fall quickly when the most relevant pixels go first?",
+    about="Does the probability fall fast when the highlighted pixels are removed?",
+    category=Category.FAITHFULNESS,
     higher_is_better=False,
     range=(0.0, 1.0),
     paper="arXiv:1806.07421",
     axes=REMOVED,
 )
 class Deletion(Removal):
-    """Area under the probability while pixels go, the best first (Petsiuk et al., 2018)."""
+    """Area under the probability while the top pixels are removed first (Petsiuk et al., 2018)."""
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         curve = self.deletion(run, values)
@@ -164,14 +166,15 @@ class Deletion(Removal):
 @register(
     "insertion",
     label="Insertion",
-    about="Does the probability rise quickly when the most relevant pixels come first?",
+    about="Does the probability rise fast when the highlighted pixels are restored?",
+    category=Category.FAITHFULNESS,
     higher_is_better=True,
     range=(0.0, 1.0),
     paper="arXiv:1806.07421",
     axes=RESTORED,
 )
 class Insertion(Removal):
-    """Area under the probability while pixels come, the best first (Petsiuk et al., 2018)."""
+    """Area under the probability while the top pixels are restored first (Petsiuk et al., 2018)."""
 
     restores: ClassVar[bool] = True
 
@@ -181,30 +184,50 @@ class Insertion(Removal):
 
 
 class Gain(Removal):
-    """How much longer the probability lasts if the least relevant pixels go first.
+    """Base of the metrics that compare removing the least with removing the most relevant first.
 
-    The pictures without the least relevant pixels are those with the most relevant ones restored:
-    read backwards, insertion is deletion from the other end.
+    A picture without its least relevant pixels is one whose most relevant pixels are restored, so
+    the curve for "least relevant first" is the insertion curve read backwards.
     """
 
     def gain(self, run: Run, values: Tensor) -> Tensor:
-        """(B, steps + 1) least relevant first minus most relevant first."""
+        """(B, steps + 1) the curve for least relevant first minus that for most relevant first."""
         return self.insertion(run, values).flip(1) - self.deletion(run, values)
+
+
+def _assess_gain(value: float, controls: Mapping[str, float]) -> Assessment:
+    """What a gain means: it must exceed 0 and the gain of every control."""
+    if not controls:
+        return Assessment("doubtful", "There is no control to compare it with.")
+    best = max(controls, key=lambda name: controls[name])
+    if value <= controls.get("random", 0.0) or value <= 0:
+        return Assessment("bad", "The pixels it highlights matter no more than random ones.")
+    if value <= controls[best]:
+        words = f"The control {best} finds important pixels at least as well."
+        return Assessment("doubtful", words)
+    return Assessment("good", "It finds important pixels better than every control.")
 
 
 @register(
     "srg",
     label="Symmetric relevance gain",
-    about="Do the pixels it ranks low matter less than those it ranks high?",
+    about="Do the highlighted pixels matter more?",
+    category=Category.FAITHFULNESS,
     higher_is_better=True,
     range=(-1.0, 1.0),
     paper="arXiv:2401.06654",
     axes=GAINED,
+    verdict=VerdictRule(
+        priority=10,
+        assess=_assess_gain,
+        uses_controls=True,
+        if_bad="Do not rely on this map: maps that ignore the model score as well.",
+    ),
 )
 class SymmetricRelevanceGain(Gain):
     """Area between the curves of least and most relevant first (Bluecher et al., 2024).
 
-    What the removed pixels become shifts both curves alike, and largely cancels.
+    The choice of what replaces removed pixels shifts both curves alike, and so largely cancels out.
     """
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
@@ -215,7 +238,8 @@ class SymmetricRelevanceGain(Gain):
 @register(
     "road",
     label="ROAD",
-    about="The same, with removed pixels that leave no trace of having been removed?",
+    about="Do the highlighted pixels matter more, if removal leaves no visible edges?",
+    category=Category.FAITHFULNESS,
     higher_is_better=True,
     range=(-0.5, 0.5),
     paper="arXiv:2202.00449",
@@ -224,12 +248,14 @@ class SymmetricRelevanceGain(Gain):
 class Road(Gain):
     """Half the difference of least and most relevant first, with noisy linear imputation.
 
-    The mean over the steps between nothing and everything (Rong et al., 2022). Imputed pixels
-    continue their surroundings, so that the shape of what was removed tells the model little.
+    The mean over the steps between no pixel and all (Rong et al., 2022). Imputed pixels continue
+    their surroundings, so the shape of the removed region tells the model little.
     """
 
-    steps: int = Field(10, ge=2, le=100, description="10 removes 10%, 20%, up to 90%")
-    baseline: RemovalBaseline = Field("imputation", description="What removed pixels become")
+    steps: int = Field(
+        10, ge=2, le=100, description="Number of steps; 10 removes 10%, 20%, up to 90%"
+    )
+    baseline: RemovalBaseline = Field("imputation", description="What replaces removed pixels")
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         gain = self.gain(run, values) / 2
@@ -238,7 +264,7 @@ class Road(Gain):
 
 
 def bounds(pixels: int, steps: int) -> list[int]:
-    """How many pixels have had their turn after each step, the same from either end.
+    """The number of pixels changed after each of `steps` steps; symmetric, for either direction.
 
     >>> bounds(10, 4), bounds(2, 3)
     ([0, 2, 5, 8, 10], [0, 1, 1, 2])
@@ -248,7 +274,7 @@ def bounds(pixels: int, steps: int) -> list[int]:
 
 
 def ranking(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Pixel indices (B, H*W) from most to least relevant; ties in random order.
+    """Pixel indices (B, H*W) of maps (B, H, W), the largest value first; ties in random order.
 
     >>> ranking(torch.tensor([[[1.0, 3.0], [2.0, -1.0]]]), torch.Generator().manual_seed(0))
     tensor([[1, 2, 0, 3]])

@@ -1,37 +1,37 @@
-"""Whether what a map gives to many pixels together is what the score loses without them."""
+"""Whether the values of a set of pixels add up to what the score loses without the set."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections.abc import Hashable, Iterator
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.metrics.base import Metric, MetricContext, check, register
+from core.metrics.base import Category, Metric, MetricContext, check, register
 from core.perturb.imputation import RemovalBaseline, remover
 from core.perturb.masks import AT_ONCE
 from core.runtime.batching import Chunk
 from core.runtime.engine import Run
 from core.types import Score
 
-SCATTERED = (
-    "Sets of scattered pixels cost a network what no map foretells: the truth scores no better "
-    "than noise."
-)
+SCATTERED = "Not a reliable test: even the true map scores like noise."
+"""The caveat of metrics that remove scattered pixels; docs/metrics.md has the measurements."""
 
 
 class Subsets(Metric):
-    """What the members of the family share: random sets of pixels, the same for every map.
+    """Base of the metrics that remove random sets of pixels.
 
-    The score is the target's own, a logit unless something else is asked for, and maps are read
-    with their signs. The sets are drawn without regard to the map: another map takes no pass.
+    They compare the sum of the map's signed values over each set with the drop of the score without
+    it; the score is the target's own, such as a logit. The sets do not depend on the map, so
+    another map of the same picture takes no pass.
     """
 
-    samples: int = Field(100, ge=4, le=5000, description="Random sets of pixels")
-    baseline: RemovalBaseline = Field("mean", description="What removed pixels become")
+    samples: int = Field(100, ge=4, le=5000, description="Number of random sets of pixels")
+    baseline: RemovalBaseline = Field("mean", description="What replaces removed pixels")
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)
@@ -42,7 +42,7 @@ class Subsets(Metric):
         return self.compare(run, given, lost)
 
     def _left(self, run: Run, removed: Tensor) -> Tensor:
-        """(B, n) the score without each set of pixels."""
+        """(B, n) the score of each image without each set of pixels."""
 
         def rows() -> Iterator[Chunk]:
             for image in range(len(run.x)):
@@ -54,48 +54,55 @@ class Subsets(Metric):
         return run.scores(rows(), len(run.x) * len(removed), keep=asked).view(len(run.x), -1)
 
     def asked(self) -> Hashable:
-        """What the sets depend on."""
+        """The parameters that the sets and the scores without them depend on."""
         return self.model_dump_json()
 
     @abstractmethod
     def removed(self, run: Run) -> Tensor:
-        """(n, H, W) the sets, True where a pixel is removed."""
+        """(n, H, W) the sets, the same for each image; True where a pixel is removed."""
 
     @abstractmethod
     def compare(self, run: Run, given: Tensor, lost: Tensor) -> Score:
-        """Score what maps give to the sets (B, n) against what the score lost (B, n)."""
+        """Score maps.
+
+        Args:
+            run: the question.
+            given: (B, n) the sum of the map's values over each set.
+            lost: (B, n) the drop of the score without each set.
+        """
 
 
 @register(
     "faithfulness_correlation",
     label="Faithfulness correlation",
-    about="Do sets of pixels that the map gives more to cost the score more?",
+    about="Do random pixels with larger values lower the score more when removed?",
+    category=Category.FAITHFULNESS,
     higher_is_better=True,
     range=(-1.0, 1.0),
     caveat=SCATTERED,
     paper="arXiv:2005.00631",
 )
 class FaithfulnessCorrelation(Subsets):
-    """Correlation over random sets of one size (Bhatt et al., 2020), with its 95% interval.
+    """Correlation of the map's sum with the score's drop over random sets (Bhatt et al., 2020).
 
-    Where one of the two does not vary, as with a map of one single value, it is 0.
+    All sets have the same size. The score comes with its 95% interval; it is 0 for a constant map.
     """
 
-    size: float = Field(0.05, ge=0.001, le=0.99, description="Share of the pixels in a set")
+    size: float = Field(0.05, ge=0.001, le=0.99, description="Size of a set, as a share of pixels")
 
     def removed(self, run: Run) -> Tensor:
         return drawn(run, [self.size] * self.samples)
 
     def compare(self, run: Run, given: Tensor, lost: Tensor) -> Score:
-        value = correlation(given, lost)
-        low, high = fisher(value, self.samples)
-        return self.score(run, value, low=low, high=high)
+        return self.score(run, **correlation(given, lost)._asdict())
 
 
 @register(
     "sensitivity_n",
     label="Sensitivity-n",
-    about="The same, for sets of every size from few pixels to most?",
+    about="Do random pixels with larger values lower the score more, in sets of any size?",
+    category=Category.FAITHFULNESS,
+    also_answers=["sensitivity"],
     higher_is_better=True,
     range=(-1.0, 1.0),
     caveat=SCATTERED,
@@ -103,16 +110,16 @@ class FaithfulnessCorrelation(Subsets):
     axes=("share of pixels in a set", "correlation"),
 )
 class SensitivityN(Subsets):
-    """Correlation over random sets of each size, averaged over sizes (Ancona et al., 2018).
+    """The same correlation for sets of several sizes, averaged (Ancona et al., 2018).
 
-    Sizes are spread evenly on a logarithmic scale, and the samples over the sizes.
+    Sizes are evenly spaced on a logarithmic scale, with the same number of random sets for each.
     """
 
-    sizes: int = Field(5, ge=1, le=20, description="How many sizes, from 1% to 80% of the pixels")
-    samples: int = Field(150, ge=4, le=5000, description="Random sets of pixels, of all sizes")
+    sizes: int = Field(5, ge=1, le=20, description="Number of sizes, from 1% to 80% of the pixels")
+    samples: int = Field(150, ge=4, le=5000, description="Number of random sets, over all sizes")
 
     def shares(self) -> list[float]:
-        """The sizes, as shares of the pixels."""
+        """The sizes of the sets, as shares of the pixels."""
         low, high = math.log(0.01), math.log(0.8)
         steps = max(1, self.sizes - 1)
         return [math.exp(low + (high - low) * i / steps) for i in range(self.sizes)]
@@ -124,8 +131,8 @@ class SensitivityN(Subsets):
     def compare(self, run: Run, given: Tensor, lost: Tensor) -> Score:
         each = given.shape[1] // self.sizes
         pairs = zip(given.split(each, 1), lost.split(each, 1), strict=True)
-        curve = torch.stack([correlation(g, o) for g, o in pairs], 1)
-        low, high = fisher(curve, each)
+        found = [correlation(g, o) for g, o in pairs]
+        curve, low, high = (torch.stack(part, 1) for part in zip(*found, strict=True))
         spread = (high - low).square().sum(1).sqrt() / (2 * self.sizes)
         value = curve.mean(1)
         return self.score(
@@ -141,20 +148,23 @@ class SensitivityN(Subsets):
 @register(
     "infidelity",
     label="Infidelity",
-    about="How wrong is the map about what removing squares costs the score?",
+    about="How badly does the map predict the score's drop when squares are removed?",
+    category=Category.FAITHFULNESS,
     higher_is_better=False,
     range=(0.0, 1.0),
     paper="arXiv:1901.09392",
 )
 class Infidelity(Subsets):
-    """Mean squared error of the map's forecast over random squares (Yeh et al., 2019).
+    """Mean squared error of the map's predictions over random squares (Yeh et al., 2019).
 
-    The forecast is the map's sum over the square, times the one factor that serves best, so that
-    the map's scale does not matter; the error is a share of the mean squared loss itself. 0 is a
-    perfect forecast, 1 one that is no better than saying nothing.
+    The prediction is the map's sum over a square times the factor that fits best, so the map's
+    scale does not matter. The error is divided by the mean squared drop of the score: 0 is a
+    perfect prediction, 1 is no better than predicting no drop at all.
     """
 
-    side: float = Field(0.2, ge=0.01, le=0.9, description="Side of a square, share of the picture")
+    side: float = Field(
+        0.2, ge=0.01, le=0.9, description="Side of a square, as a share of the picture's"
+    )
 
     def removed(self, run: Run) -> Tensor:
         height, width = run.x.shape[2:]
@@ -172,7 +182,7 @@ class Infidelity(Subsets):
 
 
 def drawn(run: Run, shares: list[float]) -> Tensor:
-    """(n, H, W) random sets of pixels, each of its share of the picture."""
+    """(n, H, W) a random set of pixels for each of n `shares` of the picture, 0 to 1."""
     height, width = run.x.shape[2:]
     generator, sets = run.generator(), []
     for share in shares:
@@ -183,29 +193,47 @@ def drawn(run: Run, shares: list[float]) -> Tensor:
     return torch.stack(sets)
 
 
-def correlation(some: Tensor, others: Tensor) -> Tensor:
-    """(B,) Pearson's, of rows (B, n); 0 where one of the two does not vary.
+class Correlation(NamedTuple):
+    """Pearson correlations with their 95% confidence intervals; each field (B,), from -1 to 1."""
 
-    >>> correlation(torch.tensor([[1.0, 2, 3], [1, 1, 1]]), torch.tensor([[2.0, 4, 6], [1, 2, 3]]))
-    tensor([1., 0.])
+    value: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def correlation(some: Tensor, others: Tensor) -> Correlation:
+    """The correlation of each row (B, n) with the other's row, with Fisher's interval.
+
+    Where a row does not vary there is no correlation: the value is 0, its interval -1 to 1.
+
+    >>> found = correlation(torch.tensor([[1.0, 2, 4], [1, 1, 1]]), torch.tensor([[1.0, 2, 4]] * 2))
+    >>> found.value, found.low
+    (tensor([1., 0.]), tensor([-1., -1.]))
     """
-    a, b = (v.double() - v.double().mean(1, keepdim=True) for v in (some, others))
-    sizes = a.norm(dim=1) * b.norm(dim=1)
-    floor = 1e-12 * (some.double().norm(dim=1) * others.double().norm(dim=1))
-    return torch.where(sizes > floor, (a * b).sum(1) / sizes, 0).clamp(-1, 1).float()
+    # Imported here: it takes seconds, and few metrics use it.
+    from scipy.stats import pearsonr  # type: ignore[import-untyped]
+
+    a, b = some.double(), others.double()
+    varies = _varies(a) & _varies(b)
+    value = torch.zeros(len(a), dtype=torch.double)
+    low, high = -torch.ones_like(value), torch.ones_like(value)
+    if varies.any():
+        found = pearsonr(a[varies].numpy(), b[varies].numpy(), axis=1)
+        interval = found.confidence_interval(0.95)
+        value[varies] = torch.from_numpy(found.statistic)
+        low[varies], high[varies] = map(torch.from_numpy, (interval.low, interval.high))
+    return Correlation(value.float(), low.float(), high.float())
 
 
-def fisher(found: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The 95% interval of correlations found over `count` samples, by Fisher's transform."""
-    if count <= 3:
-        return -torch.ones_like(found), torch.ones_like(found)
-    z = found.double().clamp(-1 + 1e-12, 1 - 1e-12).atanh()
-    half = 1.959964 / math.sqrt(count - 3)
-    return (z - half).tanh().float(), (z + half).tanh().float()
+def _varies(rows: Tensor) -> Tensor:
+    """(B,) whether the values of each row (B, n) differ by more than rounding errors."""
+    spread: Tensor = (rows - rows.mean(1, keepdim=True)).norm(dim=1)
+    varies: Tensor = spread > 1e-12 * rows.norm(dim=1)
+    return varies
 
 
 def unexplained(given: Tensor, lost: Tensor) -> Tensor:
-    """(B,) share of what was lost (B, n), squared, that no multiple of `given` accounts for.
+    """(B,) the share of the sum of squares of `lost` (B, n) that no multiple of `given` explains.
 
     >>> unexplained(torch.tensor([[1.0, 2], [0, 0]]), torch.tensor([[3.0, 6], [1, 1]]))
     tensor([0., 1.])

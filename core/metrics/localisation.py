@@ -1,4 +1,4 @@
-"""Whether a map lies where the evidence is known to be."""
+"""Whether a map marks the place where the evidence is known to be."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import Field
 from torch import Tensor
 
 from core.errors import TimmscopeError
-from core.metrics.base import Metric, MetricContext, MetricInput, check, register
+from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.runtime.engine import Run
 from core.types import Score
 
 
 class Localisation(Metric):
-    """What the members of the family share: a mask to hold the map against."""
+    """Base of the metrics that compare a map with a mask of the evidence."""
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)
@@ -23,22 +23,25 @@ class Localisation(Metric):
         ground_truth = context.ground_truth.bool()
         if ground_truth.shape != values.shape:
             raise TimmscopeError(
-                f"a truth of shape {tuple(ground_truth.shape)} does not fit maps of shape "
+                f"a ground truth of shape {tuple(ground_truth.shape)} does not fit maps of shape "
                 f"{tuple(values.shape)}; give one mask per picture"
             )
         if not ground_truth.flatten(1).any(1).all():
-            raise TimmscopeError("the truth marks no pixel that the model sees; give another mask")
+            raise TimmscopeError(
+                "the ground truth marks no pixel that the model sees; give another mask"
+            )
         return self.compare(run, values, ground_truth)
 
     @abstractmethod
     def compare(self, run: Run, values: Tensor, ground_truth: Tensor) -> Score:
-        """Score maps (B, H, W) against masks of the same shape, neither empty."""
+        """Score maps (B, H, W) against boolean masks (B, H, W), none of them empty."""
 
 
 @register(
     "pointing_game",
     label="Pointing game",
     about="Does the largest value lie on the evidence?",
+    category=Category.LOCALISATION,
     higher_is_better=True,
     range=(0.0, 1.0),
     paper="arXiv:1608.00507",
@@ -47,7 +50,7 @@ class Localisation(Metric):
 class PointingGame(Localisation):
     """1 if the largest value lies on the evidence, 0 if not (Zhang et al., 2016).
 
-    Of several equal ones, the share that does.
+    If several values are the largest, the share of them that do.
     """
 
     def compare(self, run: Run, values: Tensor, ground_truth: Tensor) -> Score:
@@ -57,14 +60,15 @@ class PointingGame(Localisation):
 @register(
     "energy_inside",
     label="Energy inside",
-    about="How much of what speaks for the target lies on the evidence?",
+    about="How much of the positive evidence in the map lies on the true evidence?",
+    category=Category.LOCALISATION,
     higher_is_better=True,
     range=(0.0, 1.0),
     paper="arXiv:1910.01279",
     needs=[MetricInput.GROUND_TRUTH],
 )
 class EnergyInside(Localisation):
-    """Share of the positive values on the evidence (Wang et al., 2020); 0 if there are none."""
+    """Share of the sum of positive values on the evidence (Wang et al., 2020); 0 if none is."""
 
     def compare(self, run: Run, values: Tensor, ground_truth: Tensor) -> Score:
         return self.score(run, mass(values.clamp_min(0), ground_truth))
@@ -73,14 +77,15 @@ class EnergyInside(Localisation):
 @register(
     "mass_accuracy",
     label="Mass accuracy",
-    about="How much of the map, of either sign, lies on the evidence?",
+    about="How much of the map, positive or negative, lies on the evidence?",
+    category=Category.LOCALISATION,
     higher_is_better=True,
     range=(0.0, 1.0),
     paper="arXiv:2003.07258",
     needs=[MetricInput.GROUND_TRUTH],
 )
 class MassAccuracy(Localisation):
-    """Share of the absolute values on the evidence (Arras et al., 2022); 0 if all are zero."""
+    """Share of the sum of absolute values on the evidence (Arras et al., 2022); 0 for zeros."""
 
     def compare(self, run: Run, values: Tensor, ground_truth: Tensor) -> Score:
         return self.score(run, mass(values.abs(), ground_truth))
@@ -89,16 +94,17 @@ class MassAccuracy(Localisation):
 @register(
     "rank_accuracy",
     label="Rank accuracy",
-    about="Of as many top pixels as the evidence has, how many lie on it?",
+    about="If the evidence has K pixels, how many of the top K pixels lie on it?",
+    category=Category.LOCALISATION,
     higher_is_better=True,
     range=(0.0, 1.0),
     paper="arXiv:2003.07258",
     needs=[MetricInput.GROUND_TRUTH],
 )
 class RankAccuracy(Localisation):
-    """Share of the K largest values on the evidence, which has K pixels (Arras et al., 2022).
+    """Share of the K largest values that lie on the evidence of K pixels (Arras et al., 2022).
 
-    Of pixels that tie for the last places, as many count as their share on the evidence.
+    Pixels that tie for the last places count in proportion to their share on the evidence.
     """
 
     def compare(self, run: Run, values: Tensor, ground_truth: Tensor) -> Score:
@@ -109,7 +115,8 @@ class RankAccuracy(Localisation):
 @register(
     "iou",
     label="IoU",
-    about="How well can the map be cut to the shape of the evidence?",
+    about="Does the map match the shape of the evidence, at its best threshold?",
+    category=Category.LOCALISATION,
     higher_is_better=True,
     range=(0.0, 1.0),
     paper="arXiv:2007.04178",
@@ -117,13 +124,13 @@ class RankAccuracy(Localisation):
     axes=("threshold, as a share of the largest value", "IoU"),
 )
 class IoU(Localisation):
-    """The largest intersection over union that any threshold gives (Choe et al., 2020).
+    """The largest intersection over union of any threshold (Choe et al., 2020).
 
-    Thresholds run from 0 to the map's largest value; the curve shows them all. A map without a
-    positive value overlaps nothing.
+    Thresholds run from 0 to the map's largest value, and the curve shows the result of each. A map
+    without a positive value scores 0.
     """
 
-    thresholds: int = Field(20, ge=1, le=200, description="How many thresholds to try")
+    thresholds: int = Field(20, ge=1, le=200, description="Number of thresholds")
 
     def compare(self, run: Run, values: Tensor, ground_truth: Tensor) -> Score:
         at = torch.linspace(0, 1, self.thresholds + 1)
@@ -132,7 +139,7 @@ class IoU(Localisation):
 
 
 def pointing(values: Tensor, ground_truth: Tensor) -> Tensor:
-    """(B,) share of the largest values that lie in the mask.
+    """(B,) the share of each map's largest values (B, H, W) that lie in the mask (B, H, W).
 
     >>> pointing(torch.tensor([[[1.0, 3.0, 3.0]]]), torch.tensor([[[False, True, False]]]))
     tensor([0.5000])
@@ -142,7 +149,7 @@ def pointing(values: Tensor, ground_truth: Tensor) -> Tensor:
 
 
 def mass(values: Tensor, ground_truth: Tensor) -> Tensor:
-    """(B,) share of non-negative values that lies in the mask; 0 where all are zero.
+    """(B,) the share of non-negative values (B, H, W) in the mask (B, H, W); 0 if all are zero.
 
     >>> mass(torch.tensor([[[1.0, 3.0]], [[0.0, 0.0]]]), torch.tensor([[[False, True]]] * 2))
     tensor([0.7500, 0.0000])
@@ -153,10 +160,10 @@ def mass(values: Tensor, ground_truth: Tensor) -> Tensor:
 
 
 def top_share(values: Tensor, ground_truth: Tensor, count: int) -> float:
-    """Share of the `count` largest values (H, W) that lie in the mask, ties in proportion.
+    """Share of the `count` largest values (H, W) that lie in the mask (H, W), ties in proportion.
 
-    >>> truth = torch.tensor([[True, True, False, False]])
-    >>> top_share(torch.tensor([[4.0, 1.0, 1.0, 0.0]]), truth, 2)
+    >>> mask = torch.tensor([[True, True, False, False]])
+    >>> top_share(torch.tensor([[4.0, 1.0, 1.0, 0.0]]), mask, 2)
     0.75
     """
     last = values.flatten().sort(descending=True).values[count - 1]
@@ -166,7 +173,13 @@ def top_share(values: Tensor, ground_truth: Tensor, count: int) -> float:
 
 
 def overlaps(values: Tensor, ground_truth: Tensor, at: Tensor) -> Tensor:
-    """(B, n) intersection over union of the mask with what exceeds shares `at` (n,) of the top."""
+    """(B, n) intersection over union of the mask with the map cut at n thresholds.
+
+    Args:
+        values: (B, H, W) maps.
+        ground_truth: (B, H, W) masks.
+        at: (n,) thresholds, as shares of each map's largest value.
+    """
     top = values.amax((1, 2)).clamp_min(0)[:, None, None, None]
     over = (values[:, None] >= at[None, :, None, None] * top) & (values[:, None] > 0)
     mask = ground_truth[:, None]

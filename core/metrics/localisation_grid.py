@@ -1,4 +1,4 @@
-"""Whether a map finds its picture among others: ground truth that needs no annotation."""
+"""Whether a map finds its picture among others: a ground truth that needs no annotation."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import NotApplicableError
-from core.metrics.base import Metric, MetricContext, MetricInput, check, register
+from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.localisation import mass
 from core.runtime.engine import Run, Subject
 from core.types import Score
 
 Quarter = tuple[slice, slice]
+"""The rows and the columns of a quarter of a picture."""
 
 OTHERS = 3
-"""Pictures that fill the quarters beside the one in question."""
+"""Number of other pictures in the mosaic."""
 LESS = 0.01
-"""A picture speaks less if its score is lower by this share; the same picture again is none."""
+"""A picture may fill a quarter if its score for the target is lower by this share at least. This
+leaves out the explained picture itself."""
 
 
 @register(
     "grid_pointing_game",
     label="Grid pointing game",
-    about="Among three other pictures, does the map point at this one? A quarter is chance.",
+    about="In a mosaic with three other pictures, does the map mark this one? Chance is 0.25.",
+    category=Category.LOCALISATION,
     higher_is_better=True,
     range=(0.0, 1.0),
     paper="arXiv:2104.00032",
@@ -33,19 +36,23 @@ LESS = 0.01
 class GridPointingGame(Metric):
     """Share of the positive values in the picture's own quarter (Boehle et al., 2021).
 
-    The method is asked again about a picture of four: the one explained and three samples that come
-    along, those that the model is surest of among such as speak less for the target. The picture
-    takes its turn in several quarters. A map without a positive value scores 0.
+    The method explains a mosaic of four pictures: the explained one, and three sample pictures with
+    a lower score for the target, chosen by the model's confidence in its prediction. The picture is
+    put into one quarter after another, and the shares are averaged. A map without a positive value
+    scores 0.
 
-    The four are put side by side whole. A model that cannot see so large a picture is shown halved
-    ones, which tells little of one that knows its objects at one size; the score's `params` say
-    which it was.
+    The pictures keep their size, so the mosaic is twice as high and wide as the model's input. If
+    the model cannot process it, the pictures are halved, which makes the score less telling for
+    models that know objects at one size only; `halved` in the score's `params` says so.
     """
 
-    places: int = Field(4, ge=1, le=4, description="In how many quarters the picture takes a turn")
+    places: int = Field(4, ge=1, le=4, description="Number of quarters to put the picture into")
     halved: bool = Field(
-        False, description="Halve pictures to the model's own input even where whole ones would do"
+        False, description="Halve the pictures even if the model can process a larger mosaic"
     )
+
+    def method_calls(self) -> int:
+        return self.places
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)
@@ -69,7 +76,7 @@ class GridPointingGame(Metric):
 
 
 def fitting(run: Run) -> Subject | None:
-    """The model seeing pictures twice as high and wide, if the run's layer means the same there."""
+    """The model for pictures of twice the height and width; None if it cannot process them."""
     large = run.subject.enlarged(2)
     if large is None or run.layer is None:
         return large
@@ -78,10 +85,10 @@ def fitting(run: Run) -> Subject | None:
 
 
 def companions(run: Run) -> Tensor:
-    """(B, 3, C, H, W) the sample pictures to set beside each of the run's images.
+    """(B, 3, C, H, W) the sample pictures that share a mosaic with each of the run's images.
 
     Raises:
-        NotApplicableError: fewer than three of them speak less for the target than the image does.
+        NotApplicableError: fewer than three of them score lower for the target than the image.
     """
     samples = run.subject.samples.to(run.x)
     outputs = run.beside(samples, "samples").outputs()
@@ -92,23 +99,30 @@ def companions(run: Run) -> Tensor:
         less = own - theirs > LESS * own.abs()
         if less.sum() < OTHERS:
             raise NotApplicableError(
-                f"the grid pointing game needs {OTHERS} pictures that speak less for the target "
-                f"than this one, and only {int(less.sum())} of the {len(samples)} samples do; "
-                "explain another class, or choose energy inside and say where the evidence is"
+                f"the grid pointing game needs {OTHERS} pictures with a lower score for the "
+                f"target, and only {int(less.sum())} of the {len(samples)} samples have one; "
+                "explain another class, or choose energy inside and give a ground truth"
             )
         chosen.append(samples[torch.where(less, sure, -1).topk(OTHERS).indices])
     return torch.stack(chosen)
 
 
 def quarters(height: int, width: int) -> list[Quarter]:
-    """The quarters of a picture, row by row."""
+    """The quarters of a picture of this size in pixels, row by row."""
     down = slice(0, height // 2), slice(height // 2, height)
     across = slice(0, width // 2), slice(width // 2, width)
     return [(rows, columns) for rows in down for columns in across]
 
 
 def mosaic(x: Tensor, others: Tensor, place: int, size: tuple[int, int]) -> Tensor:
-    """One picture (C, *size) of four: `x` in a quarter, three `others` (3, C, H, W) in the rest."""
+    """A picture (C, *size) made of four.
+
+    Args:
+        x: (C, H, W) the picture that goes into the quarter `place`.
+        others: (3, C, H, W) the pictures that fill the other quarters in order.
+        place: 0 to 3, row by row.
+        size: height and width of the mosaic; pictures are scaled to its quarters.
+    """
     four = [*others[:place], x, *others[place:]]
     whole = x.new_empty(len(x), *size)
     for picture, (rows, columns) in zip(four, quarters(*size), strict=True):

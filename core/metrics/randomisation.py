@@ -1,4 +1,4 @@
-"""Whether a map depends on what the model has learnt, and on what is asked."""
+"""Whether a map depends on the model's weights, and on the class explained."""
 
 from __future__ import annotations
 
@@ -9,32 +9,43 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from core.errors import NotApplicableError
-from core.metrics.base import Metric, MetricContext, MetricInput, check, register
+from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.similarity import spearman
+from core.metrics.verdict_rule import VerdictRule, assess_by_limits
 from core.runtime.engine import Run, Subject
 from core.tasks.classification import ClassLogit
 from core.types import Score
 
 BINS = 100
-"""Bins of the histogram whose entropy says how complex a map is."""
+"""Bins of the histogram of a map's values."""
 
 
 class WeightRandomisation(Metric):
-    """What the tests with shuffled weights share.
+    """Base of the metrics that shuffle the weights of a copy of the model.
 
-    The weights are shuffled within each tensor, from the classifier down to the first layer, on a
-    copy of the model. So their sizes stay, and nothing learnt does.
+    The values of each weight tensor are shuffled, from the classifier down to the first layer. This
+    keeps their distribution and destroys what was learned.
     """
 
     smooth: int = Field(
-        1, ge=1, le=100, description="Noisy copies to average each map over; above 1 it is sMPRT"
+        1, ge=1, le=100, description="Noisy copies to average each map over; more than 1 is sMPRT"
     )
     noise: float = Field(
-        0.1, ge=0.001, le=1, description="Their standard deviation, as a share of black to white"
+        0.1,
+        ge=0.001,
+        le=1,
+        description="Standard deviation of the noise, as a share of the range from black to white",
     )
 
+    def method_calls(self) -> int:
+        return self.smooth * self.shuffled_models() + (self.smooth if self.smooth > 1 else 0)
+
+    def shuffled_models(self) -> int:
+        """How many shuffled models at most it explains the picture with."""
+        return 1
+
     def maps(self, run: Run, context: MetricContext) -> Tensor:
-        """(B, H, W) the method's map of a run, averaged over noisy copies if so asked."""
+        """(B, H, W) the method's maps of a run, each averaged over `smooth` noisy copies."""
         assert context.reattribute is not None
         if self.smooth == 1:
             return context.reattribute(run)
@@ -51,22 +62,42 @@ class WeightRandomisation(Metric):
 @register(
     "randomisation",
     label="Randomisation",
-    about="Does the map change when the weights, from the last layer on, are shuffled?",
+    about="Does the map depend on what the model learned?",
+    category=Category.RANDOMISATION,
+    also_answers=["consistency"],
     higher_is_better=False,
     range=(0.0, 1.0),
     paper="arXiv:1810.03292",
     needs=[MetricInput.METHOD],
     axes=("share of layers shuffled, the last first", "similarity"),
+    verdict=VerdictRule(
+        priority=50,
+        assess=assess_by_limits(
+            0.5,
+            0.8,
+            (
+                "It changes when the model's weights are shuffled.",
+                "Much of it stays when the model's weights are shuffled.",
+                "It stays the same when the model's weights are shuffled.",
+            ),
+        ),
+        sanity_check=True,
+        if_bad="Do not rely on this map: it hardly depends on what the model learned.",
+    ),
 )
 class Randomisation(WeightRandomisation):
-    """Model parameter randomisation test (Adebayo et al., 2018): likeness to the map itself.
+    """Model parameter randomisation test (Adebayo et al., 2018): similarity to the original map.
 
-    The absolute rank correlation with the map of the model as it is, averaged over the cascade, so
-    that a map turned around counts as alike. A map that stays constant counts as alike, too. With
-    `smooth` above 1 it is sMPRT (Hedstroem et al., 2024).
+    Layer by layer, from the last to the first, the weights are shuffled. The score is the mean over
+    these steps of the absolute rank correlation with the map of the unchanged model, so an inverted
+    map counts as similar, and so do two constant maps. With `smooth` above 1 it is sMPRT (Hedstroem
+    et al., 2024).
     """
 
-    steps: int = Field(6, ge=1, le=100, description="Into how many parts the layers are divided")
+    steps: int = Field(6, ge=1, le=100, description="Number of steps to shuffle all layers in")
+
+    def shuffled_models(self) -> int:
+        return self.steps
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)
@@ -84,16 +115,19 @@ class Randomisation(WeightRandomisation):
 @register(
     "randomisation_entropy",
     label="Randomised entropy",
-    about="Does the map lose its order when all weights are shuffled?",
+    about="Does the map become more complex when all weights are shuffled?",
+    category=Category.RANDOMISATION,
+    also_answers=["consistency"],
     higher_is_better=True,
     range=(-1.0, float("inf")),
     paper="arXiv:2401.06465",
     needs=[MetricInput.METHOD],
 )
 class RandomisationEntropy(WeightRandomisation):
-    """Relative rise of the map's entropy over full randomisation, eMPRT (Hedstroem et al., 2024).
+    """Relative rise of the map's entropy with all weights shuffled, eMPRT (Hedstroem et al., 2024).
 
-    The entropy is that of a histogram of the map's values; of a map without any, the rise is 0.
+    The entropy is that of a histogram of the map's values. If that of the original map is 0, as for
+    a constant map, the rise counts as 0.
     """
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
@@ -110,14 +144,32 @@ class RandomisationEntropy(WeightRandomisation):
 @register(
     "class_sensitivity",
     label="Class sensitivity",
-    about="Is the map for the next likeliest class another one?",
+    about="Does the map differ for another class?",
+    category=Category.RANDOMISATION,
+    also_answers=["consistency"],
     higher_is_better=False,
     range=(-1.0, 1.0),
     paper="arXiv:1810.03292",
     needs=[MetricInput.METHOD],
+    verdict=VerdictRule(
+        priority=40,
+        assess=assess_by_limits(
+            0.9,
+            0.999,
+            (
+                "Another class gets a different map.",
+                "The map for the most likely other class is nearly the same.",
+                "The map for the most likely other class is the same.",
+            ),
+        ),
+        sanity_check=True,
+    ),
 )
 class ClassSensitivity(Metric):
-    """Rank correlation with the map for the likeliest other class; 1 if the target is ignored."""
+    """Rank correlation with the map for the most likely other class; 1 if the class is ignored."""
+
+    def method_calls(self) -> int:
+        return 1
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)
@@ -128,7 +180,7 @@ class ClassSensitivity(Metric):
             )
         outputs = run.outputs()
         if outputs.shape[1] < 2:
-            raise NotApplicableError("the model has one output only, and so no other class")
+            raise NotApplicableError("the model has one output only, so there is no other class")
         asked = [[run.target.of(image)] for image in run.owner.tolist()]
         others = outputs.scatter(1, torch.tensor(asked, device=outputs.device), -torch.inf)
         target = ClassLogit(tuple(others.argmax(1).tolist()))
@@ -140,9 +192,16 @@ class ClassSensitivity(Metric):
 
 
 def cascade(subject: Subject, steps: int, seed: int) -> Iterator[Subject]:
-    """A copy of a model again and again, with ever more of its layers shuffled, the last first.
+    """A copy of a model with more and more layers shuffled, from the last to the first.
 
-    It is the same copy each time; what has no place in the order of execution comes last.
+    Args:
+        subject: the model; it stays as it is.
+        steps: into how many parts to divide the layers; each is shuffled in one step.
+        seed: where the random order starts.
+
+    Yields:
+        The same copy after each step. Modules whose place in the order of execution is unknown are
+        shuffled last.
     """
     copied = subject.clone()
     generator = torch.Generator().manual_seed(seed % 2**63)
@@ -159,7 +218,7 @@ def cascade(subject: Subject, steps: int, seed: int) -> Iterator[Subject]:
 
 
 def shuffle(module: nn.Module, generator: torch.Generator) -> None:
-    """Put the values of each of a module's own parameters into a random order."""
+    """Put the values of each parameter of a module, its children's excluded, in random order."""
     with torch.no_grad():
         for parameter in module.parameters(recurse=False):
             order = torch.randperm(parameter.numel(), generator=generator)
@@ -168,7 +227,7 @@ def shuffle(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def histogram_entropy(values: Tensor) -> Tensor:
-    """(B,) in nats, of the values of maps (B, H, W) in equal bins between their extremes.
+    """(B,) entropy in nats of the values of each map (B, H, W), in equal bins over its range.
 
     >>> histogram_entropy(torch.tensor([[[0.0, 0.0, 1.0, 1.0]], [[3.0, 3.0, 3.0, 3.0]]]))
     tensor([0.6931, 0.0000])

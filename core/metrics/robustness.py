@@ -1,4 +1,4 @@
-"""Whether nearly the same picture gets nearly the same map."""
+"""Whether a tiny change of the picture changes the map little."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.metrics.base import Metric, MetricContext, MetricInput, check, register
+from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
+from core.metrics.verdict_rule import VerdictRule, assess_by_limits
 from core.runtime.engine import Run
 from core.types import Score
 
@@ -14,27 +15,45 @@ from core.types import Score
 @register(
     "max_sensitivity",
     label="Max-sensitivity",
-    about="How much can the map change when the picture hardly does?",
+    about="Is the map stable under tiny changes?",
+    category=Category.ROBUSTNESS,
+    also_answers=["sensitivity", "stability"],
     higher_is_better=False,
     range=(0.0, float("inf")),
-    caveat="The most stable map is one that ignores the picture.",
+    caveat="A map that ignores the picture scores best.",
     paper="arXiv:1901.09392",
     needs=[MetricInput.METHOD],
+    verdict=VerdictRule(
+        priority=20,
+        assess=assess_by_limits(
+            0.5,
+            1.0,
+            (
+                "Tiny changes of the picture hardly change it.",
+                "Tiny changes of the picture change it a lot.",
+                "Tiny changes of the picture turn it into a different map.",
+            ),
+        ),
+    ),
 )
 class MaxSensitivity(Metric):
-    """The largest relative change of the map within a ball (Yeh et al., 2019).
+    """The largest relative change of the map over slightly changed pictures (Yeh et al., 2019).
 
-    The change is the Euclidean length of the difference, over that of the map; the target stays
-    that of the picture. A map of zeros changes by nothing, or by infinitely much.
+    Each value of the picture is changed by a random amount of at most `radius`; the target stays
+    the same. The change of the map is the Euclidean norm of the difference divided by that of the
+    map. For a map of zeros it is 0, or infinite if a changed picture gives anything else.
     """
 
-    samples: int = Field(10, ge=1, le=500, description="Pictures drawn from the ball")
+    samples: int = Field(10, ge=1, le=500, description="Number of changed pictures")
     radius: float = Field(
         0.05,
         ge=0.001,
         le=1,
-        description="The most a value changes, as a share of black to white",
+        description="Largest change of a value, as a share of the range from black to white",
     )
+
+    def method_calls(self) -> int:
+        return self.samples
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)

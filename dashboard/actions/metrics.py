@@ -204,7 +204,7 @@ def _curve(key: str, score: Score) -> Curve:
         "name": METHODS[key].label,
         "x": score.curve_x.tolist(),
         "y": score.curve_y[0].tolist(),
-        "style": "dash" if METHODS[key].family == "control" else "solid",
+        "style": "dash" if METHODS[key].is_control else "solid",
         "auc": float(score.value[0]),
     }
 

@@ -17,23 +17,10 @@ from dashboard.actions.question import Choices, Settings, trouble
 from dashboard.controls import params_of
 from dashboard.state import Question, Service
 
-FAMILIES = {
-    "cam": "CAM",
-    "gradient": "Gradient",
-    "path": "Path",
-    "perturbation": "Perturbation",
-    "shapley": "Shapley",
-    "attention": "Attention",
-    "relevance": "Relevance",
-    "control": "Control",
-}
-"""What people call the families of methods, in the order in which they are offered."""
-
 
 def method_choices(suits: Callable[[str], bool] = lambda key: True) -> Choices:
     """Every method as (label, key), family by family; those that do not suit come last."""
-    order = list(FAMILIES)
-    keys = sorted(METHODS, key=lambda key: (not suits(key), order.index(METHODS[key].family)))
+    keys = sorted(METHODS, key=lambda key: (not suits(key), METHODS[key].family.order))
     return [
         (_with_family(METHODS[key]) + ("" if suits(key) else " · not for this model"), key)
         for key in keys
@@ -42,7 +29,7 @@ def method_choices(suits: Callable[[str], bool] = lambda key: True) -> Choices:
 
 def _with_family(cls: type[Method]) -> str:
     """The method's label after its family's, unless that would say the same word twice."""
-    family = FAMILIES[cls.family]
+    family = cls.family.label
     told = cls.label.startswith(family) or f"({family.lower()})" in cls.label
     return cls.label if told else f"{family} · {cls.label}"
 

@@ -25,7 +25,7 @@ def assess(
     on_progress: OnProgress | None = None,
 ) -> list[Panel]:
     """The verdict on a map, and a card for each test that it is drawn from."""
-    if METHODS[method].family == "control":
+    if METHODS[method].is_control:
         return [empty_panel("A control knows nothing of the model, and is not to be trusted.")]
     try:
         asked = ask(service, question, on_progress)
