@@ -149,8 +149,8 @@ def test_only_the_weakest_findings_are_named_and_none_is_no_praise() -> None:
     assert judged(randomisation=0.6).words.count(";") == 0
     both = judged(randomisation=0.6, srg=0.2)
     assert both.words == (
-        "Read this map with care: the control centre orders pixels at least as well; much of it "
-        "stays when what the model has learnt is shuffled."
+        "Read this map with care: the control centre finds important pixels at least as well; "
+        "much of it stays when the model's weights are shuffled."
     )
     assert "much of it" not in judged(randomisation=0.6, max_sensitivity=3.0).words
 

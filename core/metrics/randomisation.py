@@ -161,6 +161,7 @@ class RandomisationEntropy(WeightRandomisation):
                 "The map for the most likely other class is nearly the same.",
                 "The map for the most likely other class is the same.",
             ),
+            limits_included=True,
         ),
         sanity_check=True,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -51,7 +52,11 @@ class VerdictRule:
 
 
 def assess_by_limits(
-    good: float, doubtful: float, words: tuple[str, str, str]
+    good: float,
+    doubtful: float,
+    words: tuple[str, str, str],
+    *,
+    limits_included: bool = False,
 ) -> Callable[[float, Mapping[str, float]], Assessment]:
     """An `Assess` for scores of which the smaller is the better, whatever the controls score.
 
@@ -59,13 +64,15 @@ def assess_by_limits(
         good: scores below this are good.
         doubtful: other scores below this are doubtful, and the rest are bad.
         words: what a good, a doubtful and a bad score mean.
+        limits_included: whether a score equal to a limit counts as below it.
 
     >>> assess_by_limits(0.5, 1.0, ("Stable.", "Unsteady.", "Unstable."))(0.7, {})
     Assessment(tone='doubtful', words='Unsteady.')
     """
 
     def assess(value: float, controls: Mapping[str, float]) -> Assessment:
-        rank = 0 if value < good else 1 if value < doubtful else 2
+        below = operator.le if limits_included else operator.lt
+        rank = 0 if below(value, good) else 1 if below(value, doubtful) else 2
         return Assessment(TONES[rank], words[rank])
 
     return assess
