@@ -30,10 +30,10 @@ from core.metrics.base import METRICS, Metric, MetricContext, MetricInput, Reatt
 from core.metrics.faithfulness import Removal
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
-from core.runtime import capture
-from core.runtime.batching import Progress, in_turn
+from core.runtime.batching import Progress, joint_progress
 from core.runtime.cache import Cache, CacheScope
-from core.runtime.engine import Run
+from core.runtime.evaluation_mode import no_grad_no_autocast
+from core.runtime.run import Run
 from core.tasks.base import Target, TargetLike
 from core.tasks.classification import ClassLogit, parse_target
 from core.types import Attribution, Need, Prediction, Score
@@ -118,7 +118,7 @@ class Explainer(Evaluator):
                     f"this look was prepared for another model than {self.model.name}; look again"
                 )
             pictures = pictures.pictures
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             if isinstance(pictures, Tensor):
                 return self._prepare_tensor(pictures)
             return self._prepare_pictures(pictures)
@@ -158,7 +158,7 @@ class Explainer(Evaluator):
     ) -> Prediction:
         """What the model says of each picture; one forward pass, the first time."""
         run = self._run(self.prepare(pictures), None, None, 0, None)
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             return Prediction(
                 run.outputs().cpu().clone(), self.model.labels, features=self.model.features
             )
@@ -279,7 +279,9 @@ class Explainer(Evaluator):
             except TimmscopeError as error:
                 errors[key] = str(error)
         rows = [len(batch.x) * self.rows(instance, layer) for instance in made.values()]
-        for (key, instance), told in zip(made.items(), in_turn(on_progress, rows), strict=True):
+        for (key, instance), told in zip(
+            made.items(), joint_progress(on_progress, rows), strict=True
+        ):
             try:
                 results[key] = self.explain(
                     batch,
@@ -348,7 +350,7 @@ class Explainer(Evaluator):
             if ground_truth is not None and MetricInput.GROUND_TRUTH in instance.needs
             else None,
         )
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             kept = run.cache_scope.get_or_compute(
                 question, lambda: instance.measure(run, maps, context)
             )
@@ -416,7 +418,7 @@ class Explainer(Evaluator):
             )
         maps = values.values if isinstance(values, Attribution) else values
         run = self._run(batch, None, None, seed, None)
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             found = instance.step_at(run, to_input_size(maps, batch.x), step)
             said = Prediction(
                 found.outputs.cpu().clone(), self.model.labels, features=self.model.features
@@ -442,7 +444,7 @@ class Explainer(Evaluator):
             on_progress: told of rows done and expected.
         """
         run = self._run_at(picture, Need.LAYER, layer, on_progress)
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             return feature_maps(run, top, by)
 
     def attention(
@@ -455,7 +457,7 @@ class Explainer(Evaluator):
     ) -> Tensor:
         """(heads, h, w) where each head of a layer looks; see the `attention` method."""
         run = self._run_at(picture, Need.ATTENTION, layer, on_progress)
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             return attention_heads(run, query)
 
     # -- how ------------------------------------------------------------------------------------
@@ -522,7 +524,7 @@ class Explainer(Evaluator):
         )
 
     def _attribute(self, method: Method, run: Run) -> Attribution:
-        with capture.plain(run.x.device), _peak_memory(run.x.device) as peak:
+        with no_grad_no_autocast(run.x.device), _peak_memory(run.x.device) as peak:
             values, score = method.attribute(run)
         if not torch.isfinite(values).all():
             raise NotApplicableError(

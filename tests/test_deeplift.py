@@ -11,7 +11,7 @@ from core import Explainer, ModelHandle
 from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.tasks.classification import ClassLogit, ClassProbability
 from tests.conftest import build, images
 from tests.test_oracles import clean, furthest, run64, start

@@ -17,7 +17,8 @@ from core import METHODS, METRICS, Explainer, TimmscopeError
 from core.errors import UnknownNameError
 from core.methods.base import Method, register
 from core.registry import Parameters, Registry
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 from tests.conftest import images, shared_handle
 

@@ -14,7 +14,7 @@ from core import Explainer, ModelHandle
 from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.tasks.classification import ClassLogit
 from tests.conftest import build, images, shared_handle
 from tests.test_oracles import clean, furthest, run64

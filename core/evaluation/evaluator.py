@@ -19,7 +19,7 @@ from core.methods.base import METHODS, Method
 from core.metrics.base import METRICS, Metric, MetricInput
 from core.metrics.localisation_grid import OTHERS
 from core.models.handle import ModelHandle
-from core.runtime.batching import in_turn
+from core.runtime.batching import joint_progress
 from core.tasks.base import TargetLike
 from core.types import Attribution, Cost, PercentileRank, Prediction, Score
 
@@ -172,7 +172,7 @@ class Evaluator(ABC):
         grid = values.values if isinstance(values, Attribution) else values
         generator = torch.Generator().manual_seed(seed % 2**63)
         found = []
-        for told in in_turn(on_progress, [WHOLE] * maps):
+        for told in joint_progress(on_progress, [WHOLE] * maps):
             noise = torch.rand(grid.shape[1:], generator=generator).expand_as(grid)
             found.append(
                 self.measure(batch, noise, instance, on_progress=_parts(told), **question).value
@@ -309,7 +309,7 @@ class Evaluator(ABC):
         question: dict[str, Any] = {"target": target, "seed": seed}
         maps = {key: answers[key] for key in methods}
         maps |= {key: self.explain(batch, key, **question) for key in controls}
-        turns = in_turn(on_progress, [WHOLE] * (len(maps) * len(WAYS)))
+        turns = joint_progress(on_progress, [WHOLE] * (len(maps) * len(WAYS)))
         gains: dict[str, list[float]] = {key: [] for key in maps}
         for way in WAYS:
             for key, answer in maps.items():

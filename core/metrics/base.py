@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.errors import TimmscopeError
 from core.registry import Parameters, Registry
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.types import Attribution, Score
 
 Reattribute = Callable[[Run], Tensor]
