@@ -20,7 +20,7 @@ from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.methods.cam_masking import Tail, _most_telling
 from core.methods.fullgrad import implicit_bias, smallest_parts
-from core.runtime.gradients import LayerGradients
+from core.runtime.layer_outputs import LayerGradients
 from core.runtime.resume import record_until, resume_after
 from core.runtime.run import Run
 from core.tasks.classification import ClassLogit, ClassProbability

@@ -13,7 +13,7 @@ from core.errors import ModelFailure, NotApplicableError
 from core.methods.base import Method, register
 from core.methods.cam import CAM_PROPERTIES, check_alive
 from core.runtime.batching import Chunk, CostCounter
-from core.runtime.gradients import LayerGradients
+from core.runtime.layer_outputs import LayerGradients
 from core.runtime.resume import PassUntilLayer, record_until, resume_after
 from core.runtime.run import Run
 from core.runtime.subject import Subject

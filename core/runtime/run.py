@@ -15,15 +15,11 @@ import torch
 from torch import Tensor
 
 from core.errors import NotApplicableError
-from core.runtime.attention_capture import (
-    as_graph_leaf,
-    attention_map_gradients,
-    record_attention,
-)
+from core.runtime import attention_outputs, layer_outputs
+from core.runtime.attention_outputs import AttentionGradients
 from core.runtime.batching import Chunk, CostCounter, Progress
 from core.runtime.cache import CacheScope
-from core.runtime.capture import record_layers
-from core.runtime.gradients import AttentionGradients, LayerGradients
+from core.runtime.layer_outputs import LayerGradients
 from core.runtime.model_call import call_model, differentiate
 from core.runtime.resume import PassUntilLayer, resume_after
 from core.runtime.stem import Stem
@@ -32,7 +28,6 @@ from core.runtime.subject import Subject
 from core.tasks.base import Target
 from core.tasks.classification import predicted
 from core.tasks.outputs import has_no_classes, read_logits
-from core.types import grouped
 
 T = TypeVar("T")
 KEPT_BYTES = 64 * 2**20
@@ -293,19 +288,7 @@ class Run:
             NotApplicableError: there is no such layer on a spatial grid, or the score does not
                 depend on it.
         """
-        layer, asked = self._spatial_layer(), self.asked
-
-        def compute() -> LayerGradients:
-            wanted = dict.fromkeys([layer, *self.extra_layers])
-            found = self._differentiate_layers(
-                [name for name in wanted if ("layer", asked, name) not in self.cache_scope]
-            )
-            for name in self.extra_layers:
-                if name in found:
-                    self.cache_scope.put(("layer", asked, name), found[name])
-            return found[layer]
-
-        return self.cache_scope.get_or_compute(("layer", asked, layer), compute)
+        return layer_outputs.layer_gradients(self)
 
     def activation(self) -> Tensor:
         """(B, K, h, w) the output of the run's layer; one forward pass, the first time.
@@ -313,78 +296,7 @@ class Run:
         Raises:
             NotApplicableError: there is no such layer on a spatial grid, or no pass reaches it.
         """
-        name = self._spatial_layer()
-
-        def step(rows: Tensor, _owner: Tensor) -> tuple[Tensor, Tensor]:
-            with torch.no_grad(), record_layers(self.subject.model, [name]) as outputs:
-                logits = self.logits(rows)
-            if name not in outputs:
-                raise self._takes_no_part(name)
-            return logits, outputs[name].detach()
-
-        def compute() -> Tensor:
-            passes = self._pass_over_images(step)
-            logits, act = (torch.cat(parts) for parts in zip(*passes, strict=True))
-            self.cache_scope.put("outputs", logits)
-            return self._on_grid(name, act)
-
-        return self.cache_scope.get_or_compute(("activation", name), compute)
-
-    def _differentiate_layers(self, names: list[str]) -> dict[str, LayerGradients]:
-        """`layer_gradients` of several layers from one forward and one backward pass."""
-        target = self._target
-
-        def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-            with record_layers(self.subject.model, names) as outputs:
-                logits = self.logits(rows)
-            absent = [name for name in names if name not in outputs or not logits.requires_grad]
-            if absent:
-                raise self._takes_no_part(absent[0])
-            score = _score_of(target, logits, owner)
-            kept = [outputs[name] for name in names]
-            found = differentiate(
-                score.sum(),
-                kept,
-                name=self.subject.name,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            return logits.detach(), score.detach(), [act.detach() for act in kept], list(found)
-
-        passes = self._pass_over_images(step, backward=True)
-        logits, score = (torch.cat(parts) for parts in list(zip(*passes, strict=True))[:2])
-        self.cache_scope.put("outputs", logits)
-        return {
-            name: LayerGradients(
-                score,
-                self._on_grid(name, torch.cat([acts[i] for _, _, acts, _ in passes])),
-                self._on_grid(name, torch.cat([grads[i] for _, _, _, grads in passes])),
-            )
-            for i, name in enumerate(names)
-        }
-
-    def _spatial_layer(self) -> str:
-        if self.layer is None:
-            raise NotApplicableError(
-                f"{self.subject.name} has no layer that lies on a spatial grid"
-            )
-        return self.layer
-
-    def _takes_no_part(self, name: str) -> NotApplicableError:
-        return NotApplicableError(
-            f"layer {name!r} takes no part in what {self.subject.name} predicts; "
-            "choose another layer"
-        )
-
-    def _on_grid(self, name: str, output: Tensor) -> Tensor:
-        """A layer's output as (B, K, h, w)."""
-        layout = self.subject.layers[name].layout
-        if layout is None:
-            raise NotApplicableError(
-                f"layer {name!r} of {self.subject.name} does not lie on a spatial grid; "
-                "choose another layer"
-            )
-        return layout.to_nchw(output)
+        return layer_outputs.activation(self)
 
     # -- attention ------------------------------------------------------------------------------
 
@@ -393,18 +305,7 @@ class Run:
 
         Where the layer has `keys`, the maps are grouped: (B, heads, groups, queries, keys).
         """
-
-        def step(rows: Tensor, _owner: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            with torch.no_grad(), record_attention(self.subject.model) as maps:
-                logits = self.logits(rows)
-            return logits, self.attention_maps(maps, len(rows))
-
-        def compute() -> dict[str, Tensor]:
-            logits, maps = zip(*self._pass_over_images(step), strict=True)
-            self.cache_scope.put("outputs", torch.cat(logits))
-            return _joined(maps)
-
-        return self.cache_scope.get_or_compute("attention", compute)
+        return attention_outputs.attention(self)
 
     def attention_gradients(self) -> AttentionGradients:
         """Attention maps of every layer, and the score's gradients with respect to them.
@@ -414,31 +315,7 @@ class Run:
         Raises:
             NotApplicableError: the score does not depend on any map, as far as can be told.
         """
-        target, name = self._target, self.subject.name
-
-        def step(
-            rows: Tensor, owner: Tensor
-        ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
-            with record_attention(self.subject.model, as_graph_leaf) as maps:
-                logits = self.logits(rows)
-            score = _score_of(target, logits, owner)
-            grads = attention_map_gradients(score.sum(), maps, name=name)
-            if not grads:
-                raise NotApplicableError(
-                    f"the score of {name} has no gradient with respect to its attention; use "
-                    "attention_rollout"
-                )
-            kept = {key: weights.detach() for key, weights in maps.items()}
-            attn, grad = (self.attention_maps(found, len(rows)) for found in (kept, grads))
-            return logits.detach(), score.detach(), attn, grad
-
-        def compute() -> AttentionGradients:
-            passes = self._pass_over_images(step, backward=True)
-            logits, score, attn, grad = zip(*passes, strict=True)
-            self.cache_scope.put("outputs", torch.cat(logits))
-            return AttentionGradients(torch.cat(score), _joined(attn), _joined(grad))
-
-        return self.cache_scope.get_or_compute(("attention gradients", self.asked), compute)
+        return attention_outputs.attention_gradients(self)
 
     def attention_maps(self, maps: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
         """Of the maps recorded in a pass of `images`, those that lie on the picture.
@@ -446,13 +323,7 @@ class Run:
         Returns:
             Maps by layer, in order of execution; shapes as in `attention`.
         """
-        return {
-            layer.name: maps[layer.name]
-            if layer.keys is None
-            else grouped(maps[layer.name], images, layer.axis)
-            for layer in self.subject.attention_layers.values()
-            if layer.layout is not None and layer.name in maps
-        }
+        return attention_outputs.maps_on_picture(self.subject, maps, images)
 
     # -- passes of a method's own ----------------------------------------------------------------
 
@@ -498,21 +369,18 @@ class Run:
         kind = PassKind(key, backward, copies)
         return stream_passes(self.subject, chunks, step, kind, expected=expected, on_pass=count)
 
-    def _pass_over_images(
+    def pass_over_images(
         self, step: Callable[[Tensor, Tensor], T], *, backward: bool = False
     ) -> list[T]:
-        """What `step` gives for the run's own images, pass by pass."""
+        """What `step` gives for the run's own images, pass by pass; see `stream`."""
         self.progress.expect((2 if backward else 1) * len(self.x))
         return [found for _, found in self.stream([(self.x, self.owner)], step, backward=backward)]
 
+    def score_of(self, logits: Tensor, owner: Tensor) -> Tensor:
+        """(n,) the score of outputs (n, N) of the run's own images, for use in a step of `stream`.
 
-def _score_of(target: Target | None, logits: Tensor, owner: Tensor) -> Tensor:
-    """(n,) the target's score of outputs (n, N), or the largest output where there is no target."""
-    if target is None:
-        return logits.gather(1, logits.argmax(1, keepdim=True))[:, 0]
-    return target(logits, owner)
-
-
-def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors by name, of all passes."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        Where the predicted class is explained and not known yet, it is found in these outputs.
+        """
+        if self._target is None:
+            return logits.gather(1, logits.argmax(1, keepdim=True))[:, 0]
+        return self._target(logits, owner)
