@@ -22,6 +22,10 @@ class ModelError(TimmscopeError):
     """A model or checkpoint cannot be loaded, or does not fit."""
 
 
+class ModelFailure(TimmscopeError):  # noqa: N818  a failure of the user's model, not of ours
+    """The model's own code failed while it ran; its error is the `__cause__`."""
+
+
 class NotApplicableError(TimmscopeError):
     """A method cannot run on this model; the sentence is the reason."""
 

@@ -37,10 +37,10 @@ from core.metrics.faithfulness import Removal
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
 from core.registry import key_of
-from core.runtime import capture
-from core.runtime.batching import Progress, in_turn
+from core.runtime.batching import Progress, joint_progress
 from core.runtime.cache import Cache, CacheScope
-from core.runtime.engine import Run
+from core.runtime.evaluation_mode import no_grad_no_autocast
+from core.runtime.run import Run
 from core.tasks.base import Target, TargetLike
 from core.tasks.classification import to_target
 from core.tasks.query import Query
@@ -103,7 +103,7 @@ class Explainer:
             TimmscopeError: a tensor has another shape than the model's input.
         """
         handle = self.model
-        with capture.plain(handle.device):
+        with no_grad_no_autocast(handle.device):
             return prepare(pictures, handle.preprocessing, handle.device, handle.dtype, handle.name)
 
     def query(
@@ -194,7 +194,7 @@ class Explainer:
         """The model's scores of each picture; one forward pass, the first time."""
         batch = pictures.batch if isinstance(pictures, Query) else self.prepare(pictures)
         run = self._run(Query(batch), None)
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             return self._prediction(run.outputs())
 
     # -- attributions ---------------------------------------------------------------------------
@@ -267,7 +267,7 @@ class Explainer:
             for one in asked.values()
         ]
         results: dict[str, Attribution] = {}
-        turns = in_turn(query.on_progress, rows)
+        turns = joint_progress(query.on_progress, rows)
         for (name, one), report in zip(asked.items(), turns, strict=True):
             layer = one.layer or self._suitable(one.method, query.layer)
             try:
@@ -296,7 +296,7 @@ class Explainer:
             NotApplicableError: no layer of the model lies on a spatial grid.
         """
         run = self._run_at(pictures, Need.LAYER, options)
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             return feature_maps(run, top, by)
 
     def attention(
@@ -313,7 +313,7 @@ class Explainer:
             NotApplicableError: the model has no attention that can be laid over the picture.
         """
         run = self._run_at(pictures, Need.ATTENTION, options)
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             return attention_heads(run, query)
 
     # -- evaluation -----------------------------------------------------------------------------
@@ -364,7 +364,7 @@ class Explainer:
             digest_of(maps),
             *_inputs_key(instance, attribution, query.ground_truth),
         )
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             kept = run.cache_scope.get_or_compute(key, lambda: instance.measure(run, maps, context))
         return copy.deepcopy(kept)
 
@@ -400,7 +400,7 @@ class Explainer:
                 "insertion"
             )
         run = self._run(Query(query.batch, seed=query.seed), None)
-        with capture.plain(self.model.device):
+        with no_grad_no_autocast(self.model.device):
             found = instance.step_at(run, to_input_size(_maps(values), query.batch.x), step)
             pixels = self.model.to_pixels(found.rows).cpu()
             return CurveStep(found.fraction, pixels, self._prediction(found.outputs))
@@ -546,7 +546,7 @@ class Explainer:
         return Prediction(outputs.cpu().clone(), self.model.labels, features=self.model.features)
 
     def _attribute(self, method: Method, run: Run) -> Attribution:
-        with capture.plain(run.x.device), _peak_memory(run.x.device) as peak:
+        with no_grad_no_autocast(run.x.device), _peak_memory(run.x.device) as peak:
             values, score = method.attribute(run)
         if not torch.isfinite(values).all():
             raise NotApplicableError(

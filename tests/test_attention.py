@@ -22,9 +22,9 @@ from core.inputs.preprocessing import Preprocessing
 from core.methods.attention_flow import flows
 from core.methods.base import METHODS
 from core.models import zoo
-from core.runtime import capture
+from core.runtime.attention_capture import record_attention
 from core.runtime.batching import Progress
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.tasks.classification import ClassLogit
 from tests.conftest import build, images, shared_handle
 from tests.test_layers import any_handle
@@ -82,7 +82,7 @@ def test_swin_attention_is_put_where_swins_own_windows_lie(stage: int, number: i
     assert grid == ((24, 32), (12, 16))[stage]
     block = owner.model.get_submodule(name.removesuffix(".attn"))
     assert any(block.shift_size) == bool(number)  # type: ignore[union-attr, arg-type]
-    with torch.no_grad(), capture.attention(owner.model.eval()) as maps:
+    with torch.no_grad(), record_attention(owner.model.eval()) as maps:
         owner.model(x)
     cell = windows_by_hand(block, grid)
     expected = torch.zeros(2, layer.heads, grid[0] * grid[1], grid[0] * grid[1])
@@ -123,7 +123,7 @@ def test_pooled_keys_and_queries_have_grids_of_their_own() -> None:
     assert pooled.query_layout is not None
     assert (pooled.layout.grid, pooled.query_layout.grid) == ((7, 7), (28, 28))
     x = images(pvt, 1)
-    with torch.no_grad(), capture.attention(pvt.model.eval()) as maps:
+    with torch.no_grad(), record_attention(pvt.model.eval()) as maps:
         pvt.model(x)
     seen = Explainer(pvt).explain(x, "attention", layer=pooled.name, query="700").values
     torch.testing.assert_close(seen.flatten(), maps[pooled.name][0].mean(0)[700])
@@ -143,7 +143,7 @@ def test_pooled_keys_and_queries_have_grids_of_their_own() -> None:
 def test_a_class_token_that_looks_alone(name: str, layer: str) -> None:
     owner = any_handle(name)
     x = images(owner, 1)
-    with torch.no_grad(), capture.attention(owner.model.eval()) as maps:
+    with torch.no_grad(), record_attention(owner.model.eval()) as maps:
         owner.model(x)
     seen = Explainer(owner).explain(x, "attention", layer=layer).values
     torch.testing.assert_close(seen.flatten(), maps[layer][0].mean(0)[0, 1:])

@@ -196,10 +196,10 @@ def test_many_threads_many_keys_little_room() -> None:
     assert kept == cache.bytes
 
 
-# -- shelves ------------------------------------------------------------------------------------
+# -- cache scopes -------------------------------------------------------------------------------
 
 
-def test_shelves_of_other_subjects_do_not_collide() -> None:
+def test_scopes_of_other_images_or_models_do_not_collide() -> None:
     cache = Cache()
     prefixes: list[tuple[Any, ...]] = [
         ("a", "b"),
@@ -209,41 +209,41 @@ def test_shelves_of_other_subjects_do_not_collide() -> None:
         (),
         (("a", "b"),),
     ]
-    shelves = [CacheScope(cache, prefix) for prefix in prefixes]
-    for index, cache_scope in enumerate(shelves):
+    scopes = [CacheScope(cache, prefix) for prefix in prefixes]
+    for index, cache_scope in enumerate(scopes):
         for key in ("k", ("b", "k")):
             assert key not in cache_scope
             cache_scope.put(key, (index, key))
-    for index, cache_scope in enumerate(shelves):
+    for index, cache_scope in enumerate(scopes):
         for key in ("k", ("b", "k")):
             assert cache_scope.get_or_compute(key, forbidden) == (index, key)
 
 
-def test_other_images_on_the_same_model_have_a_shelf_beside() -> None:
+def test_named_images_on_the_same_model_have_a_scope_of_their_own() -> None:
     cache = Cache()
     for image in ("x", "y"):
-        beside = CacheScope(cache, ("m", image)).beside("samples")
-        assert beside.get_or_compute("k", lambda: "once") == "once"
+        samples = CacheScope(cache, ("m", image)).for_images("samples")
+        assert samples.get_or_compute("k", lambda: "once") == "once"
     assert cache.hits == 1
-    assert (
-        CacheScope(cache, ("m2", "x")).beside("samples").get_or_compute("k", lambda: "new") == "new"
-    )
+    other = CacheScope(cache, ("m2", "x")).for_images("samples")
+    assert other.get_or_compute("k", lambda: "new") == "new"
+    assert "k" not in CacheScope(cache, ("m", "x"))
 
 
-def test_shelves_of_the_same_subject_are_one() -> None:
+def test_scopes_of_the_same_images_and_model_are_one() -> None:
     cache = Cache()
     CacheScope(cache, ("m", "x")).put("outputs", 1)
     assert CacheScope(cache, ("m", "x")).get_or_compute("outputs", forbidden) == 1
 
 
-def test_what_is_on_the_shelf_already_stays() -> None:
+def test_what_is_kept_already_stays() -> None:
     cache_scope = CacheScope()
     cache_scope.put("k", 1)
     cache_scope.put("k", 2)
     assert cache_scope.get_or_compute("k", forbidden) == 1
 
 
-def test_a_shelf_without_a_cache_has_its_own() -> None:
+def test_a_scope_without_a_cache_has_its_own() -> None:
     CacheScope().put("k", 1)
     assert "k" not in CacheScope()
 
@@ -269,8 +269,8 @@ def test_two_computations_that_put_each_others_answers_do_not_wait_for_ever() ->
     assert [cache.get_or_compute(key, lambda: "new") for key in "ab"] == ["a", "b"]
 
 
-@pytest.mark.parametrize("shelf", [False, True])
-def test_who_waits_can_leave_and_the_computation_goes_on(cache_scope: bool) -> None:
+@pytest.mark.parametrize("scoped", [False, True])
+def test_who_waits_can_leave_and_the_computation_goes_on(scoped: bool) -> None:
     cache, began, release = Cache(), threading.Event(), threading.Event()
     outcomes: dict[int, object] = {}
 
@@ -283,7 +283,7 @@ def test_who_waits_can_leave_and_the_computation_goes_on(cache_scope: bool) -> N
         raise CancelledError("enough")
 
     def wait() -> object:
-        if cache_scope:
+        if scoped:
             return CacheScope(cache, ("s",), waiting=leave).get_or_compute("key", forbidden)
         return cache.get_or_compute((("s",), "key"), forbidden, leave)
 

@@ -21,8 +21,9 @@ from core.methods.base import METHODS
 from core.methods.cam import check_alive
 from core.methods.cam_masking import Tail, _most_telling
 from core.methods.fullgrad import implicit_bias, smallest_parts
-from core.runtime import capture
-from core.runtime.engine import LayerGradients, Run
+from core.runtime.layer_outputs import LayerGradients
+from core.runtime.resume import record_until, resume_after
+from core.runtime.run import Run
 from core.tasks.classification import ClassLogit, ClassProbability
 from core.types import Attribution, Layout, upsample
 from tests.conftest import build, handle, images, shared_handle
@@ -333,7 +334,7 @@ def test_resuming_at_a_layer_gives_what_a_full_pass_gives(name: str, layer: str)
     factors = torch.rand((3, tail.layout.channels), generator=torch.Generator().manual_seed(0))
     resumed = tail.outputs([factors], 3)
     assert tail.resumes
-    tail.past.calls.clear()
+    tail.recorded.calls.clear()
     full = tail.outputs([factors], 3)
     assert (full - full[0]).abs().max() > 0
     torch.testing.assert_close(resumed, full, rtol=1e-5, atol=1e-5 * float(full.abs().max()))
@@ -371,11 +372,11 @@ class Twice(nn.Module):
 def test_a_module_called_again_after_the_layer_runs_again() -> None:
     model, x = Twice().eval(), torch.randn(1, 3, 8, 8)
     with torch.no_grad():
-        with capture.before(model, "layer") as past:
+        with record_until(model, "layer") as past:
             plain = model(x)
         assert len(past.calls) == 2
         changed = torch.cat([past.output, 2 * past.output])
-        with capture.resume(past, changed):
+        with resume_after(past, changed):
             found = model(x.expand(2, -1, -1, -1))
         expected = torch.cat([model.shared(o[None].relu()).mean((2, 3)) for o in changed])
     torch.testing.assert_close(found, expected)
@@ -387,9 +388,9 @@ def test_resuming_restores_the_modules_when_the_model_breaks() -> None:
     model = Twice().eval()
     own = model.layer.forward
     vars(model.layer)["forward"] = own  # as somebody before us may have done
-    with torch.no_grad(), capture.before(model, "layer") as past:
+    with torch.no_grad(), record_until(model, "layer") as past:
         model(torch.randn(1, 3, 8, 8))
-    with pytest.raises(ZeroDivisionError), capture.resume(past, past.output):
+    with pytest.raises(ZeroDivisionError), resume_after(past, past.output):
         raise ZeroDivisionError
     assert vars(model.layer)["forward"] is own
     assert "forward" not in vars(model.shared)
@@ -485,7 +486,7 @@ def test_a_part_is_linear_up_to_its_bias(part: nn.Module) -> None:
     x = 4 * torch.randn((2, 3, 4, 6), generator=torch.Generator().manual_seed(0))
     jacobian: Any = torch.autograd.functional.jacobian(lambda x: part(x.clone()), x)
     along = (jacobian * x).flatten(-4).sum(-1)
-    bias = implicit_bias(part, x)
+    bias = implicit_bias(part, x, name="part")
     expected = part(x.clone()) - along
     torch.testing.assert_close(torch.zeros_like(expected) if bias is None else bias, expected)
 
@@ -520,7 +521,7 @@ def test_few_ablated_channels_are_those_that_count_most() -> None:
 def test_the_bias_of_an_activation_without_a_second_gradient() -> None:
     given = torch.tensor([[-4.0, -1.0, 0.5, 4.0]])
     expected = torch.tensor([[0.0, 0.5, 0.5, 1.0]])  # x / 6 + 1 / 2 between the knees
-    bias = implicit_bias(torch.nn.Hardsigmoid(), given)
+    bias = implicit_bias(torch.nn.Hardsigmoid(), given, name="part")
     torch.testing.assert_close(bias, expected)
 
 

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
 
 from core.errors import NotApplicableError, UnknownNameError
-from core.runtime import capture
+from core.runtime.attention_capture import record_attention
+from core.runtime.capture import observe_outputs, record_layers
+from core.runtime.evaluation_mode import evaluation_mode
 from tests.test_contract import assert_same, state_of
 
 
@@ -61,10 +63,10 @@ def x() -> Tensor:
 # -- no trace -----------------------------------------------------------------------------------
 
 WAYS: dict[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
-    "quiet": capture.quiet,
-    "tap": lambda model: capture.tap(model, ["one", "two"]),
-    "watch": lambda model: capture.watch(model, lambda *_: None),
-    "attention": capture.attention,
+    "evaluation_mode": evaluation_mode,
+    "record_layers": lambda model: record_layers(model, ["one", "two"]),
+    "observe_outputs": lambda model: observe_outputs(model, lambda *_: None),
+    "record_attention": record_attention,
 }
 
 
@@ -85,14 +87,14 @@ def test_everything_is_as_it_was(
                 torch.rand(3)
         except ZeroDivisionError:
             assert fails
-    if "quiet" not in (outer, inner):
+    if "evaluation_mode" not in (outer, inner):
         torch.set_rng_state(before["random"])
     assert_same(before, state_of(model, x))
     assert _get_current_function_mode_stack() == []
 
 
-def test_inside_it_is_quiet(model: InPlace) -> None:
-    with torch.inference_mode(), torch.autocast("cpu"), capture.quiet(model):
+def test_inside_the_model_is_in_evaluation_mode_and_frozen(model: InPlace) -> None:
+    with torch.inference_mode(), torch.autocast("cpu"), evaluation_mode(model):
         assert not any(m.training for m in model.modules())
         assert not any(p.requires_grad for p in model.parameters())
         assert torch.is_grad_enabled()
@@ -103,82 +105,85 @@ def test_inside_it_is_quiet(model: InPlace) -> None:
 
 def test_an_unknown_layer_leaves_no_hook_on_the_known_ones(model: InPlace) -> None:
     with pytest.raises(UnknownNameError, match="no layer 'tow'"):  # noqa: SIM117
-        with capture.tap(model, ["one", "tow"]):
+        with record_layers(model, ["one", "tow"]):
             pass
     assert not model.one._forward_hooks
 
 
-# -- tap ----------------------------------------------------------------------------------------
+# -- recording ----------------------------------------------------------------------------------
 
 
 def test_what_is_recorded_survives_what_is_done_in_place_later(model: InPlace, x: Tensor) -> None:
-    with capture.quiet(model), capture.tap(model, ["one", "two"]) as taps:
+    with evaluation_mode(model), record_layers(model, ["one", "two"]) as outputs:
         out = model(x)
     one = model.one(x)
-    torch.testing.assert_close(taps["one"], one)
-    torch.testing.assert_close(taps["two"], model.two(one.relu()))
-    assert (taps["one"] < 0).any()
+    torch.testing.assert_close(outputs["one"], one)
+    torch.testing.assert_close(outputs["two"], model.two(one.relu()))
+    assert (outputs["one"] < 0).any()
     torch.testing.assert_close(out, model(x))
 
 
 def test_what_is_recorded_survives_changes_to_what_passed_through(x: Tensor) -> None:
     layer = nn.Identity()
-    with capture.tap(layer, [""]) as taps:
+    with record_layers(layer, [""]) as outputs:
         given = x.clone()
         layer(given)
         given.zero_()
-    assert torch.equal(taps[""], x)
+    assert torch.equal(outputs[""], x)
 
 
-def test_the_graph_begins_at_the_first_layer_tapped(model: InPlace, x: Tensor) -> None:
+def test_the_graph_begins_at_the_first_layer_recorded(model: InPlace, x: Tensor) -> None:
     seen: list[str] = []
-    with capture.quiet(model), capture.tap(model, ["two"]) as taps:
+    with evaluation_mode(model), record_layers(model, ["two"]) as outputs:
         out = model(x)
     out.grad_fn.register_hook(lambda *_: seen.append("head"))
-    assert taps["two"].is_leaf
-    (grad,) = torch.autograd.grad(out.sum(), [taps["two"]])
-    live = (taps["two"] > 0).float() * 2 / 16
+    assert outputs["two"].is_leaf
+    (grad,) = torch.autograd.grad(out.sum(), [outputs["two"]])
+    live = (outputs["two"] > 0).float() * 2 / 16
     torch.testing.assert_close(grad, live * model.head.weight.detach().sum(0)[:, None, None])
     assert seen == ["head"]
 
 
 def test_two_layers_are_part_of_one_graph(model: InPlace, x: Tensor) -> None:
-    with capture.quiet(model), capture.tap(model, ["two", "one"]) as taps:
+    with evaluation_mode(model), record_layers(model, ["two", "one"]) as outputs:
         out = model(x)
-    assert list(taps) == ["one", "two"]
-    assert taps["one"].is_leaf
-    assert not taps["two"].is_leaf
-    grads = torch.autograd.grad(out.sum(), list(taps.values()))
+    assert list(outputs) == ["one", "two"]
+    assert outputs["one"].is_leaf
+    assert not outputs["two"].is_leaf
+    grads = torch.autograd.grad(out.sum(), list(outputs.values()))
     assert all(grad.abs().sum() > 0 for grad in grads)
 
 
 def test_a_graph_that_began_at_the_input_is_kept(model: InPlace, x: Tensor) -> None:
     rows = x.clone().requires_grad_()
-    with capture.quiet(model), capture.tap(model, ["one"]) as taps:
+    with evaluation_mode(model), record_layers(model, ["one"]) as outputs:
         out = model(rows)
-    grads = torch.autograd.grad(out.sum(), [rows, taps["one"]])
+    grads = torch.autograd.grad(out.sum(), [rows, outputs["one"]])
     assert all(grad.abs().sum() > 0 for grad in grads)
 
 
 def test_a_layer_called_twice_leaves_its_last_output() -> None:
     layer = nn.Linear(2, 2)
-    with capture.quiet(layer), capture.tap(layer, [""]) as taps:
+    with evaluation_mode(layer), record_layers(layer, [""]) as outputs:
         layer(torch.zeros(1, 2))
         last = layer(torch.ones(1, 2))
-    assert torch.equal(taps[""], last)
+    assert torch.equal(outputs[""], last)
 
 
-def test_a_layer_that_gives_a_tuple_cannot_be_tapped(x: Tensor) -> None:
+def test_a_layer_that_gives_a_tuple_cannot_be_recorded(x: Tensor) -> None:
     model = nn.Sequential(Pair())
-    with capture.tap(model, ["0"]), pytest.raises(NotApplicableError, match=r"layer '0' .* tuple"):
+    with (
+        record_layers(model, ["0"]),
+        pytest.raises(NotApplicableError, match=r"layer '0' .* tuple"),
+    ):
         model(x)
     assert not model[0]._forward_hooks
 
 
-def test_watching_shows_every_output_and_changes_none(model: InPlace, x: Tensor) -> None:
+def test_the_observer_sees_every_output_and_changes_none(model: InPlace, x: Tensor) -> None:
     seen: dict[str, Tensor] = {}
     plain = model(x)
-    with capture.watch(model, lambda name, out: seen.update({name: out})):
+    with observe_outputs(model, lambda name, out: seen.update({name: out})):
         out = model(x)
     assert list(seen) == ["one", "two", "head"]
     assert torch.equal(out, plain)
@@ -234,7 +239,7 @@ def test_fused_and_spelt_out_attention_give_the_same_maps(spelling: str, tokens:
     found = []
     for block in (fused, spelt):
         model = nn.Sequential(block)
-        with capture.attention(model) as maps:
+        with record_attention(model) as maps:
             out = model(tokens)
         torch.testing.assert_close(out, plain, rtol=0, atol=1e-6)
         assert list(maps) == ["0"]
@@ -246,7 +251,7 @@ def test_fused_and_spelt_out_attention_give_the_same_maps(spelling: str, tokens:
 
 def test_dropout_is_ignored(tokens: Tensor) -> None:
     (block,) = twins(None)
-    with capture.attention(block.train()) as maps:
+    with record_attention(block.train()) as maps:
         block(tokens)
     torch.testing.assert_close(maps[""].sum(-1), torch.ones(2, 2, 5))
 
@@ -260,7 +265,7 @@ def test_torchs_own_multi_head_attention_is_read(
     asked = {"need_weights": need_weights, "average_attn_weights": average}
     with torch.set_grad_enabled(grad):
         plain, weights = block(tokens, tokens, tokens, **asked)
-        with capture.attention(block) as maps:
+        with record_attention(block) as maps:
             out, same = block(tokens, tokens, tokens, **asked)
     torch.testing.assert_close(out, plain, rtol=0, atol=1e-6)
     assert list(maps) == [""]
@@ -277,7 +282,7 @@ def test_torchs_own_encoder_is_read_layer_by_layer(tokens: Tensor) -> None:
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
     with torch.no_grad():
         plain = model(tokens)
-        with capture.attention(model) as maps:
+        with record_attention(model) as maps:
             out = model(tokens)
     torch.testing.assert_close(out, plain, rtol=0, atol=1e-6)
     assert list(maps) == ["layers.0.self_attn", "layers.1.self_attn"]
@@ -290,7 +295,7 @@ def test_who_may_look_nowhere_sees_nothing() -> None:
     forbidding = torch.zeros(4, 4).masked_fill(~allowed, -torch.inf)
     for mask in (allowed, forbidding):
         plain = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        with capture.attention(nn.Identity()) as maps:
+        with record_attention(nn.Identity()) as maps:
             out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         torch.testing.assert_close(out, plain, rtol=0, atol=1e-6)
         assert not maps[""][:, :, 1].any()
@@ -298,7 +303,7 @@ def test_who_may_look_nowhere_sees_nothing() -> None:
 
 def test_a_scale_of_zero_is_a_scale() -> None:
     query, key, value = torch.randn((3, 1, 2, 4, 8), generator=torch.Generator().manual_seed(1))
-    with capture.attention(nn.Identity()) as maps:
+    with record_attention(nn.Identity()) as maps:
         F.scaled_dot_product_attention(query, key, value, scale=0.0)
     torch.testing.assert_close(maps[""], torch.full((1, 2, 4, 4), 0.25))
 
@@ -310,7 +315,7 @@ def test_several_maps_of_one_module_are_numbered(tokens: Tensor) -> None:
             return logits.softmax(-1) + (2 * logits).softmax(-1) + (3 * logits).softmax(-1)
 
     model = nn.ModuleDict({"a": Twice(), "aa": Twice()})
-    with capture.attention(model) as maps:
+    with record_attention(model) as maps:
         model["aa"](tokens)
         model["a"](tokens)
     assert list(maps) == ["aa", "aa:2", "aa:3", "a", "a:2", "a:3"]
@@ -318,7 +323,7 @@ def test_several_maps_of_one_module_are_numbered(tokens: Tensor) -> None:
 
 
 def test_what_is_not_attention_is_not_recorded(tokens: Tensor) -> None:
-    with capture.attention(nn.Identity()) as maps:
+    with record_attention(nn.Identity()) as maps:
         tokens.softmax(-1)  # three axes: class scores of tokens
         tokens[:, None].softmax(1)  # not over the last axis
         tokens[:, None].log_softmax(-1)
@@ -337,7 +342,7 @@ def test_after_a_failure_maps_still_get_their_modules_names(tokens: Tensor) -> N
             return (x[:, None] @ x[:, None].mT).softmax(-1)
 
     model = nn.ModuleDict({"tries": Tries()})
-    with capture.attention(model) as maps:
+    with record_attention(model) as maps:
         model["tries"](tokens)
     assert list(maps) == ["tries"]
 
@@ -348,7 +353,7 @@ def test_two_threads_do_not_see_each_others_maps(tokens: Tensor) -> None:
 
     def batch(index: int) -> None:
         block = SelfAttention(None, heads=index + 1).eval()
-        with capture.quiet(block), capture.attention(block) as maps:
+        with evaluation_mode(block), record_attention(block) as maps:
             meet.wait()
             for _ in range(10):
                 block(tokens)

@@ -13,7 +13,7 @@ from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.runtime.backward_rules import nonlinear
 from core.runtime.batching import Budget
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.tasks.classification import ClassLogit, ClassProbability
 from tests.conftest import build, handle, images
 from tests.test_oracles import clean, furthest, run64, start

@@ -16,7 +16,7 @@ from core.inputs.preprocessing import Preprocessing
 from core.inputs.samples import sample_files
 from core.metrics.localisation_grid import companions, mosaic, quarters
 from core.models import zoo
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.types import Cost, PercentileRank, Score
 from tests.conftest import SAMPLES, images, quick, shared_handle
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from core.metrics.base import Metric, MetricContext, check, register
 from core.metrics.verdict_rule import Assessment, VerdictRule
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.types import Score
 
 

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from core import Explainer, ModelHandle
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
-from core.runtime import capture
-from core.runtime.engine import Run
+from core.runtime.attention_capture import record_attention
+from core.runtime.run import Run
 from core.tasks.classification import ClassLogit
 from core.types import Layout, upsample
 from tests.conftest import SAMPLES, build, images, shared_handle
@@ -388,7 +388,7 @@ def test_attention_maps_are_those_of_timms_unfused_path(case: Case) -> None:
     with torch.no_grad():
         unfused(case.x)
         plain = fused(case.x)
-        with capture.attention(fused) as ours:
+        with record_attention(fused) as ours:
             explicit = fused(case.x)
     assert list(ours) == list(theirs)
     for name, weights in theirs.items():
@@ -464,7 +464,7 @@ def test_a_hidden_attention_map_is_what_an_identity_for_values_shows(
     key = torch.randn((2, 2 if options.get("enable_gqa") else heads, 6, 8), generator=generator)
     identity = torch.eye(6).expand(*key.shape[:2], 6, 6)
     model = Attends(**options)
-    with capture.attention(model) as maps:
+    with record_attention(model) as maps:
         output = model(query, key, identity)
     weights = model(query, key, identity)
     torch.testing.assert_close(maps[""], weights, rtol=0, atol=1e-6)

@@ -24,7 +24,7 @@ from core.methods.path_blur import blurred
 from core.perturb.baselines import baseline_images
 from core.runtime.batching import Budget
 from core.runtime.cache import Cache
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.tasks.classification import ClassLogit
 from tests.conftest import ZOO, build, images, shared_handle
 

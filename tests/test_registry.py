@@ -19,7 +19,8 @@ from core.methods.base import Family, Method, control_keys, register
 from core.metrics.base import Category
 from core.metrics.verdict_rule import TONES
 from core.registry import Parameters, Registry
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Group, Need, Property
 from tests.conftest import images, shared_handle
 

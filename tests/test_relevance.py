@@ -15,7 +15,7 @@ from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.runtime.batching import Budget
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.tasks.classification import ClassLogit
 from tests.conftest import build, handle, images, shared_handle
 from tests.test_oracles import clean, furthest, run64

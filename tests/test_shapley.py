@@ -20,7 +20,7 @@ from core.errors import TimmscopeError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.shapley import Plan, distinct
 from core.perturb.baselines import baseline_images
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.tasks.classification import ClassLogit
 from tests.conftest import images, shared_handle
 

@@ -22,7 +22,7 @@ from core.evaluation.verdict import (
 )
 from core.inputs.batch import InputBatch
 from core.inputs.preprocessing import Preprocessing
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.tasks.query import Query
 from core.types import Attribution, Score
 from dashboard.actions.verdict import cards

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.errors import NotApplicableError, TimmscopeError
 from core.methods.attention import attention_from
-from core.runtime.engine import Run
+from core.runtime.run import Run
 
 Order = Literal["activation", "variance"]
 

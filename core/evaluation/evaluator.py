@@ -29,7 +29,7 @@ from core.methods.configuration import Configuration, MethodLike, label_of
 from core.metrics.base import METRICS, Metric, MetricInput
 from core.metrics.localisation_grid import OTHERS
 from core.models.handle import ModelHandle
-from core.runtime.batching import in_turn
+from core.runtime.batching import joint_progress
 from core.tasks.base import TargetLike
 from core.tasks.query import Query
 from core.types import Attribution, Comparison, Cost, PercentileRank, Prediction, Score
@@ -142,7 +142,7 @@ def percentile_rank(
     grid = values.values if isinstance(values, Attribution) else values
     generator = torch.Generator().manual_seed(query.seed % 2**63)
     found = []
-    for report in in_turn(query.on_progress, [PARTS] * maps):
+    for report in joint_progress(query.on_progress, [PARTS] * maps):
         noise = torch.rand(grid.shape[1:], generator=generator).expand_as(grid)
         found.append(explainer.measure(query.reporting(_in_parts(report)), noise, metric).value)
         report(PARTS, PARTS)
@@ -266,7 +266,7 @@ def _gains(
     explainer: ExplainerLike, query: Query, maps: Mapping[str, Attribution]
 ) -> dict[str, list[float]]:
     """The symmetric relevance gain of each map, once for each baseline."""
-    turns = in_turn(query.on_progress, [PARTS] * (len(maps) * len(RECOMMENDATION_BASELINES)))
+    turns = joint_progress(query.on_progress, [PARTS] * (len(maps) * len(RECOMMENDATION_BASELINES)))
     gains: dict[str, list[float]] = {name: [] for name in maps}
     for baseline in RECOMMENDATION_BASELINES:
         metric = METRICS.make("srg", {"steps": RECOMMENDATION_STEPS, "baseline": baseline})

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from core.errors import NotApplicableError, UnknownNameError
 from core.methods.base import Method, register
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import AttentionLayer, Cost, Layout, Need
 
 Query = Field(

@@ -22,7 +22,8 @@ from core.methods.attention import (
 )
 from core.methods.base import Method, register
 from core.runtime.batching import Progress
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import AttentionLayer, Cost, Layout, Need
 
 LARGEST = 300

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from core.errors import NotApplicableError
 from core.methods.attention import held_by, not_one_stream, on_grid, one_layout
 from core.methods.base import Method, register
-from core.runtime import capture
-from core.runtime.engine import Run, Subject
+from core.runtime.attention_capture import as_graph_leaf, record_attention
+from core.runtime.capture import record_and_detach
+from core.runtime.model_call import call_model, differentiate
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 
 
@@ -111,8 +114,11 @@ class LeGrad(Method):
         def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             logits, read, maps = _read_layers(run, rows)
             score = torch.stack([target(read[name], owner) for name in names])
-            found = torch.autograd.grad(
-                score.sum(), [maps[name] for name in names], allow_unused=True
+            found = differentiate(
+                score.sum(),
+                [maps[name] for name in names],
+                name=run.subject.name,
+                allow_unused=True,
             )
             if any(grad is None for grad in found):
                 raise _not_readable(run.subject)
@@ -140,15 +146,16 @@ def _read_layers(run: Run, rows: Tensor) -> tuple[Tensor, dict[str, Tensor], dic
     model, readout = run.subject.model, _readout(run.subject.model)
     blocks = {name: name.rpartition(".")[0] for name in run.subject.attention_layers}
     with (
-        capture.attention(model, capture.in_graph) as maps,
-        capture.sever(model, set(blocks.values())) as outputs,
+        record_attention(model, as_graph_leaf) as maps,
+        record_and_detach(model, set(blocks.values())) as outputs,
     ):
         logits = run.logits(rows)
     if readout is None or not all(block in outputs for block in blocks.values()):
         raise _not_readable(run.subject)
-    read: dict[str, Tensor] = {
-        name: readout.forward_head(readout.norm(outputs[block])) for name, block in blocks.items()
-    }
+    read: dict[str, Tensor] = {}
+    for name, block in blocks.items():
+        tokens = call_model(readout.norm, outputs[block], name=run.subject.name)
+        read[name] = call_model(readout.forward_head, tokens, name=run.subject.name)
     last = next(reversed(read.values()))
     if last.shape != logits.shape or not torch.allclose(last, logits, rtol=1e-3, atol=1e-4):
         raise _not_readable(run.subject)

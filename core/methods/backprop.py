@@ -11,17 +11,19 @@ from torch import Tensor
 from core.errors import NotApplicableError
 from core.methods.base import METHODS, Method, cached_refusal, register
 from core.methods.gradient import Reduction, reduced
-from core.runtime.backward_rules import MAX_POOLS, Call, Rewrite, nonlinear
-from core.runtime.engine import Run, Subject
+from core.runtime.backward_rules import MAX_POOLS, BackwardRules, Call, nonlinear_operations
+from core.runtime.model_call import differentiate
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.tasks.classification import ClassLogit
 from core.types import Cost, Need, Property, upsample
 
-Rewriting = Callable[[], Rewrite]
+Rewriting = Callable[[], BackwardRules]
 """Makes the rules of one pass."""
 
 
 def rewritten_gradient(
-    run: Run, rewriting: Rewriting, check: Callable[[Rewrite, Tensor], None]
+    run: Run, rewriting: Rewriting, check: Callable[[BackwardRules, Tensor], None]
 ) -> tuple[Tensor, Tensor]:
     """The images' gradient (B, C, H, W) by rules instead of calculus, and the score (B,).
 
@@ -38,7 +40,7 @@ def rewritten_gradient(
             logits = run.logits(rows)
         check(rules, logits)
         score = target(logits, owner)
-        (grad,) = torch.autograd.grad(score.sum(), rows)
+        (grad,) = differentiate(score.sum(), rows, name=run.subject.name)
         return grad, score.detach()
 
     run.progress.expect(2 * count)
@@ -80,8 +82,10 @@ _GUIDES = dict.fromkeys(("relu", "relu6", "hardtanh", "threshold"), _guided)
 def _guided_gradient(run: Run) -> tuple[Tensor, Tensor]:
     name = run.subject.name
 
-    def check(rules: Rewrite, logits: Tensor) -> None:
-        others = [n.removesuffix("Kernel").lower() for n in sorted(nonlinear(logits) & _SMOOTH)]
+    def check(rules: BackwardRules, logits: Tensor) -> None:
+        others = [
+            n.removesuffix("Kernel").lower() for n in sorted(nonlinear_operations(logits) & _SMOOTH)
+        ]
         if others or not rules.used:
             uses = f"uses {others[0]}" if others else "has none"
             raise NotApplicableError(
@@ -89,7 +93,7 @@ def _guided_gradient(run: Run) -> tuple[Tensor, Tensor]:
             )
         rules.check(logits, "guided backpropagation", name, "saliency")
 
-    return rewritten_gradient(run, lambda: Rewrite(_GUIDES, {}, _KNOWN), check)
+    return rewritten_gradient(run, lambda: BackwardRules(_GUIDES, {}, _KNOWN), check)
 
 
 @register(

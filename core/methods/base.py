@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from core.models.handle import structure
 from core.registry import Parameters, Registry
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Group, Need, Property
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from core.errors import NotApplicableError
 from core.methods.base import Method, register
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.tasks.base import Target
 from core.tasks.classification import ClassLogit
 from core.types import Cost, Need, Prediction, Property
@@ -182,19 +183,7 @@ class FinerCAM(GradCAM):
                 f"a class, not {run.target.key}"
             )
         target = _Finer(run.target, self.alpha, self.comparisons)
-        finer = Run(
-            run.subject,
-            run.x,
-            target,
-            layer=run.layer,
-            extra_layers=run.extra_layers,
-            seed=run.seed,
-            owner=run.owner,
-            cache_scope=run.cache_scope,
-            progress=run.progress,
-            cost_counter=run.cost_counter,
-        )
-        values, _ = super().attribute(finer)
+        values, _ = super().attribute(run.derive(target=target))
         return values, run.score()
 
 

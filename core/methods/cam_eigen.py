@@ -8,7 +8,8 @@ from torch import Tensor
 
 from core.methods.base import Method, register
 from core.methods.cam import CAM, CAM_PROPERTIES
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 
 

@@ -9,12 +9,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.errors import NotApplicableError
+from core.errors import ModelFailure, NotApplicableError
 from core.methods.base import Method, register
 from core.methods.cam import CAM_PROPERTIES, check_alive
-from core.runtime import capture
 from core.runtime.batching import Chunk, CostCounter
-from core.runtime.engine import LayerGradients, Run, Subject
+from core.runtime.layer_outputs import LayerGradients
+from core.runtime.resume import PassUntilLayer, record_until, resume_after
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 
 AFFINE = 1e-5
@@ -222,7 +224,7 @@ class Tail:
         self.run, self.layer, self.layout, self.rows = run, run.layer, layout, 0
         self.x, self.owner = run.x[image : image + 1], run.owner[image : image + 1]
         run.progress.expect(1)
-        [(_, (self.logits, self.past))] = run.stream([(self.x, self.owner)], self._record)
+        [(_, (self.logits, self.recorded))] = run.stream([(self.x, self.owner)], self._record)
         self.resumes = True
         self.resumes = self._resumes()
 
@@ -245,52 +247,44 @@ class Tail:
         return self.outputs(chunks, len(picked))
 
     def outputs(self, factors: Iterable[Tensor], expected: int) -> Tensor:
-        """(n, N) the model's outputs with the layer's channels times `factors` (n, K)."""
-        run = self.run if not self.resumes else self._uncounted()
+        """(n, N) the model's outputs with the layer's channels times `factors` (n, K).
+
+        Rows that go through the tail alone are no full rows and not counted as cost.
+        """
+        run = self.run.derive(cost_counter=CostCounter()) if self.resumes else self.run
         run.progress.expect(expected)
         chunks = ((f[:, :, None, None], self.owner.expand(len(f))) for f in factors)
         found = [out for _, out in run.stream(chunks, self._again, expected=expected)]
         self.rows += expected if self.resumes else 0
         return torch.cat(found)
 
-    def _record(self, rows: Tensor, _owner: Tensor) -> tuple[Tensor, capture.Past]:
-        with torch.no_grad(), capture.before(self.run.subject.model, self.layer) as past:
+    def _record(self, rows: Tensor, _owner: Tensor) -> tuple[Tensor, PassUntilLayer]:
+        with torch.no_grad(), record_until(self.run.subject.model, self.layer) as recorded:
             logits = self.run.logits(rows)
-        return logits, past
+        return logits, recorded
 
     def _again(self, factors: Tensor, _owner: Tensor) -> Tensor:
-        output = self.past.output.repeat(len(factors), *[1] * (self.past.output.ndim - 1))
+        output = self.recorded.output.repeat(len(factors), *[1] * (self.recorded.output.ndim - 1))
         self.layout.to_nchw(output).mul_(factors)
-        with torch.no_grad(), capture.resume(self.past, output):
+        with torch.no_grad(), resume_after(self.recorded, output):
             return self.run.logits(self.x.expand(len(factors), -1, -1, -1))
-
-    def _uncounted(self) -> Run:
-        """The same run with a counter of its own: these are no full rows."""
-        return Run(
-            self.run.subject,
-            self.run.x,
-            layer=self.layer,
-            owner=self.run.owner,
-            progress=self.run.progress,
-            cost_counter=CostCounter(),
-        )
 
     def _resumes(self) -> bool:
         """Whether resuming with nothing changed gives the outputs, if need be with copies.
 
-        Otherwise the past is forgotten, and all is run anew but for the layer's output.
+        Otherwise the record is emptied, and all is run anew but for the layer's output.
         """
         for copies in (False, True):
-            self.past.copies = copies
+            self.recorded.copies = copies
             if self._gives_the_same():
                 return True
-        self.past.calls.clear()
+        self.recorded.calls.clear()
         return False
 
     def _gives_the_same(self) -> bool:
         same = torch.ones((2, self.layout.channels)).to(self.x)
         try:
             found = self.outputs([same], 2)
-        except RuntimeError:  # one row handed out as several is changed in place, or reshaped
+        except ModelFailure:  # one row handed out as several is changed in place, or reshaped
             return False
         return bool((found - self.logits).abs().amax() <= 1e-4 * self.logits.abs().amax())

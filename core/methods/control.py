@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.methods.base import Method, register
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Property
 
 

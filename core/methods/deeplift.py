@@ -13,8 +13,17 @@ from core.errors import NotApplicableError
 from core.methods.backprop import refused
 from core.methods.base import Method, register, relative_error
 from core.perturb.baselines import Baseline, Baselines, baseline_images
-from core.runtime.backward_rules import ACTIVATIONS, GATES, PARTS, PRODUCTS, Call, Rewrite
-from core.runtime.engine import Run, Subject
+from core.runtime.backward_rules import (
+    ACTIVATIONS,
+    DECOMPOSITIONS,
+    GATES,
+    PRODUCTS,
+    BackwardRules,
+    Call,
+)
+from core.runtime.model_call import differentiate
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 
 # Every pass holds the pictures in the first half of its rows, their baselines in the second.
@@ -53,15 +62,15 @@ def _rescaled(call: Call) -> Tensor:
         chord = rise / way.where(far, 1)
         return x * torch.where(_both(far), _both(chord), tangent)
 
-    return call.routed(through)
+    return call.with_gradient_of(through)
 
 
 def _shared(call: Call) -> Tensor:
     """A product of two factors: each accounts for its own rise, times the other's mean."""
     if len(call.inputs) != 2:
-        product: Tensor = call.plain()
+        product: Tensor = call.unchanged()
         return product
-    return call.routed(lambda a, b: call(a, _mean(b)) + call(_mean(a), b))
+    return call.with_gradient_of(lambda a, b: call(a, _mean(b)) + call(_mean(a), b))
 
 
 def _pooled(call: Call) -> Tensor:
@@ -78,7 +87,7 @@ def _pooled(call: Call) -> Tensor:
         share = torch.where(way == 0, 1, rise / way.where(way != 0, 1))
         return (cell * _both(share)).view_as(values)
 
-    return call.routed(through)
+    return call.with_gradient_of(through)
 
 
 def _softmax(call: Call) -> Tensor:
@@ -98,7 +107,7 @@ def _softmax(call: Call) -> Tensor:
         share = _both(torch.maximum(here, there).exp() * ratio)
         return share * (x - (share * x).sum(dim, keepdim=True) / share.sum(dim, keepdim=True))
 
-    return call.routed(through)
+    return call.with_gradient_of(through)
 
 
 _ONE_NUMBER = (
@@ -121,11 +130,11 @@ def _maps(run: Run, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
     def step(pairs: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         rows = pairs.transpose(0, 1).flatten(0, 1).detach().requires_grad_()
-        with Rewrite(_RULES, PARTS) as rules:
+        with BackwardRules(_RULES, DECOMPOSITIONS) as rules:
             score = target(run.logits(rows), owner.repeat(2))
         rules.check(score, "DeepLIFT", name, "integrated_gradients")
         picture, start = score.chunk(2)
-        (slope,) = torch.autograd.grad(picture.sum(), rows)
+        (slope,) = differentiate(picture.sum(), rows, name=name)
         values = (slope.chunk(2)[0] * (pairs[:, 0] - pairs[:, 1])).sum(1)
         return values, torch.stack([picture, start], 1).detach()
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from core.errors import NotApplicableError
 from core.methods.base import Method, cached_refusal, register
-from core.runtime import capture
-from core.runtime.engine import Run, Subject
+from core.runtime.capture import record_calls
+from core.runtime.model_call import call_model, differentiate
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.tasks.base import Target
 from core.types import Cost, Layout, Need, Property, upsample
 
@@ -88,25 +90,26 @@ def terms(
     called in a step of `Run.stream`.
     """
     model, rows = run.subject.model, rows.detach().requires_grad_()
-    with capture.parts(model, smallest_parts(model)) as calls:
+    name = run.subject.name
+    with record_calls(model, smallest_parts(model)) as calls:
         score = target(run.logits(rows), owner)
     if not score.requires_grad:
-        raise NotApplicableError(f"{run.subject.name} has no gradient from output to input")
-    calls = [call for call in calls if call[2].requires_grad]
-    outputs = [output for _, _, output in calls]
-    first, *grads = torch.autograd.grad(
-        score.sum(), [rows, *outputs], allow_unused=True, materialize_grads=True
+        raise NotApplicableError(f"{name} has no gradient from output to input")
+    calls = [call for call in calls if call.output.requires_grad]
+    outputs = [call.output for call in calls]
+    first, *grads = differentiate(
+        score.sum(), [rows, *outputs], name=name, allow_unused=True, materialize_grads=True
     )
 
     def found() -> Iterator[tuple[Layout | None, Tensor]]:
         pixels = Layout("NCHW", (rows.shape[2], rows.shape[3]), rows.shape[1])
         yield pixels, first * rows.detach()
-        for (name, given, _), grad in zip(calls, grads, strict=True):
-            bias = implicit_bias(model.get_submodule(name), given)
+        for call, grad in zip(calls, grads, strict=True):
+            bias = implicit_bias(model.get_submodule(call.name), call.input, name=name)
             if bias is None:
                 continue
             if len(grad) == len(rows):
-                yield _layout_of(run.subject, name, grad), grad * bias
+                yield _layout_of(run.subject, call.name, grad), grad * bias
             elif len(grad) % len(rows) == 0:  # windows of each row
                 yield None, (grad * bias).unflatten(0, (len(rows), -1))
 
@@ -136,7 +139,7 @@ def smallest_parts(model: nn.Module) -> list[str]:
     return list(found.values())
 
 
-def implicit_bias(part: nn.Module, given: Tensor) -> Tensor | None:
+def implicit_bias(part: nn.Module, given: Tensor, *, name: str) -> Tensor | None:
     """What a part adds to its Jacobian times its input: its bias at this input; None for none.
 
     The Jacobian times the input is the gradient, with respect to a direction, of the input times
@@ -147,20 +150,23 @@ def implicit_bias(part: nn.Module, given: Tensor) -> Tensor | None:
     if isinstance(part, nn.Linear):
         return part.bias
     if type(part) is nn.BatchNorm2d and part.running_mean is not None:
-        added: Tensor = part(torch.zeros_like(part.running_mean)[None, :, None, None])
+        zeros = torch.zeros_like(part.running_mean)[None, :, None, None]
+        added: Tensor = call_model(part, zeros, name=name)
         return added[0]
     if isinstance(part, nn.Hardsigmoid):  # straight between its knees; torch has no second gradient
-        output = part.forward(given.clone())
+        output: Tensor = call_model(part.forward, given.clone(), name=name)
         along = torch.where(given.abs() < 3, given / 6, 0)
     else:
         with torch.enable_grad():
             at = given.clone().requires_grad_()
-            output = part.forward(at.clone())
+            output = call_model(part.forward, at.clone(), name=name)
             if not output.requires_grad:
                 return None
             direction = torch.zeros_like(output, requires_grad=True)
-            (back,) = torch.autograd.grad(output, at, direction, create_graph=True)
-            (along,) = torch.autograd.grad((back * given).sum(), direction, materialize_grads=True)
+            (back,) = differentiate(output, at, direction, name=name, create_graph=True)
+            (along,) = differentiate(
+                (back * given).sum(), direction, name=name, materialize_grads=True
+            )
     bias: Tensor = output.detach() - along
     least = ROUNDING * output.detach().abs().amax()
     return bias.where(bias.abs() > least, 0) if bool((bias.abs() > least).any()) else None

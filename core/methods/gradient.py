@@ -13,7 +13,8 @@ from torch import Tensor
 
 from core.errors import unknown
 from core.methods.base import METHODS, Method, register
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 
 Reduction = Literal["max", "l2", "mean", "sum"]
@@ -132,7 +133,8 @@ class Noisy(Method):
             drawn = [torch.randn(run.x.shape[1:], generator=generator) for _ in range(copies)]
             noise = torch.stack(drawn)[:, None].to(run.x)
             rows = (run.x + noise * spread).flatten(0, 1)
-            values, _ = base.attribute(run.nested(rows, run.owner.repeat(copies)))
+            noisy = run.derive(x=rows, owner=run.owner.repeat(copies), extra_layers=())
+            values, _ = base.attribute(noisy)
             yield values.unflatten(0, (copies, count))
 
 

@@ -14,7 +14,8 @@ from core.methods.base import register
 from core.methods.segmented import Segmented
 from core.perturb.masks import MaskBaseline, Masker, masker, masker_with, rows_showing
 from core.perturb.superpixels import Segmentation
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Property
 
 Floats = NDArray[np.float64]

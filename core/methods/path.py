@@ -15,7 +15,8 @@ from core.methods.base import Method, register, relative_error
 from core.methods.quadrature import integrate
 from core.perturb.baselines import Baseline, Baselines, baseline_images
 from core.runtime.batching import Chunk
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 
 
@@ -109,7 +110,7 @@ class IntegratedGradients(Method):
             gathered += (shares.to(grad) @ grad.flatten(1)).view_as(gathered)
             seen += len(grad)
         if stem is not None:
-            gathered = stem.back(gathered, every)
+            gathered = stem.input_gradient(gathered, every)
         return ((run.x - starts) * gathered.view_as(starts)).sum(2).mean(0)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from core.methods.base import Method, register
 from core.methods.path import completeness_error
 from core.perturb.baselines import Baseline, baseline_images
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from core.runtime.batching import Chunk
-from core.runtime.engine import Run
+from core.runtime.run import Run
 
 FIRST = 9
 """Nodes to begin with, evenly spaced, both ends among them."""

@@ -21,16 +21,17 @@ from core.methods.backprop import refused, rewritten_gradient
 from core.methods.base import Method, register, relative_error
 from core.runtime.backward_rules import (
     ACTIVATIONS,
+    DECOMPOSITIONS,
     GATES,
     MAX_POOLS,
-    PARTS,
     PRODUCTS,
+    BackwardRules,
     Call,
-    Rewrite,
-    nonlinear,
-    routed,
+    nonlinear_operations,
+    with_gradient_of,
 )
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 
 Affine = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -47,7 +48,7 @@ Spread = Callable[[Layer, Tensor], Tensor]
 
 def _identity(call: Call) -> Tensor:
     """An activation hands all relevance back: its value over its input is a constant factor."""
-    return call.routed(lambda x: x * (call(x) / x.where(x != 0, 1)).detach())
+    return call.with_gradient_of(lambda x: x * (call(x) / x.where(x != 0, 1)).detach())
 
 
 def _constant(call: Call) -> Tensor:
@@ -58,9 +59,9 @@ def _constant(call: Call) -> Tensor:
 def _halved(call: Call) -> Tensor:
     """The two factors of a product share its relevance evenly."""
     if len(call.inputs) != 2:
-        product: Tensor = call.plain()
+        product: Tensor = call.unchanged()
         return product
-    return call.routed(lambda a, b: call(a, b) / 2)
+    return call.with_gradient_of(lambda a, b: call(a, b) / 2)
 
 
 def _shared(layer: Layer, spread: Spread, epsilon: float) -> Callable[[Tensor], Tensor]:
@@ -133,19 +134,19 @@ class _Layers:
     def linear(self, call: Call) -> Tensor:
         """Epsilon: in proportion to all contributions, the bias among them."""
         if len(call.inputs) != 1:
-            product: Tensor = call.plain()
+            product: Tensor = call.unchanged()
             return product
-        return call.routed(_shared(_layer(F.linear, call), _all, self.epsilon))
+        return call.with_gradient_of(_shared(_layer(F.linear, call), _all, self.epsilon))
 
     def convolution(self, call: Call) -> Tensor:
         """In proportion to contributions, by one rule for the first layer, another for the rest."""
         if len(call.inputs) != 1:
-            product: Tensor = call.plain()
+            product: Tensor = call.unchanged()
             return product
         (x,) = call.inputs
         layer, spread = _layer(F.conv2d, call), self.first
         self.first = self.rest
-        value = call.routed(_shared(layer, spread, self.epsilon))
+        value = call.with_gradient_of(_shared(layer, spread, self.epsilon))
         self._waiting[id(value)] = value, x, layer, spread
         return value
 
@@ -153,11 +154,11 @@ class _Layers:
         """One layer with the convolution before it, if there is one; else a scale and a shift."""
         output = call.args[0]
         if id(output) not in self._waiting:
-            value: Tensor = call.plain()
+            value: Tensor = call.unchanged()
             return value
         _, x, layer, spread = self._waiting.pop(id(output))
         through = _shared(_merged(layer, *call.args[1:], **call.kwargs), spread, self.epsilon)
-        return routed(lambda _: call(output.detach()), through, x)
+        return with_gradient_of(lambda _: call(output.detach()), through, x)
 
 
 def _layer(function: Any, call: Call) -> Layer:
@@ -218,11 +219,11 @@ class Relevance(Method):
         return Cost(1, 1)
 
     @abstractmethod
-    def rewriting(self, run: Run) -> Rewrite:
+    def rewriting(self, run: Run) -> BackwardRules:
         """The rules of one pass."""
 
     @abstractmethod
-    def check(self, rules: Rewrite, logits: Tensor, name: str) -> None:
+    def check(self, rules: BackwardRules, logits: Tensor, name: str) -> None:
         """Raise `NotApplicableError` unless the rules suit what the model has computed."""
 
     def refusal(self, subject: Subject) -> str:
@@ -268,7 +269,7 @@ class LRP(Relevance):
         "distance from the darkest and lightest pixel",
     )
 
-    def rewriting(self, run: Run) -> Rewrite:
+    def rewriting(self, run: Run) -> BackwardRules:
         rest = _positive if self.rule == "zplus" else _all
         black, white = (run.subject.pixel(level).to(run.x) for level in (0.0, 1.0))
         first = {
@@ -278,10 +279,10 @@ class LRP(Relevance):
             "box": _boxed(black, white),
         }[self.first]
         layers = _Layers(first, rest, self.epsilon)
-        return Rewrite({**_FACTORS, **layers.rules()}, PARTS, MAX_POOLS)
+        return BackwardRules({**_FACTORS, **layers.rules()}, DECOMPOSITIONS, MAX_POOLS)
 
-    def check(self, rules: Rewrite, logits: Tensor, name: str) -> None:
-        if "Softmax" in nonlinear(logits):
+    def check(self, rules: BackwardRules, logits: Tensor, name: str) -> None:
+        if "Softmax" in nonlinear_operations(logits):
             raise NotApplicableError(
                 f"LRP's rules are made for convolutional networks, and {name} computes attention; "
                 "use attnlrp"
@@ -292,7 +293,7 @@ class LRP(Relevance):
 class AttentionRelevance(Relevance):
     """What the two methods for transformers share."""
 
-    def check(self, rules: Rewrite, logits: Tensor, name: str) -> None:
+    def check(self, rules: BackwardRules, logits: Tensor, name: str) -> None:
         if "softmax" not in rules.used:
             raise NotApplicableError(
                 f"{self.label}'s rules are made for attention, and {name} computes none; use lrp"
@@ -317,10 +318,10 @@ class AttnLRP(AttentionRelevance):
     map need not sum to the score.
     """
 
-    def rewriting(self, run: Run) -> Rewrite:
+    def rewriting(self, run: Run) -> BackwardRules:
         layers = _Layers(_all, _all, self.epsilon)
-        rules = {**_FACTORS, **layers.rules(), "softmax": Call.plain}
-        return Rewrite(rules, PARTS, {*MAX_POOLS, "Softmax"})
+        rules = {**_FACTORS, **layers.rules(), "softmax": Call.unchanged}
+        return BackwardRules(rules, DECOMPOSITIONS, {*MAX_POOLS, "Softmax"})
 
 
 @register(
@@ -339,7 +340,7 @@ class CpLRP(AttentionRelevance):
     the map sums to the score; biases keep their share.
     """
 
-    def rewriting(self, run: Run) -> Rewrite:
+    def rewriting(self, run: Run) -> BackwardRules:
         layers = _Layers(_all, _all, self.epsilon)
         rules = {**_FACTORS, **layers.rules(), "softmax": _constant}
-        return Rewrite(rules, PARTS, MAX_POOLS)
+        return BackwardRules(rules, DECOMPOSITIONS, MAX_POOLS)

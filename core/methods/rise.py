@@ -14,7 +14,8 @@ from core.methods.base import Method, register
 from core.perturb.baselines import Baseline, baseline_images
 from core.perturb.masks import AT_ONCE
 from core.runtime.batching import Chunk
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Property
 
 

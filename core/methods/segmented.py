@@ -7,7 +7,7 @@ from torch import Tensor
 
 from core.methods.base import Method
 from core.perturb.superpixels import Segmentation, superpixels
-from core.runtime.engine import Run
+from core.runtime.run import Run
 
 
 class Segmented(Method):

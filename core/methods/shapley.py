@@ -18,7 +18,8 @@ from core.methods.base import Method, register, relative_error
 from core.methods.segmented import Segmented
 from core.perturb.masks import AT_ONCE, MaskBaseline, masked_rows, masker, rows_showing
 from core.perturb.superpixels import grid_shape
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Cost, Property
 
 # -- Owen values of a picture halved again and again ----------------------------------------------

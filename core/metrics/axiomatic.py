@@ -7,7 +7,7 @@ from torch import Tensor
 from core.errors import NotApplicableError
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.verdict_rule import VerdictRule, assess_by_limits
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.types import Score
 
 ERRORS = ("completeness_error", "efficiency_error")

@@ -14,7 +14,7 @@ from torch import Tensor
 from core.errors import TimmscopeError
 from core.metrics.verdict_rule import VerdictRule
 from core.registry import Parameters, Registry
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.types import Attribution, Group, Score
 
 Reattribute = Callable[[Run], Tensor]

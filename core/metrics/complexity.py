@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from core.metrics.base import Category, Metric, MetricContext, check, register
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.types import Score
 
 

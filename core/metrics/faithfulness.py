@@ -17,7 +17,7 @@ from core.metrics.verdict_rule import Assessment, VerdictRule
 from core.perturb.imputation import RemovalBaseline, remover
 from core.perturb.masks import AT_ONCE
 from core.runtime.batching import Chunk
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.types import Score
 
 REMOVED = "share of pixels removed", "probability"

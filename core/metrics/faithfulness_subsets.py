@@ -15,7 +15,7 @@ from core.metrics.base import Category, Metric, MetricContext, check, register
 from core.perturb.imputation import RemovalBaseline, remover
 from core.perturb.masks import AT_ONCE
 from core.runtime.batching import Chunk
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.types import Score
 
 SCATTERED = "Not a reliable test: even the true map scores like noise."

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.errors import TimmscopeError
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.types import Score
 
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from core.errors import NotApplicableError
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.localisation import mass
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.types import Score
 
 Quarter = tuple[slice, slice]
@@ -67,7 +68,7 @@ class GridPointingGame(Metric):
             shown = torch.stack(
                 [mosaic(x, own, place, size) for x, own in zip(run.x, others, strict=True)]
             )
-            found = context.reattribute(run.elsewhere(subject, shown))
+            found = context.reattribute(run.derive(subject=subject, x=shown))
             mask = torch.zeros_like(found, dtype=torch.bool)
             mask[:, rows, columns] = True
             shares.append(mass(found.clamp_min(0), mask))
@@ -91,7 +92,7 @@ def companions(run: Run) -> Tensor:
         NotApplicableError: fewer than three of them score lower for the target than the image.
     """
     samples = run.subject.samples.to(run.x)
-    outputs = run.beside(samples, "samples").outputs()
+    outputs = run.derive(x=samples, owner=None, target=None, images_name="samples").outputs()
     sure = outputs.float().softmax(1).amax(1)
     chosen = []
     for owner, own in zip(run.owner, run.score(), strict=True):

@@ -12,7 +12,8 @@ from core.errors import NotApplicableError
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.similarity import spearman
 from core.metrics.verdict_rule import VerdictRule, assess_by_limits
-from core.runtime.engine import Run, Subject
+from core.runtime.run import Run
+from core.runtime.subject import Subject
 from core.tasks.classification import ClassLogit
 from core.types import Score
 
@@ -55,7 +56,7 @@ class WeightRandomisation(Metric):
         for _ in range(self.smooth):
             noise = torch.randn(run.x.shape[1:], generator=generator).to(run.x)
             rows = run.x + self.noise * noise * (white - black)
-            total = total + context.reattribute(run.nested(rows, run.owner, target))
+            total = total + context.reattribute(run.derive(x=rows, target=target))
         return total / self.smooth
 
 
@@ -104,7 +105,7 @@ class Randomisation(WeightRandomisation):
         own = values if self.smooth == 1 else self.maps(run, context)
         curve = [torch.ones(len(values))]
         for shuffled in cascade(run.subject, self.steps, run.seed):
-            found = self.maps(run.elsewhere(shuffled, run.x), context)
+            found = self.maps(run.derive(subject=shuffled), context)
             alike = [abs(spearman(a, b)) for a, b in zip(found, own, strict=True)]
             curve.append(torch.tensor(alike))
         y = torch.stack(curve, 1)
@@ -136,7 +137,7 @@ class RandomisationEntropy(WeightRandomisation):
         (shuffled,) = cascade(run.subject, 1, run.seed)
         before, after = (
             histogram_entropy(own),
-            histogram_entropy(self.maps(run.elsewhere(shuffled, run.x), context)),
+            histogram_entropy(self.maps(run.derive(subject=shuffled), context)),
         )
         return self.score(run, torch.where(before > 0, after / before - 1, 0))
 
@@ -186,7 +187,7 @@ class ClassSensitivity(Metric):
         others = outputs.scatter(1, torch.tensor(asked, device=outputs.device), -torch.inf)
         target = ClassLogit(tuple(others.argmax(1).tolist()))
         found = context.reattribute(
-            run.nested(run.x, torch.arange(len(run.x)).to(run.owner), target)
+            run.derive(x=run.x, owner=torch.arange(len(run.x)).to(run.owner), target=target)
         )
         alike = [spearman(a, b) for a, b in zip(found, values, strict=True)]
         return self.score(run, torch.tensor(alike))

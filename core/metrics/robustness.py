@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.verdict_rule import VerdictRule, assess_by_limits
-from core.runtime.engine import Run
+from core.runtime.run import Run
 from core.types import Score
 
 
@@ -65,6 +65,6 @@ class MaxSensitivity(Metric):
         for _ in range(self.samples):
             drawn = 2 * torch.rand(run.x.shape[1:], generator=generator) - 1
             rows = run.x + self.radius * drawn.to(run.x) * (white - black)
-            change = (context.reattribute(run.nested(rows, run.owner, target)) - values).flatten(1)
+            change = (context.reattribute(run.derive(x=rows, target=target)) - values).flatten(1)
             worst = torch.maximum(worst, change.norm(dim=1) / sizes)
         return self.score(run, torch.where(worst.isnan(), 0, worst))

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from core.models.layout_check import astray
-from core.runtime import capture
+from core.runtime.attention_capture import record_attention
+from core.runtime.capture import record_all_tensors
+from core.runtime.evaluation_mode import evaluation_mode
+from core.runtime.model_call import call_model, differentiate
 from core.types import Layout, TokenMap, grouped
 
 BEFORE, AFTER = 200, 32
@@ -50,18 +53,19 @@ class Located:
 
 
 def locate(
-    model: nn.Module, x: Tensor, names: Collection[str], layout_of: LayoutOf
+    model: nn.Module, x: Tensor, names: Collection[str], layout_of: LayoutOf, model_name: str
 ) -> dict[str, Located | str]:
     """Find out where the named attention maps lie, or say in words why that cannot be told.
 
     Args:
         model: it is left as it was.
         x: (1, C, H, W) any picture.
-        names: maps by the name `capture.attention` gives them.
+        names: maps by the name `record_attention` gives them.
         layout_of: how a tensor with one image lies on the picture; None if it does not.
+        model_name: what the model is called in messages.
     """
-    with capture.quiet(model):
-        still = _Pass.of(model, x, torch.zeros_like)
+    with evaluation_mode(model):
+        still = _Pass.of(model, x, torch.zeros_like, model_name)
         seen = {name: _keys(still, name, layout_of) for name in names}
         moving = None
         found: dict[str, Located | str] = {}
@@ -71,7 +75,7 @@ def locate(
             elif keys.one_to_one and still.square(name):
                 found[name] = Located(keys.axis, keys.places, keys.places, keys.layout, keys.layout)
             else:
-                moving = moving or _Pass.of(model, x, torch.Tensor.detach)
+                moving = moving or _Pass.of(model, x, torch.Tensor.detach, model_name)
                 found[name] = _with_queries(keys, _queries(moving, name, keys.axis, layout_of))
     return found
 
@@ -85,15 +89,19 @@ class _Pass:
         began: how many tensors had passed when each was computed.
         passed: the tensors.
         x: the picture.
+        model_name: what the model is called in messages.
     """
 
     leaves: Mapping[str, Tensor]
     began: Mapping[str, int]
     passed: Sequence[Tensor]
     x: Tensor
+    model_name: str
 
     @classmethod
-    def of(cls, model: nn.Module, x: Tensor, change: Callable[[Tensor], Tensor]) -> _Pass:
+    def of(
+        cls, model: nn.Module, x: Tensor, change: Callable[[Tensor], Tensor], model_name: str
+    ) -> _Pass:
         """A pass with every map changed."""
         leaves: dict[str, Tensor] = {}
         began: dict[str, int] = {}
@@ -104,9 +112,9 @@ class _Pass:
             return leaves[name]
 
         x = x.detach().clone().requires_grad_()
-        with capture.trail(model) as passed, capture.attention(model, use):
-            model(x)
-        return cls(leaves, began, passed, x)
+        with record_all_tensors(model) as passed, record_attention(model, use):
+            call_model(model, x, name=model_name)
+        return cls(leaves, began, passed, x, model_name)
 
     def square(self, name: str) -> bool:
         """Whether there are as many queries as keys."""
@@ -147,7 +155,7 @@ class _Pass:
         for row, column in ((0, width - 1), (height - 1, 0), (height // 2, width // 3)):
             token = tensor[0, layout.prefix + row * width + column]
             mixed = (token * _noise(token.shape, token)).sum()
-            (grad,) = torch.autograd.grad(mixed, self.x, retain_graph=True, allow_unused=True)
+            grad = self.gradient(mixed, self.x)
             if grad is not None and grad.any():
                 size = grad[0].square().sum(0)
                 for along, cells, place in (
@@ -158,6 +166,18 @@ class _Pass:
                         return False
         return True
 
+    def gradient(self, output: Tensor, x: Tensor, *, create_graph: bool = False) -> Tensor | None:
+        """The gradient of a scalar with respect to `x`, the graph kept; None if there is none."""
+        (grad,) = differentiate(
+            output,
+            x,
+            name=self.model_name,
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+        return grad
+
     def read(self, name: str) -> Tensor | None:
         """Numbers, one for each weight of a map, each a linear function of one key's values."""
         leaf, start = self.leaves[name], self.began[name]
@@ -165,7 +185,7 @@ class _Pass:
             if not output.requires_grad:
                 continue
             mixed = (output * _noise(output.shape, output)).sum()
-            (grad,) = torch.autograd.grad(mixed, leaf, create_graph=True, allow_unused=True)
+            grad = self.gradient(mixed, leaf, create_graph=True)
             if grad is not None and grad.requires_grad:
                 return grad
         return None
@@ -197,7 +217,7 @@ def _keys(still: _Pass, name: str, layout_of: LayoutOf) -> _Keys | str:
     for tensor, layout in still.before(name, layout_of) if read is not None else ():
         for axis in still.axes(name):
             assert read is not None
-            back = _Back(grouped(read, 1, axis)[0].sum((0, 2)), tensor, layout)
+            back = _Back(grouped(read, 1, axis)[0].sum((0, 2)), tensor, layout, still.gradient)
             whole = back(torch.ones_like(back.read))
             if whole is None:
                 break
@@ -223,12 +243,11 @@ class _Back:
     read: Tensor
     tensor: Tensor
     layout: Layout
+    gradient: Callable[[Tensor, Tensor], Tensor | None]
 
     def __call__(self, code: Tensor) -> Tensor | None:
         """(T, C) what a `code` (groups, keys) becomes at each token; None if it reaches none."""
-        (grad,) = torch.autograd.grad(
-            (self.read * code).sum(), self.tensor, retain_graph=True, allow_unused=True
-        )
+        grad = self.gradient((self.read * code).sum(), self.tensor)
         return None if grad is None or not grad.any() else _tokens(grad, self.layout)
 
 
@@ -286,9 +305,7 @@ def _queries(
         tokens = _tokens(output * _noise(output.shape, output), layout).sum(1)
 
         def rows(code: Tensor, tokens: Tensor = tokens) -> Tensor | None:
-            (grad,) = torch.autograd.grad(
-                (tokens * code[0]).sum(), leaf, retain_graph=True, allow_unused=True
-            )
+            grad = moving.gradient((tokens * code[0]).sum(), leaf)
             if grad is None or not grad.any():
                 return None
             return grouped(grad, 1, axis)[0].permute(1, 2, 0, 3).flatten(2).flatten(0, 1)

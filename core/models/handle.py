@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import itertools
@@ -18,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.errors import FAULTS, NotApplicableError, unknown
+from core.errors import ModelError, ModelFailure, NotApplicableError, unknown
 from core.inputs.preprocessing import Preprocessing
 from core.inputs.samples import sample_inputs
 from core.models.layers import Probe, probe
 from core.runtime.batching import Budget, is_out_of_memory
+from core.runtime.model_call import copy_model
+from core.runtime.streaming import memory_exhausted
 from core.tasks.outputs import has_no_classes
 from core.types import AttentionLayer, Layer, Need
 
@@ -76,9 +77,22 @@ class ModelHandle:
 
     @cached_property
     def probe(self) -> Probe:
-        """What a pass of noise told about the layers; taken once, when first needed."""
-        with self.lock:
-            return probe(self.model, self.preprocessing.input_size, self.name)
+        """What a pass of noise told about the layers; taken once, when first needed.
+
+        Raises:
+            ModelFailure: the model raised an error.
+            ModelError: the model does not give one row of scores per image.
+            MemoryExhaustedError: not even one image fits into memory.
+        """
+        size = self.preprocessing.input_size
+        try:
+            with self.lock:
+                return probe(self.model, size, self.name)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            row = torch.empty((1, *size), device="meta")
+            raise memory_exhausted(self.name, row, self.device) from None
 
     @property
     def outputs(self) -> int:
@@ -241,7 +255,11 @@ class ModelHandle:
         return sample_inputs(self.preprocessing).to(self.device, self.dtype)
 
     def enlarged(self, times: int) -> ModelHandle | None:
-        """The same model seeing pictures so many times as high and wide; None if it cannot."""
+        """The same model for pictures `times` as high and wide; None if it cannot take them.
+
+        Raises:
+            MemoryExhaustedError: such a picture does not fit into memory.
+        """
         if times not in self._enlarged:
             channels, height, width = self.input_size
             sized = replace(
@@ -250,16 +268,18 @@ class ModelHandle:
             twin = self._with(self.model, sized, owned=self.owned)
             try:
                 fits = twin.outputs == self.outputs
-            except FAULTS as error:  # whatever the model's own code says to a size it cannot take
-                if isinstance(error, RuntimeError) and is_out_of_memory(error):
-                    raise
+            except (ModelFailure, ModelError, NotApplicableError):  # it cannot take that size
                 fits = False
             self._enlarged[times] = twin if fits else None
         return self._enlarged[times]
 
     def clone(self) -> ModelHandle:
-        """A handle on a copy of the model, whose weights may be changed."""
-        twin = self._with(copy.deepcopy(self.model), self.preprocessing, owned=True)
+        """A handle on a copy of the model, whose weights may be changed.
+
+        Raises:
+            ModelFailure: the model cannot be copied.
+        """
+        twin = self._with(copy_model(self.model, name=self.name), self.preprocessing, owned=True)
         twin.__dict__["probe"] = self.probe  # the layers are where they were
         return twin
 

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from core.models.attention_layout import OWN_ORDER, Located, locate
 from core.models.layout_check import out_of_order
-from core.runtime import capture
+from core.runtime.attention_capture import record_attention
+from core.runtime.capture import (
+    modules_called_with,
+    observe_outputs,
+    record_and_detach,
+    record_layers,
+)
+from core.runtime.evaluation_mode import evaluation_mode
+from core.runtime.model_call import call_model, differentiate
 from core.tasks.outputs import has_no_classes, read_logits
 from core.types import AttentionLayer, Format, Layer, Layout
 
@@ -56,6 +64,7 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
 
     Raises:
         ModelError: the model does not give one row of scores per image.
+        ModelFailure: the model raised an error.
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     noise = torch.randn((1, *input_size), generator=torch.Generator().manual_seed(0))
@@ -70,12 +79,12 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
             seen[layer] = output
 
     with (
-        capture.quiet(model),
-        capture.watch(model, see),
-        capture.readers(model, x) as readers,
-        capture.attention(model) as maps,
+        evaluation_mode(model),
+        observe_outputs(model, see),
+        modules_called_with(model, x) as first_modules,
+        record_attention(model) as maps,
     ):
-        logits = read_logits(model(x), name, features=has_no_classes(model))
+        logits = read_logits(call_model(model, x, name=name), name, features=has_no_classes(model))
     modules = dict(model.named_modules())
     stages = stage_names(model)
     guess = _Guess(model, input_size[1:])
@@ -85,27 +94,28 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
     }
     layouts = {n: layer.layout for n, layer in layers.items() if layer.layout is not None}
     if any(layout.format == "NLC" for layout in layouts.values()):
-        for n in out_of_order(model, x.detach(), layouts):
+        for n in out_of_order(model, x.detach(), layouts, name):
             layers[n] = replace(layers[n], layout=None)
     sizes = [t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n])]
     return Probe(
         layers=layers,
-        attention=_attention(model, x.detach(), maps, layers.values(), guess),
-        default_layer=_default_layer(model, layers, x.detach()),
+        attention=_attention(model, x.detach(), maps, layers.values(), guess, name),
+        default_layer=_default_layer(model, layers, x.detach(), name),
         outputs=logits.shape[1],
         differentiable=logits.requires_grad,
         row_bytes=sum(sizes),
-        stem=_stem(model, x, readers),
+        stem=_stem(model, x, first_modules, name),
     )
 
 
-def _stem(model: nn.Module, x: Tensor, readers: Sequence[str]) -> str | None:
-    """The convolution among the modules that read `x`, if nothing else depends on `x`."""
-    stems = [name for name in readers if isinstance(model.get_submodule(name), nn.Conv2d)]
+def _stem(model: nn.Module, x: Tensor, first_modules: Sequence[str], model_name: str) -> str | None:
+    """The convolution among the modules that get `x` itself, if nothing else depends on `x`."""
+    stems = [name for name in first_modules if isinstance(model.get_submodule(name), nn.Conv2d)]
     if len(stems) != 1:
         return None
-    with capture.quiet(model), capture.sever(model, stems):
-        output = read_logits(model(x), "", features=has_no_classes(model))
+    with evaluation_mode(model), record_and_detach(model, stems):
+        raw = call_model(model, x, name=model_name)
+        output = read_logits(raw, model_name, features=has_no_classes(model))
     return None if output.requires_grad else stems[0]
 
 
@@ -202,12 +212,13 @@ def _attention(
     maps: Mapping[str, Tensor],
     layers: Iterable[Layer],
     guess: _Guess,
+    model_name: str,
 ) -> dict[str, AttentionLayer]:
     """What the recorded maps (..., queries, keys) are maps of."""
     layers = list(layers)
     found = {name: guess.whole(name, weights, layers) for name, weights in maps.items()}
     others = [name for name, layer in found.items() if layer is None]
-    located = locate(model, x, others, lambda t: guess.layout("", t)) if others else {}
+    located = locate(model, x, others, lambda t: guess.layout("", t), model_name) if others else {}
     if OWN_ORDER in located.values():
         return {n: _grouped_layer(n, weights, OWN_ORDER) for n, weights in maps.items()}
     return {
@@ -265,7 +276,9 @@ def _is_leaf(module: nn.Module) -> bool:
     return next(module.children(), None) is None
 
 
-def _default_layer(model: nn.Module, layers: Mapping[str, Layer], x: Tensor) -> str | None:
+def _default_layer(
+    model: nn.Module, layers: Mapping[str, Layer], x: Tensor, model_name: str
+) -> str | None:
     """The deepest layer that still says where: spatial, and every cell of it matters to the output.
 
     Candidates are stages, top-level modules and normalisations. In a transformer that reads its
@@ -274,15 +287,20 @@ def _default_layer(model: nn.Module, layers: Mapping[str, Layer], x: Tensor) -> 
     """
     modules = dict(model.named_modules())
     for batch in _candidates(modules, layers, _said_stages(model)):
-        with capture.quiet(model), capture.tap(model, batch) as taps:
-            response = _response(model, x)
+        with evaluation_mode(model), record_layers(model, batch) as outputs:
+            response = _response(model, x, model_name)
             if not response.requires_grad:
                 continue
-            reached = [n for n in batch if n in taps]  # a second classifier may be left out here
+            reached = [n for n in batch if n in outputs]  # a second classifier may be left out here
             if not reached:
                 continue
-            kept = [taps[n] for n in reached]
-            grads = torch.autograd.grad(response, kept, allow_unused=True, materialize_grads=True)
+            grads = differentiate(
+                response,
+                [outputs[n] for n in reached],
+                name=model_name,
+                allow_unused=True,
+                materialize_grads=True,
+            )
         for candidate, grad in zip(reached, grads, strict=True):
             layout = layers[candidate].layout
             assert layout is not None
@@ -292,16 +310,17 @@ def _default_layer(model: nn.Module, layers: Mapping[str, Layer], x: Tensor) -> 
     return None
 
 
-def _response(model: Any, x: Tensor) -> Tensor:
+def _response(model: Any, x: Tensor, model_name: str) -> Tensor:
     """A scalar that depends on all the model concludes, before the classifier where timm lets us.
 
     Classifiers often start from zero weights, and then no gradient passes them.
     """
     parted = hasattr(model, "forward_features") and hasattr(model, "forward_head")
     if parted and not has_no_classes(model):
-        out = model.forward_head(model.forward_features(x), pre_logits=True)
+        features = call_model(model.forward_features, x, name=model_name)
+        out = call_model(model.forward_head, features, name=model_name, pre_logits=True)
     else:
-        out = model(x)
+        out = call_model(model, x, name=model_name)
     parts = out if isinstance(out, (tuple, list)) else [out]
     generator = torch.Generator().manual_seed(1)
     mixed = [(p * torch.randn(p.shape, generator=generator).to(p)).sum() for p in parts]

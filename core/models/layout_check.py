@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.runtime import capture
+from core.runtime.capture import observe_outputs
+from core.runtime.evaluation_mode import evaluation_mode
+from core.runtime.model_call import call_model
 from core.types import Layout
 
 NEAR = 1.5
@@ -22,7 +24,9 @@ TOUCH = 10.0
 """How much is added to one pixel, in model units."""
 
 
-def out_of_order(model: nn.Module, x: Tensor, layouts: Mapping[str, Layout]) -> set[str]:
+def out_of_order(
+    model: nn.Module, x: Tensor, layouts: Mapping[str, Layout], model_name: str
+) -> set[str]:
     """The layers that react to a touched pixel elsewhere than where it is.
 
     Where the reaction spreads wide, as after attention among all tokens, nothing speaks against the
@@ -32,6 +36,7 @@ def out_of_order(model: nn.Module, x: Tensor, layouts: Mapping[str, Layout]) -> 
         model: it is left as it was.
         x: (1, C, H, W) any picture in model units.
         layouts: how the layers' outputs are thought to lie on it, by name.
+        model_name: what the model is called in messages.
     """
     height, width = x.shape[2:]
     # A pixel so aligned is seen by one token alone, by way of convolutions of odd width as well.
@@ -54,8 +59,8 @@ def out_of_order(model: nn.Module, x: Tensor, layouts: Mapping[str, Layout]) -> 
         if any(_elsewhere(one, place) for one, place in zip(change, places, strict=True)):
             found.add(name)
 
-    with torch.no_grad(), capture.quiet(model), capture.watch(model, see):
-        model(rows)
+    with torch.no_grad(), evaluation_mode(model), observe_outputs(model, see):
+        call_model(model, rows, name=model_name)
     return found
 
 

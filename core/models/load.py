@@ -24,7 +24,7 @@ DEFAULT_MODEL = embedded.NAME
 
 _SEED = 0
 _BUILDING = threading.Lock()  # building borrows the process's random state
-_UNBUILDABLE = (
+UNBUILDABLE = (
     TypeError,
     ValueError,
     RuntimeError,
@@ -32,6 +32,7 @@ _UNBUILDABLE = (
     LookupError,
     AttributeError,
 )
+"""What timm raises where a model cannot be built from its name and arguments."""
 
 
 def load_model(
@@ -205,7 +206,7 @@ def _build(spec: ModelSpec, classes: int | None, state: State | None = None) -> 
             model: nn.Module = timm.create_model(
                 spec.architecture, pretrained=state is not None, pretrained_cfg=cfg, **args
             )
-    except _UNBUILDABLE as error:
+    except UNBUILDABLE as error:
         cause = " ".join(str(error).split())[:120]
         raise ModelError(
             f"{spec.name} cannot be built as {spec.architecture} ({cause}); check its configuration"

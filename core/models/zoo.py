@@ -19,9 +19,11 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.errors import FAULTS, TimmscopeError, unknown
+from core.errors import ModelError, TimmscopeError, unknown
 from core.inputs.preprocessing import Preprocessing
 from core.models.handle import ModelHandle
+from core.models.load import UNBUILDABLE
+from core.runtime.model_call import call_model
 
 TABLE = Path(__file__).with_name("zoo.json")
 """The model and the picture size of each family."""
@@ -96,8 +98,8 @@ def build(name: str, side: int | None = None) -> ModelHandle:
         seen = {} if side is None else {"input_size": (3, side, side)}
         prepared = Preprocessing.from_model(model, **seen)
         noise = smooth_noise(4, prepared.input_size, seed=0)
-        _settle(model.eval(), noise)
-        _spread(model, noise)
+        _settle(model.eval(), noise, name)
+        _spread(model, noise, name)
     return ModelHandle(model, name=name, preprocessing=prepared, owned=True)
 
 
@@ -110,7 +112,7 @@ def smooth_noise(count: int, size: tuple[int, int, int], seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def _settle(model: nn.Module, noise: Tensor) -> None:
+def _settle(model: nn.Module, noise: Tensor, name: str) -> None:
     """Let batch normalisations take their statistics from one batch of noise."""
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [layer.momentum for layer in layers]
@@ -119,19 +121,19 @@ def _settle(model: nn.Module, noise: Tensor) -> None:
         layer.momentum = None  # the plain mean of what is seen
         layer.train()
     if layers:
-        model(noise)
+        call_model(model, noise, name=name)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.eval().momentum = momentum
 
 
 @torch.no_grad()
-def _spread(model: Any, noise: Tensor) -> None:
+def _spread(model: Any, noise: Tensor, name: str) -> None:
     """Scale a linear classifier so that a logit varies by about one between pictures of noise."""
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
     heads = head if isinstance(head, tuple | list) else [head]
     linear = [m for h in heads if h is not None for m in h.modules() if isinstance(m, LINEAR)]
     if linear:  # side by side, where there are several
-        spread = model(noise).std(0).mean()
+        spread = call_model(model, noise, name=name).std(0).mean()
         for module in linear:
             module.weight /= spread
 
@@ -145,7 +147,10 @@ def _built(name: str, side: int | None) -> nn.Module:
         with suppress(TypeError, ValueError, AssertionError):  # no such argument, or not this value
             sized: nn.Module = timm.create_model(name, **settings, **wish)
             return sized
-    model: nn.Module = timm.create_model(name, **settings)
+    try:
+        model: nn.Module = timm.create_model(name, **settings)
+    except UNBUILDABLE as error:
+        raise ModelError(f"{name} cannot be built ({error}); choose another model") from error
     return model
 
 
@@ -163,7 +168,7 @@ def _parameters(name: str) -> float:
     try:
         with torch.device("meta"):
             model: nn.Module = timm.create_model(name)
-    except FAULTS:
+    except UNBUILDABLE:
         return float("inf")
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -187,5 +192,5 @@ def _place(name: str, side: int) -> str | None:
     """Where CAMs look by default; None where the model cannot take pictures of that size."""
     try:
         return build(name, side).default_layer
-    except FAULTS:
+    except TimmscopeError:
         return None

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from core.runtime.engine import Run
+from core.runtime.run import Run
 
 Baseline = Literal["black", "white", "mean", "zero", "blur", "random"]
 """Black and white are pixels of that colour, in model units; mean is the picture's own mean colour;

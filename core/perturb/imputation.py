@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.perturb.baselines import baseline_images
 from core.perturb.masks import MaskBaseline, Masker, masker, masker_with
-from core.runtime.engine import Run
+from core.runtime.run import Run
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from core.perturb.baselines import baseline_images
 from core.runtime.batching import Chunk
-from core.runtime.engine import Run
+from core.runtime.run import Run
 
 MaskBaseline = Literal["blur", "mean", "inpaint", "black", "white", "zero"]
 """What hidden pixels become; as for `Baseline`, and inpaint continues what is shown around them."""

@@ -1,14 +1,14 @@
-"""Compute chosen functions another way during a pass, and know what was left as it is.
+"""Replace the gradients of chosen functions by other rules during a pass.
 
 Modified-gradient methods (guided backpropagation, DeepLift, layer-wise relevance propagation) run
-the model as it is and change only what flows back. Here that is a table from functions to rules. A
-rule gets one `Call` and gives its value, with another gradient: the calls themselves are
-intercepted, so it makes no difference whether a model uses modules or functions, and no module,
-class or global state changes.
+the model as it is and change only what flows back. Here that is a table from function names to
+rules. A rule gets one `Call` and gives its value, with another gradient. The calls themselves are
+intercepted by a torch function mode, so it makes no difference whether a model uses modules or
+functions, and no module, class or global state changes.
 
-What a table does not cover is found in the autograd graph, which holds every operation whether or
-not it could be intercepted: `Rewrite.check` refuses an output that depends on the images through a
-nonlinear operation for which there is no rule.
+Functions for which the table has no rule are found in the autograd graph, which holds every
+operation whether or not it could be intercepted: `BackwardRules.check` refuses an output that
+depends on the images through a nonlinear operation without a rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from core.errors import NotApplicableError
-from core.runtime import capture
+from core.runtime.attention_capture import attention_weights
+from core.runtime.model_call import call_for_model
 
 Function = Callable[..., Tensor]
 
@@ -61,16 +62,17 @@ class Call:
         value: Tensor = func(*args, **kwargs, **changes)
         return value
 
-    def plain(self) -> Any:
-        """The call as it was made."""
-        return self._func(*self.args, **self.kwargs)
+    def unchanged(self) -> Any:
+        """What the call gives as the model made it, with its own gradient."""
+        return call_for_model(self._func, *self.args, **self.kwargs)
 
-    def routed(self, through: Function) -> Tensor:
-        """The call's own value, with the gradient of ``through(*inputs)``."""
-        return routed(self, through, *self.inputs)
+    def with_gradient_of(self, function: Function) -> Tensor:
+        """The call's own value, with the gradient of ``function(*inputs)``."""
+        return with_gradient_of(self, function, *self.inputs)
 
 
 Rule = Callable[[Call], Any]
+"""Computes a call: gives its value, with whatever gradient is wanted."""
 
 
 def _depends(value: Any) -> bool:
@@ -88,12 +90,12 @@ _SPELLINGS = {
 }
 
 
-class _Routed(torch.autograd.Function):
-    """The value of one function with the gradient of another, computed when it is asked for."""
+class _WithGradientOf(torch.autograd.Function):
+    """The value of one function with the gradient of another, computed in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, value: Function, through: Function, *inputs: Tensor) -> Tensor:
-        ctx.through = through
+    def forward(ctx: Any, value: Function, function: Function, *inputs: Tensor) -> Tensor:
+        ctx.function = function
         ctx.save_for_backward(*inputs)
         found = value(*inputs)
         return found.clone() if found._is_view() else found  # a model may write into it
@@ -102,54 +104,68 @@ class _Routed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         leaves = [t.detach().requires_grad_() for t in ctx.saved_tensors]
         with torch.enable_grad():
-            out = ctx.through(*leaves)
+            out = ctx.function(*leaves)
         return None, None, *torch.autograd.grad(out, leaves, grads[0])
 
 
-def routed(value: Function, through: Function, *inputs: Tensor) -> Tensor:
-    """``value(*inputs)``, with the gradient of ``through(*inputs)``."""
-    out: Tensor = _Routed.apply(value, through, *inputs)
+def with_gradient_of(value: Function, function: Function, *inputs: Tensor) -> Tensor:
+    """``value(*inputs)``, with the gradient of ``function(*inputs)``."""
+    out: Tensor = _WithGradientOf.apply(value, function, *inputs)
     return out
 
 
-class Rewrite(TorchFunctionMode):
-    """Puts rules in the place of functions within the block.
+class BackwardRules(TorchFunctionMode):
+    """A context manager that applies rules in place of functions within its block.
+
+    Only calls with an argument that depends on the images are concerned.
 
     Args:
-        rules: by the name of a function, what computes a call of it.
-        parts: by the name of a function, the same function out of simpler ones, each of which may
-            have a rule.
-        known: operations of the autograd graph that are nonlinear but may stay as they are.
+        rules: by the name of a function, the rule that computes a call of it.
+        decompositions: by the name of a function, the same function written in simpler ones, each
+            of which may have a rule.
+        allowed: operations of the autograd graph that are nonlinear but may stay as they are.
 
     Attributes:
-        used: the names of the functions that were rewritten.
+        used: the names of the functions that were replaced.
     """
 
     def __init__(
         self,
         rules: Mapping[str, Rule],
-        parts: Mapping[str, Function],
-        known: Collection[str] = (),
+        decompositions: Mapping[str, Function],
+        allowed: Collection[str] = (),
     ) -> None:
         super().__init__()
-        self.rules, self.parts, self.known = rules, parts, frozenset(known)
+        self.rules, self.decompositions = rules, decompositions
+        self.allowed = frozenset(allowed)
         self.used: set[str] = set()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         call = Call(func, args, kwargs or {})
-        if not call.inputs or not (call.name in self.rules or call.name in self.parts):
-            return call.plain()
+        known = call.name in self.rules or call.name in self.decompositions
+        if not call.inputs or not known:
+            return call.unchanged()
         self.used.add(call.name)
         if call.name in self.rules:
             return self.rules[call.name](call)
         with self:
-            return self.parts[call.name](*call.args, **call.kwargs)
+            return self.decompositions[call.name](*call.args, **call.kwargs)
 
     def check(self, output: Tensor, method: str, model: str, way_out: str) -> None:
-        """Raise `NotApplicableError` if `output` holds a nonlinear operation without a rule."""
-        missing = sorted(nonlinear(output) - self.known)
+        """Refuse an output that depends on the images through an operation without a rule.
+
+        Args:
+            output: (n, ...) computed within the block.
+            method: what the method is called in the message.
+            model: what the model is called in the message.
+            way_out: another method to suggest.
+
+        Raises:
+            NotApplicableError: there is a nonlinear operation without a rule.
+        """
+        missing = sorted(nonlinear_operations(output) - self.allowed)
         if missing:
             raise NotApplicableError(
                 f"{method} has no rule for {', '.join(missing).lower()}, on which {model} depends; "
@@ -157,26 +173,30 @@ class Rewrite(TorchFunctionMode):
             )
 
 
-# -- what is left -------------------------------------------------------------------------------
+# -- operations without a rule ------------------------------------------------------------------
 
-_ALWAYS = """
+_LINEAR_NAMES = """
     AccumulateGrad Add Sub Rsub Neg Sum Mean Cat Stack Where Clone ToCopy Copy CopyBackwards Alias
     View UnsafeView ReshapeAlias Permute Transpose T Expand Squeeze Unsqueeze Select Slice Split
     SplitWithSizes UnsafeSplit Unbind Unfold Index IndexSelect Gather Repeat Roll Flip MaskedFill
     AsStrided CopySlices ConstantPadNd ReflectionPad1D ReflectionPad2D ReplicationPad2D AvgPool2D
     AdaptiveAvgPool2D UpsampleNearest2D UpsampleBilinear2D UpsampleBicubic2D UpsampleBilinear2DAa
     Im2Col Col2Im PixelShuffle PixelUnshuffle NativeBatchNorm CudnnBatchNorm MiopenBatchNorm
-    Diagonal Cumsum _Routed
+    Diagonal Cumsum _WithGradientOf
 """
-_IN_ONE = "Mul Mm Bmm Mv Dot Addmm Addbmm Baddbmm Convolution Linear"
-_LINEAR, _LINEAR_IN_ONE = frozenset(_ALWAYS.split()), frozenset(_IN_ONE.split())
+_MULTILINEAR_NAMES = "Mul Mm Bmm Mv Dot Addmm Addbmm Baddbmm Convolution Linear"
+_LINEAR = frozenset(_LINEAR_NAMES.split())
+_MULTILINEAR = frozenset(_MULTILINEAR_NAMES.split())  # linear if one argument alone varies
 
 
-def nonlinear(output: Tensor) -> set[str]:
-    """The operations by which `output` depends on its leaves that are not linear in them.
+def nonlinear_operations(output: Tensor) -> set[str]:
+    """The nonlinear operations between `output` and the leaves of its autograd graph.
+
+    Returns:
+        Their names as the autograd graph spells them, without "Backward".
 
     >>> x = torch.ones(2, requires_grad=True)
-    >>> sorted(nonlinear((3 * x + 1).sum() * x.exp()))
+    >>> sorted(nonlinear_operations((3 * x + 1).sum() * x.exp()))
     ['Exp', 'Mul']
     """
     found: set[str] = set()
@@ -201,10 +221,10 @@ def _is_linear(name: str, node: Any, depends: list[bool]) -> bool:
         return False
     if name == "Div":
         return not any(depends[1:])
-    return name in _LINEAR or (name in _LINEAR_IN_ONE and sum(depends) == 1)
+    return name in _LINEAR or (name in _MULTILINEAR and sum(depends) == 1)
 
 
-# -- functions out of simpler ones --------------------------------------------------------------
+# -- functions written in simpler ones ----------------------------------------------------------
 
 
 def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -255,7 +275,7 @@ def _group_norm(
 
 
 def _attention(*args: Any, **kwargs: Any) -> Tensor:
-    weights, value = capture.attention_weights(*args, **kwargs)
+    weights, value = attention_weights(*args, **kwargs)
     return weights @ value
 
 
@@ -280,7 +300,7 @@ def _divided(input: Any, other: Any) -> Tensor:
     return quotient
 
 
-PARTS: Mapping[str, Function] = {
+DECOMPOSITIONS: Mapping[str, Function] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,
@@ -290,7 +310,7 @@ PARTS: Mapping[str, Function] = {
     "div": _divided,
     "rdiv": lambda input, other: other * torch.reciprocal(input),
 }
-"""Normalisations, attention and quotients out of sums, products and functions of one number."""
+"""Normalisation, attention and quotients, written in sums, products and functions of one number."""
 
 ACTIVATIONS = (
     "relu",
@@ -310,6 +330,8 @@ ACTIVATIONS = (
 )
 """Functions of one number that are 0 at 0."""
 GATES = ("sigmoid", "hardsigmoid")
+"""Functions of one number that switch what they are multiplied with on and off."""
 PRODUCTS = ("mul", "matmul", "einsum")
+"""Products of tensors."""
 MAX_POOLS = ("MaxPool2DWithIndices", "AdaptiveMaxPool2D")
-"""Max pools as the autograd graph calls them: the largest passes, as it is."""
+"""Max pools as the autograd graph calls them; they hand the gradient to the largest value."""

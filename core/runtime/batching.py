@@ -1,4 +1,4 @@
-"""Passes: how rows are put together, counted and told of."""
+"""How rows are put together into passes, counted, and reported as progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Chunk = tuple[Tensor, Tensor]
 
 
 class Budget:
-    """Rows per pass, learnt: halved when memory runs out, and remembered.
+    """How many rows go through a model at once; halved when memory runs out, and remembered.
 
     Args:
         forward: rows to begin with in a forward pass.
@@ -30,7 +30,7 @@ class Budget:
         self._known: dict[Hashable, int] = {}
 
     def rows(self, key: Hashable = (), *, backward: bool = False) -> int:
-        """Rows per pass for inputs of the kind `key`."""
+        """Rows per pass for inputs of the kind `key` (shape, data type and device)."""
         return self._known.get((backward, key), self._start[backward])
 
     def halve(self, key: Hashable, rows: int, *, backward: bool = False) -> None:
@@ -41,10 +41,12 @@ class Budget:
 
 @dataclass
 class Progress:
-    """Rows done of rows expected, told to whoever wants to know.
+    """Rows done of rows expected, reported to a callback. A row forward and backward counts twice.
 
     Attributes:
         callback: called as ``callback(done, expected)``; may raise `CancelledError` to stop.
+        done: rows done so far.
+        expected: rows announced so far.
     """
 
     callback: Callable[[int, int], None] | None = None
@@ -52,69 +54,80 @@ class Progress:
     expected: int = 0
 
     def expect(self, rows: int) -> None:
-        """Announce work to come."""
+        """Announce `rows` to come."""
         self.expected += rows
-        self._tell()
+        self._report()
 
     def advance(self, rows: int) -> None:
-        """Report work done."""
+        """Count `rows` as done; 0 rows only gives the callback a chance to cancel."""
         self.done += rows
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self.callback is not None:
             self.callback(self.done, max(self.done, self.expected))
 
 
-def in_turn(
+def joint_progress(
     callback: Callable[[int, int], None] | None, rows: Sequence[int]
 ) -> Iterator[Callable[[int, int], None]]:
-    """For each of several pieces of work a callback of its own, which tells of all of them.
+    """One callback for each of several tasks done one after another; each reports all of them.
 
     Args:
-        callback: called as ``callback(done, expected)``.
-        rows: how many rows each piece takes, at most.
+        callback: called as ``callback(done, expected)``, of all tasks together.
+        rows: how many rows each task takes, at most.
 
-    >>> first, second = in_turn(print, [10, 30])
+    >>> first, second = joint_progress(print, [10, 30])
     >>> first(4, 8), second(15, 30)
     4 40
     25 40
     (None, None)
     """
 
-    def tell(before: int, most: int, done: int, _expected: int) -> None:
+    def report(before: int, most: int, done: int, _expected: int) -> None:
         if callback is not None:
             callback(before + min(done, most), sum(rows))
 
     for i, most in enumerate(rows):
-        yield partial(tell, sum(rows[:i]), most)
+        yield partial(report, sum(rows[:i]), most)
 
 
 @dataclass
 class CostCounter:
-    """Counts the work of one run."""
+    """Counts the work of a run and of those derived from it.
+
+    Attributes:
+        forward: rows sent through the model.
+        backward: rows differentiated.
+        began: when counting began, as `time.perf_counter` tells it.
+    """
 
     forward: int = 0
     backward: int = 0
     began: float = field(default_factory=time.perf_counter)
 
     def cost(self) -> Cost:
-        """The work so far."""
+        """The work so far, and the seconds since counting began."""
         return Cost(self.forward, self.backward, time.perf_counter() - self.began)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out, on whatever device."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in text for words in ("can't allocate memory", "out of memory", "not enough memory")
-    )
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    phrases = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
 
 
 def rebatch(chunks: Iterable[Chunk], limit: Callable[[], int], expected: int) -> Iterator[Chunk]:
-    """The same rows in the same order, in even passes of at most ``limit()`` rows.
+    """The same rows in the same order, in passes of at most ``limit()`` rows and of even size.
 
-    Even, because a last pass of one or two rows takes nearly as long as a full one.
+    Of even size, because a last pass of one or two rows takes nearly as long as a full one.
+
+    Args:
+        chunks: rows and owners, lazily; small chunks are merged, large ones split.
+        limit: how many rows a pass may have; asked before every pass.
+        expected: how many rows are to come in all; 0 if that is not known.
     """
     waiting: list[Chunk] = []
     count = done = 0

@@ -1,4 +1,8 @@
-"""A cache bounded in bytes, in which each answer is computed once however many ask at a time."""
+"""A cache bounded in bytes, in which each answer is computed once however many ask at a time.
+
+`Cache` is shared by all runs; a `CacheScope` is the part of it that belongs to the same images on
+the same model.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ T = TypeVar("T")
 OVERHEAD = 512
 """Bytes charged for an object besides its tensors."""
 POLL_SECONDS = 0.1
-"""How often one who waits for another's computation is asked whether to go on waiting."""
+"""How often a caller who waits for another's computation is asked whether to go on waiting."""
 
 
 def nbytes(value: object) -> int:
@@ -40,17 +44,22 @@ def nbytes(value: object) -> int:
 
 
 class Cache:
-    """Least recently used answers go first; concurrent requests for one answer share its computing.
+    """Answers by key; the least recently used goes first when there is no more room.
+
+    Safe to use from several threads: concurrent requests for one answer share one computation.
 
     Args:
-        max_bytes: what all answers together may take. A single larger answer is handed out but not
-            kept.
+        max_bytes: how many bytes all answers together may take, see `nbytes`. A single larger
+            answer is handed out but not kept.
+
+    Attributes:
+        hits: how many requests were answered without computing.
     """
 
     def __init__(self, max_bytes: int = 256 * 2**20) -> None:
         self._lock = threading.Lock()
         self._kept: LRUCache[Hashable, Any] = LRUCache(max_bytes, getsizeof=nbytes)
-        self._flying: dict[Hashable, Future[Any]] = {}
+        self._pending: dict[Hashable, Future[Any]] = {}
         self.hits = 0
 
     def get_or_compute(
@@ -61,62 +70,61 @@ class Cache:
     ) -> T:
         """The answer kept under `key`, or ``compute()``.
 
-        A caller who meets the same computation under way waits for it. If that one fails, the
-        waiting caller computes for itself: one person's cancelling must not cancel another's
-        answer.
+        A caller who asks for what is already being computed waits for it. If that computation
+        fails, the waiting caller computes for itself: when one person cancels, another who asked
+        the same still gets an answer.
 
         Args:
             key: what identifies the answer.
-            compute: finds it.
-            waiting: called again and again while waiting; what it raises ends the wait, and leaves
-                the other's computation alone.
+            compute: finds it; what it raises is raised here, and nothing is kept.
+            waiting: called about every `POLL_SECONDS` while waiting; what it raises ends the wait,
+                and leaves the other's computation alone.
         """
         while True:
             with self._lock:
                 if key in self._kept:
                     self.hits += 1
                     return cast(T, self._kept[key])
-                ours = key not in self._flying
-                flight = self._flying.setdefault(key, Future())
-            if ours:
-                return self._fly(key, flight, compute)
-            while waiting is not None and not wait([flight], POLL_SECONDS).done:
+                first = key not in self._pending
+                future = self._pending.setdefault(key, Future())
+            if first:
+                return self._compute(key, future, compute)
+            while waiting is not None and not wait([future], POLL_SECONDS).done:
                 waiting()
-            if flight.exception() is None:
+            if future.exception() is None:
                 self.hits += 1
-                return cast(T, flight.result())
+                return cast(T, future.result())
 
     def put(self, key: Hashable, value: object) -> None:
-        """Keep an answer that fell off another computation, unless it is there or under way.
+        """Keep an answer found along with another, unless it is there or being computed.
 
         Never waits: two computations that put each other's answers would wait for ever.
         """
         with self._lock:
-            if key not in self._kept and key not in self._flying:
+            if key not in self._kept and key not in self._pending:
                 self._keep(key, value)
 
-    def _fly(self, key: Hashable, flight: Future[Any], compute: Callable[[], T]) -> T:
+    def _compute(self, key: Hashable, future: Future[Any], compute: Callable[[], T]) -> T:
+        """Compute an answer for all who wait for its future, keep it, and give it."""
         try:
             value = compute()
         except BaseException as error:
-            self._land(key)
-            flight.set_exception(error)
+            with self._lock:
+                del self._pending[key]
+            future.set_exception(error)
             raise
-        self._land(key, value)
-        flight.set_result(value)
-        return value
-
-    def _land(self, key: Hashable, *value: Any) -> None:
         with self._lock:
-            del self._flying[key]
-            if value:
-                self._keep(key, value[0])
+            del self._pending[key]
+            self._keep(key, value)
+        future.set_result(value)
+        return value
 
     def _keep(self, key: Hashable, value: Any) -> None:
         if nbytes(value) <= self._kept.maxsize:
             self._kept[key] = value
 
     def __contains__(self, key: Hashable) -> bool:
+        """Whether an answer is kept under `key`; one that is being computed is not yet."""
         with self._lock:
             return key in self._kept
 
@@ -132,11 +140,11 @@ class Cache:
 
 
 class CacheScope:
-    """The part of a cache that belongs to one subject: the same images on the same model.
+    """The part of a cache that belongs to the same images on the same model.
 
     Args:
-        cache: the cache; by default a new one.
-        prefix: identifies the subject, the images last.
+        cache: the cache; by default a new one, which makes the scope a private one.
+        prefix: identifies the model and the images, the images last.
         waiting: see `Cache.get_or_compute`.
     """
 
@@ -155,12 +163,13 @@ class CacheScope:
         return self._cache.get_or_compute((self._prefix, key), compute, self._waiting)
 
     def put(self, key: Hashable, value: object) -> None:
-        """Keep what fell off another computation; see `Cache.put`."""
+        """Keep an answer found along with another; see `Cache.put`."""
         self._cache.put((self._prefix, key), value)
 
-    def beside(self, images: Hashable) -> CacheScope:
-        """That of other images on the same model."""
-        return CacheScope(self._cache, (*self._prefix[:-1], images), self._waiting)
+    def for_images(self, name: Hashable) -> CacheScope:
+        """The scope of other images on the same model, by their name or digest."""
+        return CacheScope(self._cache, (*self._prefix[:-1], name), self._waiting)
 
     def __contains__(self, key: Hashable) -> bool:
+        """Whether an answer is kept under `key`; see `Cache`."""
         return (self._prefix, key) in self._cache

@@ -11,21 +11,27 @@ from core.errors import ModelError
 
 
 def has_no_classes(model: nn.Module) -> bool:
-    """Whether a model says that it gives features, not scores of classes."""
+    """Whether a model declares ``num_classes = 0``: its outputs are features, not class scores."""
     classes = getattr(model, "num_classes", None)
     return isinstance(classes, int) and classes == 0
 
 
 def read_logits(output: Any, name: str, *, features: bool = False) -> Tensor:
-    """The (B, N) scores within whatever a model returns.
+    """The scores within whatever a model returns.
 
-    A mapping gives its `logits`, a tuple or list its first tensor. Raises `ModelError` if nothing
-    of the shape (B, N) is there.
+    Of a mapping it is the entry `logits`, of a tuple or list the first element.
 
     Args:
         output: what the model returned.
         name: what the model is called in messages.
-        features: the outputs are features; those of tokens or of cells are averaged over positions.
+        features: whether the outputs are features; those of tokens (B, L, N) or of cells (B, N, h,
+            w) or (B, h, w, N) are averaged over positions.
+
+    Returns:
+        (B, N) one row of raw scores, or features, per image.
+
+    Raises:
+        ModelError: nothing of the shape (B, N) is there.
     """
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
@@ -43,7 +49,7 @@ def read_logits(output: Any, name: str, *, features: bool = False) -> Tensor:
 
 
 def _averaged(features: Tensor) -> Tensor:
-    """Features (B, N) of tokens (B, L, N) or cells, whichever of the outer axes is the channels'.
+    """The mean (B, N) of features of tokens or cells over positions, in either order of axes.
 
     >>> [tuple(_averaged(Tensor(*s)).shape) for s in ((1, 9, 64), (1, 64, 3, 4), (1, 3, 4, 64))]
     [(1, 64), (1, 64), (1, 64)]
