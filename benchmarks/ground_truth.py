@@ -36,7 +36,7 @@ from benchmarks.scoring import (
     table,
 )
 from core import METHODS, Explainer, ModelHandle, load_model
-from core.errors import FAULTS, TimmscopeError
+from core.errors import TimmscopeError
 from core.evaluation.journal import JsonLines
 from core.evaluation.statistics import interval
 from core.methods.base import Method, control_keys
@@ -246,9 +246,8 @@ def score(case: Case, method: str | Method, seconds: float, layer: str | None = 
             part = slice(start, start + CHUNK)
             _score_single(found, case.explainer, method, case.single[part], start, layer)
             _score_pairs(found, case.explainer, method, case.pairs[part], start, layer)
-    except FAULTS as error:
-        kind = "" if isinstance(error, TimmscopeError) else f"{type(error).__name__}: "
-        return Found(refused=kind + str(error).partition("\n")[0])
+    except TimmscopeError as error:
+        return Found(refused=str(error).partition("\n")[0])
     found.seconds = time.process_time() - began
     return found
 

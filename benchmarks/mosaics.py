@@ -29,7 +29,7 @@ from benchmarks.scoring import (
     table,
 )
 from core import METHODS, Explainer, ModelHandle, load_model
-from core.errors import FAULTS, TimmscopeError
+from core.errors import TimmscopeError
 from core.evaluation.statistics import interval
 from core.models.embedded import NAME
 from core.runtime.cache import Cache
@@ -180,9 +180,8 @@ def score(game: Game, method: str, seconds: float, layer: str | None = None) -> 
             if done >= FEWEST and spent * (done + 1) / done > seconds:
                 break
             shares.append(right_quarter(game.explainer, mosaic, method, layer))
-    except FAULTS as error:
-        kind = "" if isinstance(error, TimmscopeError) else f"{type(error).__name__}: "
-        return Found(refused=kind + str(error).partition("\n")[0])
+    except TimmscopeError as error:
+        return Found(refused=str(error).partition("\n")[0])
     return Found(np.array(shares))
 
 

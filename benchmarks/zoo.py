@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from core import METHODS, Explainer, ModelHandle
-from core.errors import FAULTS, NotApplicableError, TimmscopeError
+from core.errors import NotApplicableError, TimmscopeError
 from core.evaluation.journal import JsonLines
 from core.methods.base import Method
 from core.models import zoo
@@ -134,7 +134,7 @@ def examine(owner: ModelHandle, key: str) -> Verdict:
         word = FAILS if reason else WORKS
     except NotApplicableError as error:
         word, reason = REFUSED, str(error)
-    except FAULTS as error:
+    except Exception as error:  # noqa: BLE001  a sweep reports every fault and goes on
         word, reason = FAILS, f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
     return Verdict(key, word, reason, time.perf_counter() - began)
 
@@ -341,7 +341,7 @@ def choose(families: Iterable[str]) -> None:
             name = zoo.smallest(family)
             table[family] = name, zoo.least_size(name)
             said = " ".join(map(str, table[family]))
-        except FAULTS as error:
+        except Exception as error:  # noqa: BLE001  a sweep reports every fault and goes on
             said = f"{FAILS}: {type(error).__name__}: {error}"
         print(
             f"{family:28} {time.perf_counter() - began:6.1f} s  {said}", file=sys.stderr, flush=True

@@ -56,15 +56,3 @@ def unknown(kind: str, name: object, known: Iterable[str], where: str = "") -> U
     else:
         hint = f"there are {len(names)}, from {names[0]} to {names[-1]}"
     return UnknownNameError(f"no {kind} {str(name)[:80]!r}{place}; {hint}")
-
-
-FAULTS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-)
-"""What a method, or the code of somebody's model, may raise; `TimmscopeError` is a `ValueError`."""

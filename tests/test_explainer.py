@@ -341,8 +341,9 @@ def test_what_breaks_inside_the_model_is_that_methods_reason() -> None:
     model.mood = "broken"
     found = asker.compare(x, ["occlusion", "gradcam"], target=1, params=QUICK)
     assert list(found.results) == ["gradcam"]
-    assert found.errors == {"occlusion": "mat1 and mat2 do not get along"}
-    with pytest.raises(RuntimeError, match="mat1"):
+    assert "RuntimeError: mat1 and mat2 do not get along" in found.errors["occlusion"]
+    assert "second line" not in found.errors["occlusion"]
+    with pytest.raises(ModelFailure, match="mat1"):
         asker.explain(x, "occlusion", target=1, **QUICK["occlusion"])
 
 

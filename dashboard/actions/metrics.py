@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from core import METHODS, METRICS, Attribution
-from core.errors import FAULTS, CancelledError, NotApplicableError, TimmscopeError
+from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.inputs.batch import OnProgress
 from core.metrics.base import Metric, MetricInput
 from core.types import Score
@@ -148,7 +148,7 @@ class _Asking:
                 own[key] = asker.measure(batch, found, metric, **self.question)
             except CancelledError:
                 raise
-            except FAULTS as reason:  # its cell stays empty
+            except TimmscopeError as reason:  # its cell stays empty
                 logger.info("%s of %s failed", metric.key, key, exc_info=True)
                 self.reasons[metric.key] = str(reason).partition("\n")[0]
         if own:
