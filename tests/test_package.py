@@ -27,7 +27,7 @@ from setup import FOLDERS, renamed
 ROOT = Path(__file__).parents[1]
 LEFT_BEHIND = ("core/views/gone.pyi", "build/lib/timmscope/gone.py")
 """What tools and earlier builds leave in a checkout."""
-OTHERS = re.compile(r"\b(core|dashboard)\.\w|(from|import|-m) (core|dashboard)\b")
+OTHERS = re.compile(r"(?<![\w.])(core|dashboard)\.\w|\b(from|import|-m) (core|dashboard)\b")
 """Names under which nothing is installed."""
 
 NO_NETWORK = """
@@ -53,7 +53,9 @@ import timmscope
 
 modules = [m.name for m in pkgutil.walk_packages(timmscope.__path__, "timmscope.")]
 imported = [importlib.import_module(name) for name in modules]
-tried = [doctest.testmod(module) for module in (timmscope, *imported)]
+with contextlib.redirect_stdout(sys.stderr):
+    tried = [doctest.testmod(module) for module in (timmscope, *imported)]
+    assert not sum(t.failed for t in tried)
 page = importlib.import_module("timmscope.dashboard.build").build()
 
 def digest(answer):
@@ -76,7 +78,7 @@ with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
 json.dump(
     {
         "modules": modules,
-        "doctests": [sum(t.attempted for t in tried), sum(t.failed for t in tried)],
+        "doctests": sum(t.attempted for t in tried),
         "page": type(page).__name__,
         "map": digest(timmscope.explain(coffee)),
         "synthetic map": digest(timmscope.explain(coffee, model="world_vit")),
@@ -293,9 +295,7 @@ def test_the_installed_page_is_built_and_its_code_runs(visit: dict[str, Any]) ->
 
 
 def test_the_installed_doctests_pass_from_anywhere(visit: dict[str, Any]) -> None:
-    attempted, failed = visit["doctests"]
-    assert attempted > 50
-    assert failed == 0
+    assert visit["doctests"] > 50  # the visit itself ends at one that fails
 
 
 # -- assets ---------------------------------------------------------------------------------------

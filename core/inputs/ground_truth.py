@@ -56,7 +56,7 @@ def ground_truth_of(
 ) -> Mask:
     """The truth about a picture, from a file, "left,top,right,bottom", boxes, or a mask.
 
-    >>> truth_of("1,0,3,1", (1, 4)).tolist()
+    >>> ground_truth_of("1,0,3,1", (1, 4)).tolist()
     [[False, True, True, False]]
     """
     if isinstance(source, np.ndarray):
