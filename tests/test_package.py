@@ -27,7 +27,7 @@ from setup import FOLDERS, renamed
 ROOT = Path(__file__).parents[1]
 LEFT_BEHIND = ("core/views/gone.pyi", "build/lib/timmscope/gone.py")
 """What tools and earlier builds leave in a checkout."""
-OTHERS = re.compile(r"(?<![\w.])(core|dashboard)\.\w|\b(from|import|-m) (core|dashboard)\b")
+OTHERS = re.compile(r"(?<![\w.])(core|dashboard)\.\w|(\b(from|import)|-m) (core|dashboard)\b")
 """Names under which nothing is installed."""
 
 NO_NETWORK = """
