@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --disable-pip-version-check")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format mutate zoo bench versus ground-truth meta synthetic docs screenshots clean
+.PHONY: help run test lint format mutate zoo bench versus ground-truth meta synthetic docs screenshots wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,5 +68,8 @@ docs: $(VENV)/run ## Write docs/methods.md from the registries
 screenshots: $(VENV)/dev ## Take the pictures of the documentation from the running page
 	$(BIN)/python -m docs.screenshots
 
+wheel: $(VENV)/dev ## Build the installable package, as dist/timmscope-*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
 clean: ## Remove the environment and what tools left behind
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

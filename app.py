@@ -1,35 +1,6 @@
 """Timmscope's dashboard; also the entry point of a Hugging Face Space."""
 
-from __future__ import annotations
-
-import argparse
-import logging
-import os
-
-from dashboard.build import build
-from dashboard.state import Service
-from dashboard.theme import launch_options
-
-OURS = ("127.0.0.1", "localhost", "::1")
-"""Addresses that only this machine reaches."""
-
-
-def main() -> None:
-    """Launch the page."""
-    parser = argparse.ArgumentParser(description="See why a vision model decided, in the browser.")
-    parser.add_argument("--host", help="address to listen on; by default this machine only")
-    parser.add_argument("--port", type=int, help="port; by default the first free one from 7860 on")
-    parser.add_argument("--browser", action="store_true", help="open a browser")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    host = arguments.host or os.environ.get("GRADIO_SERVER_NAME", OURS[0])
-    build(Service(public=host not in OURS)).launch(
-        server_name=host,
-        server_port=arguments.port,
-        inbrowser=arguments.browser,
-        **launch_options(),
-    )
-
+from dashboard.launch import main
 
 if __name__ == "__main__":
     main()

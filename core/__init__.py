@@ -1,18 +1,21 @@
 """Timmscope's engine: which pixels made a vision model decide.
 
->>> from core import explain
->>> explain("assets/samples/chelsea.jpg", method="gradcam").values.shape
+>>> from core import explain, sample_picture
+>>> explain(sample_picture("chelsea"), method="gradcam").values.shape
 torch.Size([1, 7, 7])
 """
 
 from core.errors import TimmscopeError
 from core.explainer import Explainer, compare, explain
+from core.inputs.samples import sample_picture
 from core.methods.base import METHODS
 from core.metrics.base import METRICS
 from core.models.handle import ModelHandle
 from core.models.load import load_model
 from core.tasks.query import Query
 from core.types import Attribution, Comparison, Cost, Prediction, Score
+
+__version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
@@ -29,4 +32,5 @@ __all__ = [
     "compare",
     "explain",
     "load_model",
+    "sample_picture",
 ]

@@ -73,10 +73,11 @@ class Explainer:
         model: a `ModelHandle`, or anything `load_model` takes.
         cache: where answers are kept; by default a new one of 256 MiB.
 
+    >>> from core import sample_picture
     >>> explainer = Explainer()
-    >>> explainer.predict("assets/samples/coffee.jpg").top(1)[0][1]
+    >>> explainer.predict(sample_picture("coffee")).top(1)[0][1]
     'espresso'
-    >>> explainer.explain("assets/samples/coffee.jpg", "gradcam").values.shape
+    >>> explainer.explain(sample_picture("coffee"), "gradcam").values.shape
     torch.Size([1, 7, 7])
     """
 
@@ -617,7 +618,8 @@ def explain(
 ) -> Attribution:
     """Which pixels made a model predict so; see `Explainer.explain`.
 
-    >>> explain("assets/samples/coffee.jpg", method="gradcam").method
+    >>> from core import sample_picture
+    >>> explain(sample_picture("coffee"), method="gradcam").method
     'gradcam'
     """
     explainer = _explainer(model) if isinstance(model, str) else Explainer(model)
@@ -633,7 +635,8 @@ def compare(
 ) -> Comparison:
     """Several methods on one question; see `Explainer.compare`.
 
-    >>> answer = compare("assets/samples/coffee.jpg", ["gradcam", "attention"])
+    >>> from core import sample_picture
+    >>> answer = compare(sample_picture("coffee"), ["gradcam", "attention"])
     >>> list(answer.results), answer.errors["attention"].split(";")[0]
     (['gradcam'], 'tf_efficientnet_lite0 computes no softmax attention')
     """

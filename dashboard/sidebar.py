@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,13 +11,14 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from core.errors import CancelledError
+from core.inputs.assets import asset
 from dashboard import actions
 from dashboard.components.panels import Panels
 from dashboard.controls import Choice
 from dashboard.handlers import asking, begin, session
 from dashboard.state import LOADS, MODELS, NOTHING, Question, Service
 
-SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
+SAMPLES = asset("samples")
 EXAMPLES = {
     "cat": "chelsea.jpg",
     "coffee": "coffee.jpg",

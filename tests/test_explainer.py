@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from core import Explainer, ModelHandle, compare, explain
 from core.errors import (
     CancelledError,
+    ModelFailure,
     NotApplicableError,
     PictureError,
     TimmscopeError,

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -290,4 +291,6 @@ assert len(set(seen)) == 1 and seen[0] >= 13, seen
 
 
 def test_nobody_meets_half_a_registry() -> None:
-    subprocess.run([sys.executable, "-c", FIRST_USE], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", FIRST_USE], cwd=Path(__file__).parents[1], check=True, timeout=120
+    )

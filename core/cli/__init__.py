@@ -15,6 +15,9 @@ from core.cli.shared import to_json
 from core.errors import TimmscopeError
 from core.models.load import DEFAULT_MODEL
 
+PROGRAM = f"python -m {__name__.partition('.')[0]}"
+"""How this command line is started, in the checkout and installed."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -52,7 +55,7 @@ def _count(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m core", description="See why a vision model decided.")
+    parser = _Parser(prog=PROGRAM, description="See why a vision model decided.")
     parser.add_argument(
         "--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
     )

@@ -7,22 +7,43 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from core.errors import unknown
+from core.inputs.assets import asset
 from core.inputs.image import open_picture
 from core.inputs.preprocessing import Preprocessing
 
-ASSETS = Path(__file__).parents[2] / "assets"
+
+def sample_picture(name: str) -> Path:
+    """The path of a sample picture by its name: "coffee", "chelsea", "striped_disc".
+
+    Raises:
+        UnknownNameError: there is no such picture.
+
+    >>> sample_picture("coffee").name
+    'coffee.jpg'
+    """
+    files = {path.stem: path for path in (*_photographs(), *_scenes())}
+    if name not in files:
+        raise unknown("sample picture", name, files)
+    return files[name]
 
 
 def sample_files() -> list[Path]:
     """The pictures of one subject each, photographs first."""
-    photographs = (ASSETS / "samples").glob("*.jpg")
-    objects = (ASSETS / "synthetic").glob("*.png")
     return [
-        *sorted(p for p in photographs if "_" not in p.stem),
-        *sorted(p for p in objects if "_and_" not in p.stem),
+        *(path for path in _photographs() if "_" not in path.stem),
+        *(path for path in _scenes() if "_and_" not in path.stem),
     ]
 
 
 def sample_inputs(preprocessing: Preprocessing) -> Tensor:
     """These pictures (n, C, H, W) as a model sees them."""
     return torch.stack([preprocessing(open_picture(path).image)[0] for path in sample_files()])
+
+
+def _photographs() -> list[Path]:
+    return sorted(asset("samples").glob("*.jpg"))
+
+
+def _scenes() -> list[Path]:
+    return sorted(asset("synthetic").glob("*.png"))

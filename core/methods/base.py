@@ -102,7 +102,7 @@ class Method(Parameters, ABC):
 
 METHODS: Registry[Method] = Registry(
     "method",
-    "core.methods",
+    __name__.rpartition(".")[0],
     aliases={"gradcam++": "gradcam_plus_plus", "gradcampp": "gradcam_plus_plus"},
 )
 """Every method by key."""

@@ -133,7 +133,7 @@ class Metric(Parameters, ABC):
         return Score(value, self.key, self.model_dump(), run.cost_counter.cost(), **more)
 
 
-METRICS: Registry[Metric] = Registry("metric", "core.metrics")
+METRICS: Registry[Metric] = Registry("metric", __name__.rpartition(".")[0])
 """Every metric by key."""
 
 M = TypeVar("M", bound=type[Metric])

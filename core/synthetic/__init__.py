@@ -13,9 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from core.inputs.assets import asset
 from core.synthetic.scenes import CLASSES, SIDE
 
-FOLDER = Path(__file__).parents[2] / "assets" / "synthetic"
+FOLDER = asset("synthetic")
 """Where the weights and a few pictures lie."""
 
 

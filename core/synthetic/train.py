@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    asked = argparse.ArgumentParser(prog="python -m core.synthetic.train", description=__doc__)
+    asked = argparse.ArgumentParser(
+        prog=f"python -m {SyntheticModel.__module__}.train", description=__doc__
+    )
     asked.add_argument(
         "worlds", nargs="*", type=_recipe, default=list(RECIPES.values()), metavar="NAME"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import core as package
 from core import Attribution
 from core.tasks.base import Combination, Target
 from dashboard.actions.question import Asked
@@ -15,8 +16,8 @@ def code_snippet(asked: Asked, found: Attribution) -> str:
     extra = "".join(f", {name}={value!r}" for name, value in found.params.items())
     layer = f", layer={found.layer!r}" if found.layer else ""
     return (
-        "from core import Explainer, load_model\n"
-        "from core.tasks.classification import ClassLogit, ClassProbability\n\n"
+        f"from {package.__name__} import Explainer, load_model\n"
+        f"from {package.__name__}.tasks.classification import ClassLogit, ClassProbability\n\n"
         f'explainer = Explainer(load_model("{spec}"{weights}))\n'
         "answer = explainer.explain(\n"
         f'    "picture.jpg", "{found.method}",\n'

@@ -1,0 +1,69 @@
+"""Who can reach the page decides what visitors may do there."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from dashboard import launch
+from dashboard.state import Service
+
+
+class Launched:
+    """Stands in for the page, and notes how it is launched."""
+
+    def __init__(self) -> None:
+        self.service = Service()
+        self.options: dict[str, Any] = {}
+
+    def build(self, service: Service) -> Launched:
+        self.service = service
+        return self
+
+    def launch(self, **options: Any) -> None:
+        self.options = options
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
+    page = Launched()
+    monkeypatch.setattr(launch, "build", page.build)
+    monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
+    return page
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "host", "public"),
+    [
+        ("", None, "127.0.0.1", False),
+        ("", "0.0.0.0", "0.0.0.0", True),
+        ("--host ::1", "0.0.0.0", "::1", False),
+        ("--host localhost", None, "localhost", False),
+        ("--host 192.0.2.1", None, "192.0.2.1", True),
+    ],
+)
+def test_a_page_that_others_reach_is_public(
+    words: str,
+    variable: str | None,
+    host: str,
+    public: bool,
+    launched: Launched,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", *words.split()])
+    if variable is not None:
+        monkeypatch.setenv("GRADIO_SERVER_NAME", variable)
+    launch.main()
+    assert launched.options["server_name"] == host
+    assert launched.service.public is public
+
+
+def test_port_and_browser_are_handed_on(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", "--port", "8000", "--browser"])
+    launch.main()
+    assert (launched.options["server_port"], launched.options["inbrowser"]) == (8000, True)
+    assert launched.options["max_file_size"] == "25mb"
