@@ -12,7 +12,13 @@ from torch import Tensor
 
 from core.methods.base import register
 from core.methods.segmented import Segmented
-from core.perturb.masks import MaskBaseline, Masker, masker, masker_with, rows_showing
+from core.perturb.masks import (
+    MaskBaseline,
+    Masker,
+    make_masker,
+    replacement_masker,
+    segment_masked_copies,
+)
 from core.perturb.superpixels import Segmentation
 from core.runtime.engine import Run, Subject
 from core.types import Cost, Property
@@ -72,7 +78,9 @@ class Lime(Segmented):
         count = int(labels.max()) + 1
         shown = torch.randint(0, 2, (self.samples, count), generator=run.generator()).bool()
         shown[0] = True
-        copies = rows_showing(run, image, self._veil(run, image, labels), shown[1:], labels)
+        copies = segment_masked_copies(
+            run, image, self._veil(run, image, labels), shown[1:], labels
+        )
         # What only concerns the fit does not name the copies: it can be changed at no cost.
         asked = self.model_dump_json(include={*Segmented.model_fields, "samples", "baseline"})
         kept = run.scores(copies, self.samples - 1, keep=("lime", asked, image, run.seed))
@@ -82,8 +90,8 @@ class Lime(Segmented):
 
     def _veil(self, run: Run, image: int, labels: Tensor) -> Masker:
         if self.baseline != "segment":
-            return masker(run, image, self.baseline)
-        return masker_with(run.x[image], segment_means(run.x[image], labels))
+            return make_masker(run, image, self.baseline)
+        return replacement_masker(run.x[image], segment_means(run.x[image], labels))
 
     def _fit(self, shown: Floats, scores: Floats) -> tuple[Floats, float]:
         """Coefficients (d,), zero for parts not kept, and the weighted R squared."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from core.methods.base import Method, register
 from core.perturb.baselines import Baseline, baseline_images
-from core.perturb.masks import AT_ONCE
+from core.perturb.masks import MASKS_PER_CHUNK
 from core.runtime.batching import Chunk
 from core.runtime.engine import Run, Subject
 from core.types import Cost, Property
@@ -54,7 +54,7 @@ class Rise(Method):
         kept = run.scores(masker(), self.masks * count, keep=(self, run.seed))
         scores = kept.unflatten(0, (-1, count))
         total, squares = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0])
-        for masks, some in zip(self._masks(run), scores.split(AT_ONCE), strict=True):
+        for masks, some in zip(self._masks(run), scores.split(MASKS_PER_CHUNK), strict=True):
             total += torch.einsum("nb,nhw->bhw", some, masks)
             squares += torch.einsum("nb,nhw->bhw", some.square(), masks.square())
         mean = total / self.masks
@@ -69,7 +69,9 @@ class Rise(Method):
         cells = torch.rand((self.masks, self.grid, self.grid), generator=generator) < self.shown
         shifts = torch.rand((self.masks, 2), generator=generator) * torch.tensor(cell)
         large = [(self.grid + 1) * side for side in cell]
-        for some, starts in zip(cells.split(AT_ONCE), shifts.split(AT_ONCE), strict=True):
+        for some, starts in zip(
+            cells.split(MASKS_PER_CHUNK), shifts.split(MASKS_PER_CHUNK), strict=True
+        ):
             enlarged = F.interpolate(some[:, None].to(run.x), size=large, mode="bilinear")[:, 0]
             yield torch.stack(
                 [

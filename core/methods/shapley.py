@@ -16,7 +16,13 @@ from torch import Tensor
 from core.errors import TimmscopeError
 from core.methods.base import Method, register, relative_error
 from core.methods.segmented import Segmented
-from core.perturb.masks import AT_ONCE, MaskBaseline, masked_rows, masker, rows_showing
+from core.perturb.masks import (
+    MASKS_PER_CHUNK,
+    MaskBaseline,
+    make_masker,
+    masked_copies,
+    segment_masked_copies,
+)
 from core.perturb.superpixels import grid_shape
 from core.runtime.engine import Run, Subject
 from core.types import Cost, Property
@@ -170,7 +176,9 @@ class PartitionShap(Method):
             with torch.no_grad():
                 return run.logits(rows)
 
-        rows = masked_rows(run, image, masker(run, image, self.baseline), drawn(run.x, asked))
+        rows = masked_copies(
+            run, image, make_masker(run, image, self.baseline), drawn(run.x, asked)
+        )
         return torch.cat([out for _, out in run.stream(rows, step, expected=len(asked))])
 
 
@@ -208,8 +216,8 @@ def split(marginal: Marginal, first: int) -> tuple[Marginal, ...]:
 
 def drawn(x: Tensor, asked: Sequence[tuple[Block, ...]]) -> Iterator[Tensor]:
     """Masks (k, H, W) that show the union of some blocks each, a few at a time."""
-    for start in range(0, len(asked), AT_ONCE):
-        some = asked[start : start + AT_ONCE]
+    for start in range(0, len(asked), MASKS_PER_CHUNK):
+        some = asked[start : start + MASKS_PER_CHUNK]
         shown = torch.zeros(len(some), *x.shape[-2:], dtype=torch.bool)
         for mask, blocks in zip(shown, some, strict=True):
             for top, bottom, left, right in blocks:
@@ -305,7 +313,9 @@ class KernelShap(Segmented):
 
     def _scores(self, run: Run, image: int, labels: Tensor, parts: Tensor) -> Tensor:
         """(n,) scores of copies that show some parts (n, d) each."""
-        rows = rows_showing(run, image, masker(run, image, self.baseline), parts, labels)
+        rows = segment_masked_copies(
+            run, image, make_masker(run, image, self.baseline), parts, labels
+        )
         asked = self.model_dump_json(exclude={"tolerance"})
         which = "kernel_shap", asked, image, run.seed, parts.numpy().tobytes()
         return run.scores(rows, len(parts), keep=which).cpu().double()
