@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from core import Explainer, ModelHandle
 from core.errors import NotApplicableError, UnknownNameError
 from core.inputs.preprocessing import Preprocessing
-from core.methods.attention_flow import flows
+from core.methods.attention_flow import max_flows
 from core.methods.base import METHODS
 from core.models import zoo
 from core.runtime.attention_capture import record_attention
@@ -193,7 +193,7 @@ def test_tokens_in_an_order_of_their_own_are_refused() -> None:
     owner = ModelHandle(model, name="hiera", preprocessing=Preprocessing.from_model(model))
     assert owner.attention_layers
     assert all(layer.layout is None for layer in owner.attention_layers.values())
-    with pytest.raises(NotApplicableError, match="order of their own"):
+    with pytest.raises(NotApplicableError, match="row-by-row order"):
         Explainer(owner).explain(images(owner, 1), "attention")
 
 
@@ -248,35 +248,35 @@ def test_flow_is_the_optimum_of_the_linear_programme(
     tokens = 5
     maps = softmax_maps(layers, tokens, scale)
     held = np.eye(tokens)[0] if source == "one" else np.full(tokens, 1 / tokens)
-    found = flows(maps, held, Progress())
+    found = max_flows(maps, held, Progress())
     expected = [largest_flow(maps, held, sink) for sink in range(tokens)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_a_flow_that_is_shown_is_the_flow_that_is_searched_for(
+def test_a_flow_that_is_shown_is_the_flow_that_is_dinic_flows_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from core.methods import attention_flow
 
     maps, held = softmax_maps(12, 40, 0.7), np.eye(40)[0]
     searched: list[int] = []
-    search = attention_flow._searched
+    search = attention_flow._dinic_flows
 
     def counted(pipes: Any, held: Any, sinks: Any, progress: Any) -> Any:
         searched.extend(sinks)
         return search(pipes, held, sinks, progress)
 
-    monkeypatch.setattr(attention_flow, "_searched", counted)
-    shown = flows(maps, held, Progress())
+    monkeypatch.setattr(attention_flow, "_dinic_flows", counted)
+    shown = max_flows(maps, held, Progress())
     assert len(searched) < 40
-    monkeypatch.setattr(attention_flow, "_reaches", lambda *_: np.zeros(40, dtype=bool))
-    np.testing.assert_allclose(shown, flows(maps, held, Progress()), rtol=0, atol=2e-6)
+    monkeypatch.setattr(attention_flow, "_reaches_bound", lambda *_: np.zeros(40, dtype=bool))
+    np.testing.assert_allclose(shown, max_flows(maps, held, Progress()), rtol=0, atol=2e-6)
     assert shown.max() <= 1
 
 
 def test_one_layer_of_flow_is_half_attention_half_itself() -> None:
     weights = softmax_maps(1, 6, 1.0)
-    found = flows(weights, np.eye(6)[2], Progress())
+    found = max_flows(weights, np.eye(6)[2], Progress())
     np.testing.assert_allclose(found, (weights[0, 2] + np.eye(6)[2]) / 2, atol=1e-8)
 
 
@@ -473,7 +473,7 @@ def test_legrad_is_refused_where_the_head_reads_something_else() -> None:
     owner = ModelHandle(
         Doubled(), name="doubled", preprocessing=Preprocessing((3, 3, 3), (0.5,) * 3, (0.5,) * 3)
     )
-    with pytest.raises(NotApplicableError, match="doubled predicts is not"):
+    with pytest.raises(NotApplicableError, match="doubled does not compute"):
         Explainer(owner).explain(torch.ones(1, 3, 3, 3), "legrad", target=1)
     assert "use attention" in METHODS.make("legrad").refusal(shared_handle("swin"))
 
@@ -486,5 +486,5 @@ def test_a_class_token_by_another_name_is_one_and_patches_that_do_not_look_see_n
     assert layer.layout.class_token
     explainer, x = Explainer(owner), images(owner, 1)
     assert explainer.explain(x, "attention", layer=name).values.sum() > 0.5
-    with pytest.raises(NotApplicableError, match="query token '3' looks at no patch"):
+    with pytest.raises(NotApplicableError, match="query token '3' attends to no patch"):
         explainer.explain(x, "attention", layer=name, query="3")

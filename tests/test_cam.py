@@ -19,7 +19,7 @@ from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.methods.cam import check_alive
-from core.methods.cam_masking import Tail, _most_telling
+from core.methods.cam_masking import Tail, _most_relevant
 from core.methods.fullgrad import implicit_bias, smallest_parts
 from core.runtime.layer_outputs import LayerGradients
 from core.runtime.resume import record_until, resume_after
@@ -473,7 +473,7 @@ def test_fullgrad_scaled_as_in_the_paper_is_that_of_pytorch_grad_cam() -> None:
 @pytest.mark.parametrize("name", ["efficientnet", "swin", "vit", "vit_pooled", "vit_registers"])
 def test_fullgrad_refuses_where_products_of_activations_are_left_over(name: str) -> None:
     reason = METHODS.make("fullgrad", {}).refusal(shared_handle(name))
-    assert "left over" in reason
+    assert "is missing" in reason
     assert name in reason
 
 
@@ -507,15 +507,15 @@ def test_scorecam_refuses_where_no_channel_makes_a_difference() -> None:
     explainer, x = Explainer(owner), images(owner, 1)
     assert explainer.explain(x, "scorecam", target=1).values.any()
     torch.nn.init.zeros_(owner.model.get_classifier().weight)
-    with pytest.raises(NotApplicableError, match="weighs all channels of 'layer4' alike"):
+    with pytest.raises(NotApplicableError, match="gives all channels of 'layer4' the same weight"):
         explainer.explain(x, "scorecam", target=1)
 
 
 def test_few_ablated_channels_are_those_that_count_most() -> None:
     act, grad = torch.ones(1, 5, 2, 2), torch.tensor([0.1, -3.0, 0.0, 2.0, 1.0])
     found = LayerGradients(torch.ones(1), act, grad.view(1, 5, 1, 1).expand_as(act))
-    assert _most_telling(found, 2).tolist() == [[1, 3]]
-    assert _most_telling(found, 0).tolist() == [[0, 1, 2, 3, 4]]
+    assert _most_relevant(found, 2).tolist() == [[1, 3]]
+    assert _most_relevant(found, 0).tolist() == [[0, 1, 2, 3, 4]]
 
 
 def test_the_bias_of_an_activation_without_a_second_gradient() -> None:

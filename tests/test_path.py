@@ -161,19 +161,19 @@ def test_one_path_that_does_not_converge_is_admitted_whichever_it_is() -> None:
 
 def test_a_sum_that_is_right_by_chance_does_not_settle_the_matter() -> None:
     run = asked(small(), images(small(), 1).double())
-    path = quadrature.Path(run.x * 0, run.x, run.owner, allowed=0.1, most=100)
+    path = quadrature.Path(run.x * 0, run.x, run.owner, tolerance=0.1, max_passes=100)
     for place, slope in ((0.0, 3.0), (0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, -1.0)):
         parts = torch.full((SIZE, SIZE), slope / SIZE**2)
         path.nodes[place] = quadrature.Node(place, slope, parts)
     assert abs(float(path.integral().sum()) - 1.0) < 1e-6
-    assert not path.settled
+    assert not path.converged
 
 
 def test_a_straight_score_is_settled_at_once() -> None:
     owner = small(nn.Identity())
     run = asked(owner)
     answer("integrated_gradients", run, tolerance=0.01, steps=500)
-    assert run.extras["passes"].tolist() == [quadrature.FIRST] * 2
+    assert run.extras["passes"].tolist() == [quadrature.INITIAL_NODES] * 2
     assert run.extras["completeness_error"].max() < 1e-10
 
 
@@ -192,7 +192,7 @@ def test_neither_company_nor_chunks_nor_memory_change_where_the_nodes_go(
     together = asked(small())
     values = answer("integrated_gradients", together, **params)
     for kept, rows in ((1, 1), (1, 7), (2**28, 3)):
-        monkeypatch.setattr(quadrature, "KEPT_BYTES", kept)
+        monkeypatch.setattr(quadrature, "MAX_BYTES", kept)
         for i, c in enumerate(CLASSES):
             owner = small()
             owner.budget = Budget(rows)

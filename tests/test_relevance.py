@@ -269,10 +269,10 @@ def test_attention_is_handed_back_as_written_out(key: str) -> None:
 
 
 REFUSED = [
-    ("lrp", "vit", "vit computes attention; use attnlrp"),
-    ("lrp", "swin", "swin computes attention; use attnlrp"),
-    ("attnlrp", "resnet", "resnet computes none; use lrp"),
-    ("cp_lrp", "convnext", "convnext computes none; use lrp"),
+    ("lrp", "vit", "vit uses attention; use attnlrp"),
+    ("lrp", "swin", "swin uses attention; use attnlrp"),
+    ("attnlrp", "resnet", "resnet uses none; use lrp"),
+    ("cp_lrp", "convnext", "convnext uses none; use lrp"),
 ]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from core import Explainer, ModelHandle
 from core.errors import TimmscopeError
 from core.inputs.preprocessing import Preprocessing
-from core.methods.shapley import Plan, distinct
+from core.methods.shapley_kernel import SamplingPlan, distinct_subsets
 from core.perturb.baselines import baseline_images
 from core.runtime.run import Run
 from core.tasks.classification import ClassLogit
@@ -253,7 +253,7 @@ def test_another_target_pays_only_for_the_rounds_it_needs_more() -> None:
 
 def test_too_few_evaluations_are_refused_with_the_way_out() -> None:
     owner = shared_handle("resnet")
-    with pytest.raises(TimmscopeError, match=r"= 60 is too few for 49 parts; give at least 102"):
+    with pytest.raises(TimmscopeError, match=r"= 60 is too few for 49 segments; give at least 102"):
         Explainer(owner).explain(
             images(owner, 1), "kernel_shap", target=1, segmentation="grid", evaluations=60
         )
@@ -261,13 +261,13 @@ def test_too_few_evaluations_are_refused_with_the_way_out() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 6, 7])
 def test_a_plan_of_all_pairs_has_every_set_once(count: int) -> None:
-    plan = Plan.of(count, 10**6, torch.Generator().manual_seed(0))
+    plan = SamplingPlan.of(count, 10**6, torch.Generator().manual_seed(0))
     sets = torch.cat([plan.sets, ~plan.sets]).tolist()
     assert len(sets) == len({tuple(s) for s in sets}) == 2**count - 2
 
 
 def test_a_plan_asks_about_no_set_twice_and_first_about_those_that_weigh_most() -> None:
-    plan = Plan.of(30, 200, torch.Generator().manual_seed(0))
+    plan = SamplingPlan.of(30, 200, torch.Generator().manual_seed(0))
     sets = torch.cat([plan.sets, ~plan.sets]).tolist()
     assert len({tuple(s) for s in sets}) == 400
     taken = plan.stratum.bincount(minlength=15)
@@ -279,7 +279,7 @@ def test_a_plan_asks_about_no_set_twice_and_first_about_those_that_weigh_most() 
 
 @pytest.mark.parametrize(("size", "number"), [(2, 3), (2, 28), (4, 5), (4, 35)])
 def test_distinct_sets_are_distinct(size: int, number: int) -> None:
-    sets = distinct(8, size, number, torch.Generator().manual_seed(1))
+    sets = distinct_subsets(8, size, number, torch.Generator().manual_seed(1))
     assert sets.shape == (number, 8)
     assert (sets.sum(1) == size).all()
     assert len(sets.unique(dim=0)) == number

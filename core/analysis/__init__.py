@@ -1,1 +1,1 @@
-"""Looking into a model beyond which pixels count."""
+"""Analyses of a model other than attribution: feature maps and attention heads."""

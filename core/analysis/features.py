@@ -1,4 +1,4 @@
-"""Feature maps: what the channels of a layer respond to in one picture."""
+"""Feature maps: the activations of a layer's channels on one picture."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ import torch
 from torch import Tensor
 
 from core.errors import NotApplicableError, TimmscopeError
-from core.methods.attention import attention_from
+from core.methods.attention import query_attention
 from core.runtime.run import Run
 
 Order = Literal["activation", "variance"]
 
-FAINT = 0.01
-"""What is smaller than this share of the largest counts as silent."""
+INACTIVE_SHARE = 0.01
+"""An activation below this share of the layer's largest absolute activation counts as inactive."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureMaps:
-    """The channels of one layer that stand out on one picture.
+    """The strongest channels of one layer on one picture.
 
     Attributes:
         layer: the layer's name.
-        maps: (n, h, w) raw activations, the most striking channel first.
-        channels: (n,) the channels' indices.
+        maps: (n, h, w) raw activations, strongest channel first.
+        channels: (n,) the indices of the channels.
         mean: mean activation of the whole layer.
-        std: standard deviation over the whole layer.
-        sparsity: share of activations smaller in size than 1% of the layer's largest.
-        active: number of channels whose largest activation is no smaller in size than that.
+        std: standard deviation of the whole layer.
+        sparsity: share of inactive values, from 0 to 1. A value is inactive if its absolute value
+            is below 1 % of the layer's largest.
+        active: number of channels with at least one active value.
         total: number of channels.
     """
 
@@ -49,18 +50,18 @@ def feature_maps(run: Run, top: int = 16, by: Order = "activation") -> FeatureMa
     Args:
         run: its layer must lie on a spatial grid.
         top: how many channels; all if there are fewer.
-        by: "activation" ranks by mean size, "variance" by spatial variance.
+        by: "activation" ranks by mean absolute activation, "variance" by spatial variance.
 
     Raises:
         TimmscopeError: `top` is below 1.
     """
     if top < 1:
-        raise TimmscopeError(f"top is {top}; ask for 1 channel or more")
+        raise TimmscopeError(f"top is {top}; give 1 or more channels")
     act = run.activation()[0].float()
     size = act.abs()
     strength = size.mean((1, 2)) if by == "activation" else act.var((1, 2), correction=0)
     channels = strength.argsort(descending=True, stable=True)[:top]
-    floor = FAINT * size.max()
+    floor = INACTIVE_SHARE * size.max()
     return FeatureMaps(
         layer=str(run.layer),
         maps=act[channels].cpu(),
@@ -74,17 +75,24 @@ def feature_maps(run: Run, top: int = 16, by: Order = "activation") -> FeatureMa
 
 
 def attention_heads(run: Run, query: str = "auto") -> Tensor:
-    """(heads, h, w) attention of every head of the run's layer on its first image.
+    """The attention map of every head of the run's layer, on its first image.
 
     Args:
-        run: its layer must compute attention that lies on the picture.
-        query: who looks; see the `attention` method.
+        run: its layer must compute attention that can be mapped to the picture.
+        query: the query token; see the `attention` method.
+
+    Returns:
+        (heads, h, w) weights from 0 to 1, on the CPU.
 
     Raises:
         UnknownNameError: there is no such query token.
+        NotApplicableError: the layer's attention cannot be mapped to the picture.
     """
     layer = run.subject.attention_layers.get(run.layer or "")
     if layer is None or layer.layout is None:
-        raise NotApplicableError(f"{run.subject.name} has no attention that lies on the picture")
+        raise NotApplicableError(
+            f"{run.layer!r} of {run.subject.name} has no attention that can be mapped to the "
+            "picture; choose an attention layer"
+        )
     heads = run.attention()[layer.name][0]
-    return torch.stack([attention_from(h[None], query, layer)[0] for h in heads]).float().cpu()
+    return torch.stack([query_attention(h[None], query, layer)[0] for h in heads]).float().cpu()

@@ -1,4 +1,4 @@
-"""What a transformer attends to."""
+"""Attention maps of a transformer, of one layer or rolled out over all layers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from core.types import AttentionLayer, Cost, Layout, Need
 Query = Field(
     "auto",
     pattern=r"^(auto|class|mean|\d{1,6})$",
-    description="Who looks: class (the class token), mean (all patches), a patch's number counted "
-    "row by row, or auto: class where there is one, else mean",
+    title="Query token",
+    description="Whose attention is shown: class (the class token), mean (the mean of all "
+    "patches), the number of a patch counted from 0 row by row, or auto (class if the model has a "
+    "class token, else mean)",
 )
 
 
@@ -26,18 +28,24 @@ Query = Field(
     "attention",
     label="Attention",
     family="attention",
-    about="Best for where one head of one layer looks; not for what the model concludes from it.",
+    about="Best for inspecting one head of one layer; not for explaining a class.",
     paper="arXiv:1706.03762",
     needs=[Need.ATTENTION],
 )
 class Attention(Method):
-    """Attention weights from one query token to every patch; the target plays no part.
+    """Attention weights from one query token to every patch.
 
-    Attention in windows is put back onto the picture: nothing is seen outside the window of the
-    patch that looks. A pooled key's weight is split among the patches it was pooled from.
+    The map does not depend on the target. Windowed attention is mapped back to the picture:
+    patches outside the window of the query get 0. The weight of a pooled key is split evenly among
+    the patches it was pooled from.
     """
 
-    head: int = Field(-1, ge=-1, le=1024, description="Which head; -1 is the mean of all")
+    head: int = Field(
+        -1,
+        ge=-1,
+        le=1024,
+        description="Index of the attention head, from 0; -1 is the mean of all heads",
+    )
     query: str = Query
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
@@ -48,30 +56,37 @@ class Attention(Method):
         maps, layer = run.attention()[run.layer], run.subject.attention_layers[run.layer]
         if self.head >= layer.heads:
             raise UnknownNameError(
-                f"no head {self.head} in {run.layer}; it has heads 0 to {layer.heads - 1}"
+                f"no head {self.head} in {run.layer}; choose a head from 0 to {layer.heads - 1}"
             )
         weights = maps.mean(1) if self.head < 0 else maps[:, self.head]
-        return attention_from(weights, self.query, layer), run.score()
+        return query_attention(weights, self.query, layer), run.score()
 
 
 @register(
     "attention_rollout",
     label="Attention rollout",
     family="attention",
-    about="Best for how attention mixes patches through all layers; not for telling classes apart.",
+    about="Best for how attention mixes patches over all layers; not for telling classes apart.",
     paper="arXiv:2005.00928",
     needs=[Need.ATTENTION],
 )
 class AttentionRollout(Method):
-    """Attention and the residual path, multiplied through all layers (Abnar & Zuidema, 2020).
+    """Product of attention and residual connections over all layers (Abnar & Zuidema, 2020).
 
-    The target plays no part. Only the row of the token that looks is followed, from the last layer
-    to the first.
+    The map does not depend on the target. Only the row of the query token is propagated, from the
+    last layer to the first.
     """
 
-    fusion: Literal["mean", "max", "min"] = Field("mean", description="Heads to one")
+    fusion: Literal["mean", "max", "min"] = Field(
+        "mean",
+        title="Head fusion",
+        description="How the heads of a layer are combined into one map",
+    )
     discard: float = Field(
-        0.0, ge=0, le=0.99, description="Fraction of the weakest weights set to zero in each layer"
+        0.0,
+        ge=0,
+        le=0.99,
+        description="Share of the weakest attention weights set to 0 in each layer, from 0 to 0.99",
     )
     query: str = Query
 
@@ -79,18 +94,18 @@ class AttentionRollout(Method):
         return frozenset()  # it reads every layer
 
     def refusal(self, subject: Subject) -> str:
-        return not_one_stream(subject, "rollout")
+        return why_not_traceable(subject, "rollout")
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         maps, layers = run.attention(), run.subject.attention_layers
-        layout = one_layout(run.subject)
-        row = held_by(self.query, layout).to(run.x).expand(len(run.x), -1)
+        layout = token_layout(run.subject)
+        row = query_weights(self.query, layout).to(run.x).expand(len(run.x), -1)
         for name, weights in reversed(maps.items()):
             row = residual_step(row, self._fused(weights), layers[name])
-        return on_grid(row, layout), run.score()
+        return patch_values(row, layout), run.score()
 
     def _fused(self, maps: Tensor) -> Tensor:
         fused = maps.mean(1) if self.fusion == "mean" else getattr(maps, f"a{self.fusion}")(1)
@@ -105,36 +120,48 @@ class AttentionRollout(Method):
 
 
 def residual_step(row: Tensor, weights: Tensor, layer: AttentionLayer) -> Tensor:
-    """A row (B, T) handed on by attention and the residual path; each token's shares sum to one."""
+    """Propagates query weights (B, T) through one layer: row-normalised (attention + identity)."""
     row = row / (1 + layer.row_sums(weights))
     return row + layer.propagate(row, weights)
 
 
-def attention_from(weights: Tensor, query: str, layer: AttentionLayer) -> Tensor:
-    """What a query token sees (B, h, w), of one head's maps or a mean of heads.
+def query_attention(weights: Tensor, query: str, layer: AttentionLayer) -> Tensor:
+    """Attention from a query token to every patch.
 
     Args:
-        weights: (B, T, T) or grouped (B, groups, queries, keys).
-        query: who looks; see the `attention` method.
-        layer: where the maps come from.
+        weights: attention of one head or the mean of several, (B, T, T) or grouped (B, groups,
+            queries, keys).
+        query: the query token; see the `attention` method.
+        layer: the layer that the weights come from.
+
+    Returns:
+        (B, h, w) weights from 0 to 1.
 
     Raises:
         UnknownNameError: there is no such token.
-        NotApplicableError: it does not look in this layer.
+        NotApplicableError: the token attends to no patch in this layer.
     """
     assert layer.layout is not None
-    row = held_by(query, layer.query_layout or layer.layout).to(weights).expand(len(weights), -1)
-    seen = on_grid(layer.propagate(row, weights), layer.layout)
-    if not seen.flatten(1).any(1).all():
+    row = query_weights(query, layer.query_layout or layer.layout)
+    row = row.to(weights).expand(len(weights), -1)
+    attended = patch_values(layer.propagate(row, weights), layer.layout)
+    if not attended.flatten(1).any(1).all():
         raise NotApplicableError(
-            f"in {layer.name!r} the query token {query!r} looks at no patch; choose another query "
-            "or layer"
+            f"the query token {query!r} attends to no patch in {layer.name!r}; choose another "
+            "query or layer"
         )
-    return seen
+    return attended
 
 
-def held_by(query: str, layout: Layout) -> Tensor:
-    """(1, T) one unit, in the hands of the token that looks or shared by all patches.
+def query_weights(query: str, layout: Layout) -> Tensor:
+    """Weights of the query tokens: 1 on one token, or spread evenly over all patches.
+
+    Args:
+        query: the query token; see the `attention` method.
+        layout: the tokens of the layer.
+
+    Returns:
+        (1, T) float64, with sum 1.
 
     Raises:
         UnknownNameError: there is no such token.
@@ -143,47 +170,56 @@ def held_by(query: str, layout: Layout) -> Tensor:
     if query == "auto":
         query = "class" if layout.class_token else "mean"
     if query == "class" and not layout.class_token:
-        raise UnknownNameError("no class token in this model; look from 'mean' or a patch's number")
+        raise UnknownNameError(
+            "no class token in this model; give 'mean' or the number of a patch as query"
+        )
     numbered = query.isascii() and query.isdigit()
     if query not in ("class", "mean") and not (numbered and int(query) < cells):
         raise UnknownNameError(f"no patch {query[:20]!r}; patches are numbered 0 to {cells - 1}")
-    held = torch.zeros(1, layout.tokens, dtype=torch.float64)
+    weights = torch.zeros(1, layout.tokens, dtype=torch.float64)
     if query == "mean":
-        held[:, layout.prefix :] = 1 / cells
+        weights[:, layout.prefix :] = 1 / cells
     else:
-        held[:, 0 if query == "class" else layout.prefix + int(query)] = 1
-    return held
+        weights[:, 0 if query == "class" else layout.prefix + int(query)] = 1
+    return weights
 
 
-def on_grid(row: Tensor, layout: Layout) -> Tensor:
-    """What the patches have (B, h, w) of a row (B, T) over all tokens."""
+def patch_values(row: Tensor, layout: Layout) -> Tensor:
+    """The values of the patches (B, h, w) among those of all tokens (B, T)."""
     cells: Tensor = row[:, layout.prefix :].unflatten(1, layout.grid)
     return cells
 
 
-def one_layout(subject: Subject) -> Layout:
-    """How tokens lie on the picture in every attention layer of a model that keeps them."""
+def token_layout(subject: Subject) -> Layout:
+    """The layout shared by all attention layers of a model; see `why_not_traceable`."""
     layout = next(iter(subject.attention_layers.values())).layout
     assert layout is not None
     return layout
 
 
-def not_one_stream(subject: Subject, what: str) -> str:
-    """Why tokens cannot be followed through all attention layers; empty if they can."""
+def why_not_traceable(subject: Subject, what: str) -> str:
+    """Why tokens cannot be traced through all attention layers; empty if they can.
+
+    Args:
+        subject: the model.
+        what: the method, as the subject of the sentence.
+    """
     layers = list(subject.attention_layers.values())
-    odd = next((layer for layer in layers if layer.layout is None), None)
-    if odd is not None:
-        return f"{what} follows tokens through all layers, and in {odd.name!r} {odd.reason}"
-    if len({on_tokens(layer.layout) for layer in layers}) > 1 or any(
+    unmapped = next((layer for layer in layers if layer.layout is None), None)
+    if unmapped is not None:
+        return (
+            f"{what} follows tokens through all layers, but in {unmapped.name!r} {unmapped.reason}"
+        )
+    if len({_token_grid(layer.layout) for layer in layers}) > 1 or any(
         a.query_layout for a in layers
     ):
         return (
-            f"{what} follows tokens through all layers, and {subject.name} changes them between "
-            f"{layers[0].name!r} and {layers[-1].name!r}; use attention"
+            f"{what} follows tokens through all layers, but {subject.name} changes their number "
+            f"or order between {layers[0].name!r} and {layers[-1].name!r}; use attention"
         )
     return ""
 
 
-def on_tokens(layout: Layout | None) -> tuple[tuple[int, int], int] | None:
-    """What two layouts share when the same tokens lie there, whatever the number of channels."""
+def _token_grid(layout: Layout | None) -> tuple[tuple[int, int], int] | None:
+    """Grid and number of prefix tokens: equal for layouts of the same tokens."""
     return None if layout is None else (layout.grid, layout.prefix)

@@ -1,4 +1,4 @@
-"""How much attention can flow from one token to each patch (Abnar & Zuidema, 2020)."""
+"""Attention flow: the maximum flow from one token to each patch (Abnar & Zuidema, 2020)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor
 from core.errors import UnknownNameError
 from core.methods.attention import (
     Query,
-    held_by,
-    not_one_stream,
-    on_grid,
-    one_layout,
+    patch_values,
+    query_weights,
+    token_layout,
+    why_not_traceable,
 )
 from core.methods.base import Method, register
 from core.runtime.batching import Progress
@@ -26,43 +26,46 @@ from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.types import AttentionLayer, Cost, Layout, Need
 
-LARGEST = 300
-"""Tokens up to which the largest flows are searched for: 197 in 12 layers take about a minute."""
-PER_STEP = 5e-7
-"""Seconds of that search on a laptop, for each layer and tokens to the third power: measured."""
-UNIT = 2**28
-"""Capacities are counted in whole numbers, this many to one."""
-SLACK = 1e-6
-"""How far a bound may be missed by the flow that shows it to be reached."""
+MAX_TOKENS = 300
+"""Largest number of tokens for max-flow: 197 tokens in 12 layers take about 1 minute."""
+SECONDS_PER_CUBED_TOKEN = 5e-7
+"""Seconds of max-flow per layer and tokens^3, measured on a laptop."""
+CAPACITY_UNIT = 2**28
+"""The integer that stands for a capacity of 1 in the maximum flow algorithm."""
+FLOW_TOLERANCE = 1e-6
+"""How far a flow may miss the upper bound and still count as reaching it."""
 TINY = 1e-30
-ROUNDS = 60
-"""Rounds of fitting the middle layer's flow to what arrives and what is asked."""
+SINKHORN_ROUNDS = 60
+"""Rounds of scaling the middle layer's flow to its supply and demand (Sinkhorn, 1967)."""
 
 
 @register(
     "attention_flow",
     label="Attention flow",
     family="attention",
-    about="Best for how much attention could pass to each patch; not for telling classes apart.",
+    about="Best for how much attention can reach each patch; not for telling classes apart.",
     paper="arXiv:2005.00928",
     needs=[Need.ATTENTION],
 )
 class AttentionFlow(Method):
-    """Attention read as a network of pipes (Abnar & Zuidema, 2020); the target plays no part.
+    """Attention as a flow network over all layers (Abnar & Zuidema, 2020).
 
-    "max-flow": tokens of all layers are nodes, and half attention, half residual path is how much
-    fits through each pipe from one layer to the one before. A patch's value is the most that can
-    flow to it from the token that looks. In deep models the narrowest cut is often the last layer
-    of pipes or the first, and then many patches reach the same value, 1.
+    The map does not depend on the target.
 
-    "patch-to-patch": attention among patches alone, with the residual path, through all layers as
-    in rollout. Prefix tokens are left out, and each patch's attention to the others sums to one. A
-    patch's value is what it receives from the other patches on average, or from the patch that
-    looks.
+    "max-flow": the tokens of all layers are nodes. The capacity of an edge between two layers is
+    half attention and half residual connection. A patch's value is the maximum flow to it from the
+    query token. In deep models the minimum cut is often at the first or last layer, and then many
+    patches have the same value, 1.
+
+    "patch-to-patch": a rollout over patches only. Prefix tokens are left out, and the attention of
+    each patch to all patches is normalised to a sum of 1. A patch's value is the mean of what it
+    receives from the other patches, or what it receives from the query patch.
     """
 
     reading: Literal["max-flow", "patch-to-patch"] = Field(
-        "max-flow", description="What flows: the most that fits, or shares from patch to patch"
+        "max-flow",
+        description="max-flow: the maximum flow to each patch; patch-to-patch: a rollout without "
+        "prefix tokens, which is much faster",
     )
     query: str = Query
 
@@ -70,13 +73,13 @@ class AttentionFlow(Method):
         return frozenset()  # it reads every layer
 
     def refusal(self, subject: Subject) -> str:
-        if reason := not_one_stream(subject, "flow"):
+        if reason := why_not_traceable(subject, "flow"):
             return reason
-        tokens = one_layout(subject).tokens
-        if self.reading == "max-flow" and tokens > LARGEST:
+        tokens = token_layout(subject).tokens
+        if self.reading == "max-flow" and tokens > MAX_TOKENS:
             return (
-                f"max-flow is too slow beyond {LARGEST} tokens, and {subject.name} has {tokens}; "
-                "use reading patch-to-patch or attention_rollout"
+                f"max-flow is too slow for more than {MAX_TOKENS} tokens, and {subject.name} has "
+                f"{tokens}; set reading to patch-to-patch or use attention_rollout"
             )
         return ""
 
@@ -84,13 +87,15 @@ class AttentionFlow(Method):
         if self.reading == "patch-to-patch":
             return Cost(1)
         layouts = [layer.layout for layer in subject.attention_layers.values() if layer.layout]
-        return Cost(1, seconds=PER_STEP * sum(layout.tokens**3 for layout in layouts))
+        return Cost(
+            1, seconds=SECONDS_PER_CUBED_TOKEN * sum(layout.tokens**3 for layout in layouts)
+        )
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        layout, layers = one_layout(run.subject), run.subject.attention_layers
-        held = held_by(self.query, layout)
+        layout, layers = token_layout(run.subject), run.subject.attention_layers
+        source = query_weights(self.query, layout)
         maps = [
-            square(weights.mean(1).double().cpu(), layers[name])
+            token_matrix(weights.mean(1).double().cpu(), layers[name])
             for name, weights in run.attention().items()
         ]
         if self.reading == "patch-to-patch":
@@ -98,17 +103,17 @@ class AttentionFlow(Method):
         else:
             row = torch.stack(
                 [
-                    torch.from_numpy(flows(network, held[0].numpy(), run.progress))
+                    torch.from_numpy(max_flows(network, source[0].numpy(), run.progress))
                     for network in zip(*(w.numpy() for w in maps), strict=True)
                 ]
             )
-        return on_grid(row, layout).to(run.x), run.score()
+        return patch_values(row, layout).to(run.x), run.score()
 
     def _patch_to_patch(self, maps: Sequence[Tensor], layout: Layout) -> Tensor:
-        """(B, T) what each patch receives from others; prefix tokens hold nothing."""
+        """(B, T) what each patch receives from other patches; 0 for prefix tokens."""
         if self.query == "class":
             raise UnknownNameError(
-                "no class token among the patches; look from 'mean' or a patch's number"
+                "no class token among the patches; give 'mean' or the number of a patch as query"
             )
         skip = layout.prefix
         flow = torch.eye(layout.tokens - skip, dtype=torch.float64)[None]
@@ -124,8 +129,8 @@ class AttentionFlow(Method):
         return torch.cat([received.new_zeros(len(received), skip), received], 1)
 
 
-def square(weights: Tensor, layer: AttentionLayer) -> Tensor:
-    """Maps (B, T, T) over all tokens of the picture, whatever windows they were computed in."""
+def token_matrix(weights: Tensor, layer: AttentionLayer) -> Tensor:
+    """Attention between all tokens of the picture (B, T, T), also of windowed attention."""
     if layer.keys is None:
         return weights
     assert layer.layout is not None
@@ -135,71 +140,75 @@ def square(weights: Tensor, layer: AttentionLayer) -> Tensor:
     )
 
 
-def flows(maps: Sequence[np.ndarray], held: np.ndarray, progress: Progress) -> np.ndarray:
-    """(T,) the most that can flow to each token of the first layer's input.
+def max_flows(maps: Sequence[np.ndarray], source: np.ndarray, progress: Progress) -> np.ndarray:
+    """The maximum flow from the query tokens of the last layer to each input token.
 
-    No more than one unit leaves the source, and no more reaches a token than the pipes to it hold.
-    Where a flow can be given that reaches the smaller of these bounds, it is the answer; for the
-    other tokens the largest flow is searched for.
+    The flow to a token has two upper bounds: 1, which is all that leaves the source, and the sum of
+    the capacities of the edges into the token. If a flow that reaches the smaller bound is found,
+    that bound is the maximum flow. For the other tokens a maximum flow algorithm is run.
 
     Args:
-        maps: attention (T, T) from tokens that look to tokens that are looked at, first layer
-            first.
-        held: (T,) how much of one unit each token of the last layer may send.
-        progress: told during the search, so that it can be stopped.
+        maps: attention (T, T) of every layer, queries by keys, first layer first.
+        source: (T,) how much each token of the last layer can send, with sum 1.
+        progress: advanced after each run of the algorithm, so that it can be cancelled.
+
+    Returns:
+        (T,) flows from 0 to 1.
     """
-    pipes = [(w + np.eye(len(w))) / (1 + w.sum(1, keepdims=True)) for w in maps]
-    found: np.ndarray = np.minimum(1.0, pipes[0].sum(0))
-    open_ = np.flatnonzero(~_reaches(pipes, held, found))
-    if len(open_):
-        found[open_] = _searched(pipes, held, open_, progress)
-    return found
+    capacities = [(w + np.eye(len(w))) / (1 + w.sum(1, keepdims=True)) for w in maps]
+    flow: np.ndarray = np.minimum(1.0, capacities[0].sum(0))
+    undecided = np.flatnonzero(~_reaches_bound(capacities, source, flow))
+    if len(undecided):
+        flow[undecided] = _dinic_flows(capacities, source, undecided, progress)
+    return flow
 
 
-def _reaches(pipes: Sequence[np.ndarray], held: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """(T,) whether a flow as large as `most` to each token is found.
-
-    From the source it spreads in proportion to the pipes, and so it does backwards from the sink.
-    In the middle layer, what arrives is fitted to what is asked by scaling rows and columns of the
-    pipes in turn (Sinkhorn, 1967); the flow holds if no pipe is asked for more than it has.
-    """
-    meeting = len(pipes) // 2
-    have = held
-    for pipe in reversed(pipes[meeting + 1 :]):
-        have = have @ pipe
-    need, fits = np.diag(most), np.ones(len(most), dtype=bool)
-    for pipe in pipes[:meeting]:
-        inlets = pipe.sum(0)[:, None]
-        fits &= (need <= inlets * (1 + SLACK)).all(0)
-        need = pipe @ (need / inlets)
-    arrives, pipe = have[:, None] * most, pipes[meeting]
-    columns = np.ones_like(need)
-    for _ in range(ROUNDS):
-        rows = arrives / np.maximum(pipe @ columns, TINY)
-        columns = need / np.maximum(pipe.T @ rows, TINY)
-    left = np.abs(rows * (pipe @ columns) - arrives).sum(0)
-    asked = rows.max(0) * columns.max(0)
-    shown: np.ndarray = fits & (left <= SLACK) & (asked <= 1 + SLACK)
-    return shown
-
-
-def _searched(
-    pipes: Sequence[np.ndarray], held: np.ndarray, sinks: np.ndarray, progress: Progress
+def _reaches_bound(
+    capacities: Sequence[np.ndarray], source: np.ndarray, bound: np.ndarray
 ) -> np.ndarray:
-    """(J,) the largest flow to each of the `sinks`, by Dinic's algorithm in whole numbers."""
-    tokens, levels = len(held), len(pipes)
-    source = tokens * (levels + 1)
-    heads, tails, sizes = [np.full(tokens, source)], [levels * tokens + np.arange(tokens)], [held]
-    for level, pipe in enumerate(pipes):
-        head, tail = np.indices(pipe.shape).reshape(2, -1)
+    """(T,) whether a flow as large as `bound` (T,) to each token is found.
+
+    The flow is spread in proportion to the capacities, forwards from the source and backwards from
+    the sink. In the middle layer, supply and demand are matched by scaling rows and columns of the
+    capacities in turn (Sinkhorn, 1967). The flow is valid if no edge exceeds its capacity.
+    """
+    middle = len(capacities) // 2
+    spread = source
+    for capacity in reversed(capacities[middle + 1 :]):
+        spread = spread @ capacity
+    demand, fits = np.diag(bound), np.ones(len(bound), dtype=bool)
+    for capacity in capacities[:middle]:
+        inflow = capacity.sum(0)[:, None]
+        fits &= (demand <= inflow * (1 + FLOW_TOLERANCE)).all(0)
+        demand = capacity @ (demand / inflow)
+    supply, capacity = spread[:, None] * bound, capacities[middle]
+    columns = np.ones_like(demand)
+    for _ in range(SINKHORN_ROUNDS):
+        rows = supply / np.maximum(capacity @ columns, TINY)
+        columns = demand / np.maximum(capacity.T @ rows, TINY)
+    mismatch = np.abs(rows * (capacity @ columns) - supply).sum(0)
+    load = rows.max(0) * columns.max(0)  # the largest flow over capacity of any edge
+    reached: np.ndarray = fits & (mismatch <= FLOW_TOLERANCE) & (load <= 1 + FLOW_TOLERANCE)
+    return reached
+
+
+def _dinic_flows(
+    capacities: Sequence[np.ndarray], source: np.ndarray, sinks: np.ndarray, progress: Progress
+) -> np.ndarray:
+    """(J,) the maximum flow to each of the `sinks`, by Dinic's algorithm on integers."""
+    tokens, levels = len(source), len(capacities)
+    origin = tokens * (levels + 1)
+    heads, tails, sizes = [np.full(tokens, origin)], [levels * tokens + np.arange(tokens)], [source]
+    for level, capacity in enumerate(capacities):
+        head, tail = np.indices(capacity.shape).reshape(2, -1)
         heads.append(head + (level + 1) * tokens)
         tails.append(tail + level * tokens)
-        sizes.append(pipe.ravel())
-    size = np.rint(np.concatenate(sizes) * UNIT).astype(np.int32)
+        sizes.append(capacity.ravel())
+    size = np.rint(np.concatenate(sizes) * CAPACITY_UNIT).astype(np.int32)
     edges = np.concatenate(heads)[size > 0], np.concatenate(tails)[size > 0]
-    network = csr_array((size[size > 0], edges), shape=(source + 1, source + 1))
-    found = []
+    network = csr_array((size[size > 0], edges), shape=(origin + 1, origin + 1))
+    flows = []
     for sink in sinks:
-        found.append(maximum_flow(network, source, int(sink)).flow_value / UNIT)
+        flows.append(maximum_flow(network, origin, int(sink)).flow_value / CAPACITY_UNIT)
         progress.advance(0)
-    return np.array(found)
+    return np.array(flows)

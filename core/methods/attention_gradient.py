@@ -1,4 +1,4 @@
-"""What a transformer attends to, weighted by what the target's gradient says of it."""
+"""Attention maps weighted by the gradient of the target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from core.errors import NotApplicableError
-from core.methods.attention import held_by, not_one_stream, on_grid, one_layout
+from core.methods.attention import patch_values, query_weights, token_layout, why_not_traceable
 from core.methods.base import Method, register
 from core.runtime.attention_capture import as_graph_leaf, record_attention
 from core.runtime.capture import record_and_detach
@@ -23,83 +23,85 @@ from core.types import Cost, Need, Property
     "transformer_relevance",
     label="Transformer relevance",
     family="attention",
-    about="Best for which patches a transformer's class rests on; not for evidence against.",
+    about="Best for which patches support a transformer's class; not for evidence against it.",
     paper="arXiv:2103.15679",
     needs=[Need.ATTENTION, Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE],
 )
 class TransformerRelevance(Method):
-    """Attention times positive gradient, gathered over all layers (Chefer et al., 2021).
+    """Positive part of attention times gradient, accumulated over layers (Chefer et al., 2021).
 
-    From the first layer to the last, relevance R becomes R + mean over heads of relu(gradient *
-    attention) R. Only the rows that are read out at the end are followed, from the last layer to
-    the first, and the identity that R begins with is left out.
+    Each layer updates the relevance matrix R to R + A R, where A is the mean over heads of
+    relu(gradient * attention). Only the rows of the query tokens are computed, from the last layer
+    to the first, and the initial identity matrix is left out.
     """
 
     query: str = Field(
         "auto",
         pattern=r"^(auto|class|mean|\d{1,6})$",
-        description="Whose relevance: class (the class token), mean (all patches), a patch's "
-        "number, or auto: the tokens that the score is read from, in equal parts",
+        title="Query token",
+        description="Whose relevance is shown: class (the class token), mean (the mean of all "
+        "patches), the number of a patch counted from 0 row by row, or auto (the mean of the "
+        "tokens that the score is computed from)",
     )
 
     def layer_needs(self) -> frozenset[Need]:
         return frozenset()  # it reads every layer
 
     def refusal(self, subject: Subject) -> str:
-        return not_one_stream(subject, "relevance")
+        return why_not_traceable(subject, "transformer_relevance")
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1, 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         found, layers = run.attention_gradients(), run.subject.attention_layers
-        layout = one_layout(run.subject)
+        layout = token_layout(run.subject)
         last = next(reversed(found.grad))
         if self.query == "auto":
             slopes = found.grad[last].abs().sum(1)
             row = (layers[last].row_sums(slopes) > 0).to(run.x)
             row = row / row.sum(1, keepdim=True).clamp_min(1)
         else:
-            row = held_by(self.query, layout).to(run.x).expand(len(run.x), -1)
-        gathered = torch.zeros_like(row)
+            row = query_weights(self.query, layout).to(run.x).expand(len(run.x), -1)
+        relevance = torch.zeros_like(row)
         for name, attn in reversed(found.attn.items()):
             weights = (found.grad[name] * attn).relu().mean(1)
-            gathered = gathered + layers[name].propagate(row + gathered, weights)
-        return on_grid(gathered, layout), found.score
+            relevance = relevance + layers[name].propagate(row + relevance, weights)
+        return patch_values(relevance, layout), found.score
 
 
 @register(
     "legrad",
     label="LeGrad",
     family="attention",
-    about="Best for where more attention would raise the class; not proven to find the evidence.",
+    about="Best for where more attention raises the score; not for exact localisation of evidence.",
     paper="arXiv:2404.03214",
     needs=[Need.ATTENTION, Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.NONNEGATIVE],
 )
 class LeGrad(Method):
-    """How much more attention would raise the score read from each layer (Bousselham et al., 2025).
+    """Positive gradient of each block's score to its attention map (Bousselham et al., 2025).
 
-    The tokens that leave a block go through the model's own final normalisation and head. The
-    positive part of that score's gradient with respect to the block's attention map is averaged
-    over heads, over the tokens that look, and over layers.
+    A score is computed from the output of each block by the model's own final normalisation and
+    head. The positive part of its gradient with respect to the block's attention map is averaged
+    over heads, query tokens and blocks.
     """
 
     layers: int = Field(
-        2, ge=0, le=1000, description="How many of the last layers; 0 for all of them"
+        2, ge=0, le=1000, description="Number of last layers to use; 0 for all layers"
     )
 
     def layer_needs(self) -> frozenset[Need]:
         return frozenset()  # it reads several layers
 
     def refusal(self, subject: Subject) -> str:
-        if reason := not_one_stream(subject, "LeGrad"):
+        if reason := why_not_traceable(subject, "LeGrad"):
             return reason
         if _readout(subject.model) is None:
             return (
-                f"LeGrad reads the score from earlier layers, and {subject.name} has no final "
-                "normalisation and head that could be applied to them; use transformer_relevance"
+                f"LeGrad applies the final normalisation and head to earlier layers, and "
+                f"{subject.name} has none; use transformer_relevance"
             )
         return ""
 
@@ -107,13 +109,13 @@ class LeGrad(Method):
         return Cost(1, 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        layers, layout = run.subject.attention_layers, one_layout(run.subject)
+        layers, layout = run.subject.attention_layers, token_layout(run.subject)
         names = list(layers)[-self.layers :]
         target = run.target
 
         def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            logits, read, maps = _read_layers(run, rows)
-            score = torch.stack([target(read[name], owner) for name in names])
+            logits, block_logits, maps = _block_logits(run, rows)
+            score = torch.stack([target(block_logits[name], owner) for name in names])
             found = differentiate(
                 score.sum(),
                 [maps[name] for name in names],
@@ -121,7 +123,7 @@ class LeGrad(Method):
                 allow_unused=True,
             )
             if any(grad is None for grad in found):
-                raise _not_readable(run.subject)
+                raise _no_block_scores(run.subject)
             grads = dict(zip(names, found, strict=True))
             return target(logits, owner).detach(), run.attention_maps(grads, len(rows))
 
@@ -133,15 +135,14 @@ class LeGrad(Method):
             layers[name].propagate(even, slope.relu().mean(1))
             for name, slope in zip(names, slopes, strict=True)
         ]
-        return on_grid(torch.stack(received).mean(0), layout), torch.cat(
-            [score for score, _ in passes]
-        )
+        score = torch.cat([score for score, _ in passes])
+        return patch_values(torch.stack(received).mean(0), layout), score
 
 
-def _read_layers(run: Run, rows: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """The model's outputs, those read from each block's tokens, and the attention maps.
+def _block_logits(run: Run, rows: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """The model's logits, the logits computed from each block's output, and the attention maps.
 
-    What is read from a block depends on that block's map alone: each starts a graph of its own.
+    The graph is cut between blocks, so the logits of a block depend on that block's map only.
     """
     model, readout = run.subject.model, _readout(run.subject.model)
     blocks = {name: name.rpartition(".")[0] for name in run.subject.attention_layers}
@@ -151,27 +152,27 @@ def _read_layers(run: Run, rows: Tensor) -> tuple[Tensor, dict[str, Tensor], dic
     ):
         logits = run.logits(rows)
     if readout is None or not all(block in outputs for block in blocks.values()):
-        raise _not_readable(run.subject)
-    read: dict[str, Tensor] = {}
+        raise _no_block_scores(run.subject)
+    block_logits: dict[str, Tensor] = {}
     for name, block in blocks.items():
         tokens = call_model(readout.norm, outputs[block], name=run.subject.name)
-        read[name] = call_model(readout.forward_head, tokens, name=run.subject.name)
-    last = next(reversed(read.values()))
+        block_logits[name] = call_model(readout.forward_head, tokens, name=run.subject.name)
+    last = next(reversed(block_logits.values()))
     if last.shape != logits.shape or not torch.allclose(last, logits, rtol=1e-3, atol=1e-4):
-        raise _not_readable(run.subject)
-    return logits, read, maps
+        raise _no_block_scores(run.subject)
+    return logits, block_logits, maps
 
 
 def _readout(model: nn.Module) -> Any:
-    """The part of a model with a final normalisation and a head; None if there is none."""
+    """The module that has a final normalisation and a head; None if there is none."""
     for module in model.modules():
         if isinstance(getattr(module, "norm", None), nn.Module) and hasattr(module, "forward_head"):
             return module
     return None
 
 
-def _not_readable(subject: Subject) -> NotApplicableError:
+def _no_block_scores(subject: Subject) -> NotApplicableError:
     return NotApplicableError(
-        f"LeGrad reads the score from earlier layers, and what {subject.name} predicts is not its "
-        "final normalisation and head applied to its blocks; use transformer_relevance"
+        f"LeGrad applies the final normalisation and head to earlier layers, and {subject.name} "
+        "does not compute its prediction that way; use transformer_relevance"
     )

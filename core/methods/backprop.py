@@ -1,4 +1,4 @@
-"""Gradients that flow back by other rules than the model's own."""
+"""Gradients with modified backward rules: guided backpropagation and guided Grad-CAM."""
 
 from __future__ import annotations
 
@@ -18,25 +18,29 @@ from core.runtime.subject import Subject
 from core.tasks.classification import ClassLogit
 from core.types import Cost, Need, Property, upsample
 
-Rewriting = Callable[[], BackwardRules]
-"""Makes the rules of one pass."""
+RuleFactory = Callable[[], BackwardRules]
+"""Makes the backward rules for one pass."""
 
 
 def rewritten_gradient(
-    run: Run, rewriting: Rewriting, check: Callable[[BackwardRules, Tensor], None]
+    run: Run, make_rules: RuleFactory, check: Callable[[BackwardRules, Tensor], None]
 ) -> tuple[Tensor, Tensor]:
-    """The images' gradient (B, C, H, W) by rules instead of calculus, and the score (B,).
+    """The input gradient under modified backward rules.
 
     Args:
-        run: whose images and target.
-        rewriting: makes the rules of one pass.
-        check: raises `NotApplicableError` if a pass's rules and its outputs (n, N) do not suit.
+        run: the images and the target.
+        make_rules: makes the backward rules for one pass.
+        check: called with the rules and the outputs (n, N) of each pass; raises
+            `NotApplicableError` if the rules do not fit the model.
+
+    Returns:
+        gradient (B, C, H, W) and score (B,).
     """
     target, count = run.target, len(run.x)
 
     def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         rows = rows.detach().requires_grad_()
-        with rewriting() as rules:
+        with make_rules() as rules:
             logits = run.logits(rows)
         check(rules, logits)
         score = target(logits, owner)
@@ -49,8 +53,17 @@ def rewritten_gradient(
     return torch.cat(grads), torch.cat(scores)
 
 
-def refused(subject: Subject, key: str, attempt: Callable[[Run], object]) -> str:
-    """Why `attempt` refuses the model, tried once on a grey picture; empty if it does not."""
+def refusal_of_attempt(subject: Subject, key: str, attempt: Callable[[Run], object]) -> str:
+    """Runs `attempt` once on a grey picture and returns why it refuses the model.
+
+    Args:
+        subject: the model.
+        key: the method's key, under which the answer is cached.
+        attempt: raises `NotApplicableError` if the model does not fit.
+
+    Returns:
+        The reason as a sentence; empty if the attempt succeeds.
+    """
 
     def find_refusal() -> str:
         grey = subject.pixel(0.5).expand(1, *subject.input_size)
@@ -76,7 +89,7 @@ def _guided(call: Call) -> Tensor:
     return value
 
 
-_GUIDES = dict.fromkeys(("relu", "relu6", "hardtanh", "threshold"), _guided)
+_GUIDED_RULES = dict.fromkeys(("relu", "relu6", "hardtanh", "threshold"), _guided)
 
 
 def _guided_gradient(run: Run) -> tuple[Tensor, Tensor]:
@@ -93,34 +106,36 @@ def _guided_gradient(run: Run) -> tuple[Tensor, Tensor]:
             )
         rules.check(logits, "guided backpropagation", name, "saliency")
 
-    return rewritten_gradient(run, lambda: BackwardRules(_GUIDES, {}, _KNOWN), check)
+    return rewritten_gradient(run, lambda: BackwardRules(_GUIDED_RULES, {}, _KNOWN), check)
 
 
 @register(
     "guided_backprop",
     label="Guided backpropagation",
     family="gradient",
-    about="Best for crisp edges of what a ReLU network sees; not for telling classes apart.",
+    about="Best for fine edges in ReLU networks; not for telling classes apart.",
     paper="arXiv:1412.6806",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE],
 )
 class GuidedBackprop(Method):
-    """The input gradient, where every ReLU passes back positive values only.
+    """The input gradient, where every ReLU passes back only positive gradients.
 
-    Springenberg et al. (2014). In a model without ReLU it would be the gradient in disguise, and is
-    refused.
+    Source: Springenberg et al. (2014). In a model without ReLU the result would be the plain
+    gradient, so the method refuses those models.
     """
 
     reduction: Reduction = Field(
-        "max", description="Colour channels to one: largest, length, mean of sizes, or signed sum"
+        "max",
+        description="How colour channels are combined: max (largest absolute value), l2 (Euclidean "
+        "norm), mean (mean absolute value) or sum (signed sum)",
     )
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1, 1)
 
     def refusal(self, subject: Subject) -> str:
-        return refused(subject, "guided_backprop", _guided_gradient)
+        return refusal_of_attempt(subject, "guided_backprop", _guided_gradient)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         grad, score = _guided_gradient(run)
@@ -131,13 +146,13 @@ class GuidedBackprop(Method):
     "guided_gradcam",
     label="Guided Grad-CAM",
     family="cam",
-    about="Best for fine detail within the region Grad-CAM names; not for models without ReLU.",
+    about="Best for fine detail in the region that Grad-CAM finds; not for models without ReLU.",
     paper="arXiv:1610.02391",
     needs=[Need.GRADIENT, Need.LAYER],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE],
 )
 class GuidedGradCAM(GuidedBackprop):
-    """Guided backpropagation times Grad-CAM, pixel by pixel (Selvaraju et al., 2017)."""
+    """Guided backpropagation times upsampled Grad-CAM, pixel by pixel (Selvaraju et al., 2017)."""
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(2, 2)

@@ -1,7 +1,7 @@
-"""Class activation maps: a layer's channels, weighted by what the target's gradient says of them.
+"""Class activation maps (CAM): a layer's channels, weighted by the gradient of the target.
 
-All of them read one activation and one gradient at a layer, so together they cost one forward pass
-and a backward pass that stops at the layer.
+All methods of this file read the activation and the gradient of one layer. Together they cost one
+forward pass and one backward pass that stops at the layer.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from core.tasks.base import Target
 from core.tasks.classification import ClassLogit
 from core.types import Cost, Need, Prediction, Property
 
-CANCELLED = 1e-3
-"""Channels that cancel to less than this share of their sizes leave rounding errors: measured, 1e-4
-or less where a normalisation follows, 7e-3 or more elsewhere."""
+CANCELLATION_LIMIT = 1e-3
+"""If the sum over channels is below this share of the sum of absolute values, it is only rounding
+error. Measured: 1e-4 or less before a normalisation, 7e-3 or more elsewhere."""
 
 CAM_PROPERTIES = (Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE)
 
 
 class CAM(Method):
-    """What the members of the family share."""
+    """Base class of CAM methods that combine one activation with one gradient."""
 
     relu: bool = Field(
-        True, title="ReLU", description="Keep only evidence for the target; off shows both signs"
+        True,
+        title="ReLU",
+        description="Show only evidence for the target (values above 0); off shows both signs",
     )
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         found = run.layer_gradients()
-        check_alive(found.grad, run.layer)
+        check_gradient(found.grad, run.layer)
         values = self.combine(found.act, found.grad)
         return values.relu() if self.relu else values, found.score
 
@@ -49,16 +51,20 @@ class CAM(Method):
         """A map (B, h, w) from the layer's activation and gradient, each (B, K, h, w)."""
 
 
-def check_alive(grad: Tensor, layer: str | None) -> None:
-    """Refuse a layer on whose cells the score of some image does not depend.
+def check_gradient(grad: Tensor, layer: str | None) -> None:
+    """Refuses a layer that the score of some image does not depend on.
+
+    Args:
+        grad: (B, K, h, w) gradient of the score with respect to the layer's output.
+        layer: the layer's name.
 
     Raises:
-        NotApplicableError: its gradient (B, K, h, w) is zero.
+        NotApplicableError: the gradient of some image is zero everywhere.
     """
     if not grad.flatten(1).any(1).all():
         raise NotApplicableError(
-            f"the score does not depend on the cells of layer {layer!r} (a class token may be all "
-            "that is read there); choose an earlier layer"
+            f"the score does not depend on the spatial positions of layer {layer!r} (perhaps only "
+            "a class token is read there); choose an earlier layer"
         )
 
 
@@ -66,7 +72,7 @@ def check_alive(grad: Tensor, layer: str | None) -> None:
     "gradcam",
     label="Grad-CAM",
     family="cam",
-    about="Best for a quick look at which region counts; not for fine detail or exact amounts.",
+    about="Best for a quick look at the relevant region; not for fine detail or exact amounts.",
     paper="arXiv:1610.02391",
     needs=[Need.GRADIENT, Need.LAYER],
     properties=CAM_PROPERTIES,
@@ -82,15 +88,15 @@ class GradCAM(CAM):
     "gradcam_plus_plus",
     label="Grad-CAM++",
     family="cam",
-    about="Best for several objects of one class; not for evidence against it.",
+    about="Best for several objects of one class; not for evidence against the class.",
     paper="arXiv:1710.11063",
     needs=[Need.GRADIENT, Need.LAYER],
     properties=CAM_PROPERTIES,
 )
 class GradCAMPlusPlus(CAM):
-    """Channels weighted by positive gradients, each place once (Chattopadhyay et al., 2018).
+    """Channels weighted by weighted positive gradients (Chattopadhyay et al., 2018).
 
-    The weights are the closed form that holds for an exponential of the score, as is customary.
+    The weights use the paper's closed form, which assumes an exponential of the score.
     """
 
     def combine(self, act: Tensor, grad: Tensor) -> Tensor:
@@ -104,22 +110,22 @@ class GradCAMPlusPlus(CAM):
     "hirescam",
     label="HiResCAM",
     family="cam",
-    about="Best for regions that provably add to the score at the last layer; not for smooth maps.",
+    about="Best for regions that provably raise the score at the last layer; not for smooth maps.",
     paper="arXiv:2011.08891",
     needs=[Need.GRADIENT, Need.LAYER],
     properties=CAM_PROPERTIES,
 )
 class HiResCAM(CAM):
-    """Activation times gradient, place by place (Draelos & Carin, 2020)."""
+    """Activation times gradient at each position, summed over channels (Draelos & Carin, 2020)."""
 
     def combine(self, act: Tensor, grad: Tensor) -> Tensor:
         product = grad * act
         values = product.sum(1)
-        left, all_of_it = values.abs().amax((1, 2)), product.abs().sum(1).amax((1, 2))
-        if (left <= CANCELLED * all_of_it).any():
+        largest, uncancelled = values.abs().amax((1, 2)), product.abs().sum(1).amax((1, 2))
+        if (largest <= CANCELLATION_LIMIT * uncancelled).any():
             raise NotApplicableError(
-                "HiResCAM is zero everywhere at this layer but for rounding: a normalisation right "
-                "after it undoes its scale; choose another layer"
+                "HiResCAM is zero everywhere at this layer, apart from rounding errors, because a "
+                "normalisation follows the layer; choose another layer"
             )
         return values
 
@@ -128,13 +134,13 @@ class HiResCAM(CAM):
     "layercam",
     label="LayerCAM",
     family="cam",
-    about="Best for object boundaries at earlier layers; not for evidence against the target.",
+    about="Best for object boundaries at early layers; not for evidence against the target.",
     paper="10.1109/TIP.2021.3089943",
     needs=[Need.GRADIENT, Need.LAYER],
     properties=CAM_PROPERTIES,
 )
 class LayerCAM(CAM):
-    """Activation times positive gradient, place by place (Jiang et al., 2021)."""
+    """Activation times positive gradient at each position (Jiang et al., 2021)."""
 
     def combine(self, act: Tensor, grad: Tensor) -> Tensor:
         return (grad.relu() * act).sum(1)
@@ -144,13 +150,13 @@ class LayerCAM(CAM):
     "xgradcam",
     label="XGrad-CAM",
     family="cam",
-    about="Best for a Grad-CAM that counts where channels fire; not where they sum to about zero.",
+    about="Best for weighting by where channels are active; not for channels that sum to about 0.",
     paper="arXiv:2008.02312",
     needs=[Need.GRADIENT, Need.LAYER],
     properties=CAM_PROPERTIES,
 )
 class XGradCAM(CAM):
-    """Channels weighted by their gradient where they are active (Fu et al., 2020)."""
+    """Channels weighted by the activation-weighted mean of their gradient (Fu et al., 2020)."""
 
     def combine(self, act: Tensor, grad: Tensor) -> Tensor:
         share = act / (act.sum((2, 3), keepdim=True) + 1e-7)
@@ -161,35 +167,48 @@ class XGradCAM(CAM):
     "finercam",
     label="Finer-CAM",
     family="cam",
-    about="Best for what tells a class from its likes; not for all that speaks for it.",
+    about="Best for what separates similar classes; not for all evidence of the class.",
     paper="arXiv:2501.11309",
     needs=[Need.GRADIENT, Need.LAYER],
     properties=[Property.CLASS_SENSITIVE, Property.NONNEGATIVE],
 )
 class FinerCAM(GradCAM):
-    """Grad-CAM of a class rather than of those most like it (Zhang et al., 2025).
+    """Grad-CAM of the difference between a class and similar classes (Zhang et al., 2025).
 
-    Likest are the classes whose logits come nearest to the target's; each counts by its
-    probability. The score reported is the target's own.
+    Similar classes are those whose logits are closest to the target's. Each difference is weighted
+    by the probability of the similar class. The reported score is the logit of the target.
     """
 
-    alpha: float = Field(1.0, ge=0, le=10, description="How strongly similar classes count against")
-    comparisons: int = Field(3, ge=1, le=100, description="How many similar classes, at most")
+    alpha: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        title="Weight of similar classes",
+        description="Factor on the logits of similar classes before they are subtracted; 0 ignores "
+        "them",
+    )
+    comparisons: int = Field(
+        3,
+        ge=1,
+        le=100,
+        title="Number of similar classes",
+        description="Maximum number of similar classes to compare with",
+    )
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         if type(run.target) is not ClassLogit:
             raise NotApplicableError(
-                f"Finer-CAM sets the logit of one class against those of similar classes; explain "
-                f"a class, not {run.target.key}"
+                f"Finer-CAM compares the logit of one class with those of similar classes; choose "
+                f"one class as target instead of {run.target.key}"
             )
-        target = _Finer(run.target, self.alpha, self.comparisons)
+        target = _FinerTarget(run.target, self.alpha, self.comparisons)
         values, _ = super().attribute(run.derive(target=target))
         return values, run.score()
 
 
 @dataclass(frozen=True)
-class _Finer(Target):
-    """A class's logit, less those of the classes nearest to it, as `FinerCAM` wants it."""
+class _FinerTarget(Target):
+    """The logit of a class minus those of similar classes; see `FinerCAM`."""
 
     base: ClassLogit
     alpha: float
@@ -214,7 +233,7 @@ class _Finer(Target):
         return self.base.probability()
 
     def describe(self, prediction: Prediction, image: int = 0) -> str:
-        return f"{self.base.describe(prediction, image)} rather than classes like it"
+        return f"{self.base.describe(prediction, image)} rather than similar classes"
 
     def check(self, outputs: int, images: int, model: str) -> None:
         self.base.check(outputs, images, model)

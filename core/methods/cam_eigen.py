@@ -1,4 +1,4 @@
-"""Class activation maps from the first principal component of a layer's cells."""
+"""Class activation maps from the first principal component of a layer's activation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.types import Cost, Need, Property
     "eigencam",
     label="Eigen-CAM",
     family="cam",
-    about="Best for what a layer sees most of, whatever the class; not for telling classes apart.",
+    about="Best for what dominates a layer's activation; not for telling classes apart.",
     paper="arXiv:2008.00299",
     needs=[Need.LAYER],
     properties=[Property.NONNEGATIVE],
@@ -25,11 +25,13 @@ from core.types import Cost, Need, Property
 class EigenCAM(Method):
     """First principal component of the activation (Muhammad & Yeasin, 2020).
 
-    The target plays no part.
+    The map does not depend on the target.
     """
 
     relu: bool = Field(
-        True, title="ReLU", description="Keep only the side of the strong cells; off shows both"
+        True,
+        title="ReLU",
+        description="Show only values above 0 (strong activations); off shows both signs",
     )
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
@@ -44,7 +46,7 @@ class EigenCAM(Method):
     "eigengradcam",
     label="Eigen-Grad-CAM",
     family="cam",
-    about="Best for the one dominant object of a class; not for amounts or several objects.",
+    about="Best for one dominant object of a class; not for exact amounts or several objects.",
     paper="arXiv:2008.00299",
     needs=[Need.GRADIENT, Need.LAYER],
     properties=CAM_PROPERTIES,
@@ -57,16 +59,16 @@ class EigenGradCAM(CAM):
 
 
 def first_component(cells: Tensor) -> Tensor:
-    """The projection (B, h, w) of cells (B, K, h, w) on the axis along which they differ most.
+    """The projection (B, h, w) of channel vectors (B, K, h, w) on their first principal axis.
 
-    The mean cell projects to zero. An axis has no sign of its own: it is turned so that cells
-    with large values, of either sign, project positively.
+    The mean vector projects to zero. The sign of a principal axis is arbitrary; here it is chosen
+    so that vectors with a large norm project to positive values.
     """
     rows = cells.flatten(2).mT  # (B, h*w, K)
     centred = rows - rows.mean(1, keepdim=True)
     axis = torch.linalg.svd(centred, full_matrices=False).Vh[:, 0]
     projection = (centred @ axis[:, :, None])[..., 0]
     strength = rows.norm(dim=2)
-    turn = (projection * (strength - strength.mean(1, keepdim=True))).sum(1, keepdim=True)
-    values: Tensor = torch.where(turn < 0, -projection, projection).view_as(cells[:, 0])
+    correlation = (projection * (strength - strength.mean(1, keepdim=True))).sum(1, keepdim=True)
+    values: Tensor = torch.where(correlation < 0, -projection, projection).view_as(cells[:, 0])
     return values

@@ -1,4 +1,4 @@
-"""Class activation maps whose weights come from trying: what a channel shows, or does without."""
+"""Class activation maps whose weights are measured by masking: Score-CAM and Ablation-CAM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from core.errors import ModelFailure, NotApplicableError
 from core.methods.base import Method, register
-from core.methods.cam import CAM_PROPERTIES, check_alive
+from core.methods.cam import CAM_PROPERTIES, check_gradient
 from core.runtime.batching import Chunk, CostCounter
 from core.runtime.layer_outputs import LayerGradients
 from core.runtime.resume import PassUntilLayer, record_until, resume_after
@@ -19,36 +19,44 @@ from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 
-AFFINE = 1e-5
-"""How far a score may be from affine, as a share of what the channels add to it."""
-EVEN = 1e-6
-"""A Score-CAM that is the plain mean of the channels up to this share of it says nothing of the
-target."""
-PIECE = 16
-"""Channels tried at a time; passes are made of them as memory allows."""
+AFFINE_TOLERANCE = 1e-5
+"""How far a score may be from affine in the channels, relative to the channels' contributions."""
+UNIFORM_TOLERANCE = 1e-6
+"""A Score-CAM that differs from the mean of the channels by less than this share does not depend on
+the target."""
+CHANNELS_PER_CHUNK = 16
+"""Channels masked at a time, before chunks are merged or split to fit into memory."""
 
 Relu = Field(
-    True, title="ReLU", description="Keep only evidence for the target; off shows both signs"
+    True,
+    title="ReLU",
+    description="Show only evidence for the target (values above 0); off shows both signs",
 )
 
 
 def most_varied(act: Tensor, count: int) -> Tensor:
-    """Which channels (B, n) of an activation (B, K, h, w) vary most, in their order; 0 is all."""
+    """Indices (B, n) of the channels with the largest spatial variance, in ascending order.
+
+    Args:
+        act: (B, K, h, w) the activation.
+        count: how many channels; 0 for all.
+    """
     return _largest(act.flatten(2).var(2), count)
 
 
 def _largest(sizes: Tensor, count: int) -> Tensor:
-    """Where the largest (B, n) of sizes (B, K) are, in their order; 0 is all."""
+    """Indices (B, n) of the `count` largest of `sizes` (B, K), in ascending order; 0 for all."""
     total = sizes.shape[1]
     if not 0 < count < total:
         return torch.arange(total, device=sizes.device).expand(len(sizes), -1)
     return sizes.topk(count, dim=1).indices.sort(1).values
 
 
-def _tried(channels: int, subject: Subject, layer: str | None) -> int:
+def _masked_channels(channels: int, subject: Subject, layer: str | None) -> int:
+    """How many channels of a layer are masked if `channels` are requested; 0 requests all."""
     layout = subject.layers[layer].layout if layer is not None else None
-    there = layout.channels if layout is not None else 0
-    return min(channels, there) if channels else there
+    available = layout.channels if layout is not None else 0
+    return min(channels, available) if channels else available
 
 
 # -- Score-CAM ----------------------------------------------------------------------------------
@@ -58,20 +66,20 @@ def _tried(channels: int, subject: Subject, layer: str | None) -> int:
     "scorecam",
     label="Score-CAM",
     family="cam",
-    about="Best for a CAM that needs no gradient; not for speed, it takes a pass per channel.",
+    about="Best for a CAM without gradients; not for quick answers, it takes one pass per channel.",
     paper="arXiv:1910.01279",
     needs=[Need.LAYER],
     properties=CAM_PROPERTIES,
 )
 class ScoreCAM(Method):
-    """Channels weighted by the score of what of the picture they show (Wang et al., 2020).
+    """Channels weighted by the score of the input masked by them (Wang et al., 2020).
 
-    Each channel, stretched over the input and scaled from 0 to 1, is multiplied with the input; the
-    weights are the softmax over the scores of these. The corners of the channel's grid lie on the
-    corners of the input. A channel without contrast shows nothing, and all of these take one pass
-    together. Another target at the same layer takes none. Fewer `channels` make the map
-    approximate: on EfficientNet-Lite0 and two photographs, 16, 64 and 256 of 1280 gave maps that
-    correlate at least 0.94, 0.99 and 0.9999 with the exact one.
+    Each channel is upsampled to the input size, with its corners on the corners of the input,
+    scaled to the range 0 to 1, and multiplied with the input. The weights are the softmax over the
+    scores of these masked inputs. Constant channels mask everything and share one pass. Another
+    target at the same layer takes no further pass. Fewer `channels` make the map approximate: on
+    EfficientNet-Lite0 and two photographs, 16, 64 and 256 of 1,280 channels gave maps whose
+    correlation with the exact map is at least 0.94, 0.99 and 0.9999.
     """
 
     relu: bool = Relu
@@ -80,56 +88,60 @@ class ScoreCAM(Method):
         ge=0,
         le=8192,
         title="Channels (fewer is approximate)",
-        description="How many channels to try, those that vary most; 0 tries all and is exact, 64 "
-        "of 1280 correlated 0.99 with it",
+        description="Number of channels to use, those with the largest variance; 0 uses all and is "
+        "exact. In a test, 64 of 1,280 gave a correlation of 0.99 with the exact map",
     )
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
-        return Cost(_tried(self.channels, subject, layer) + 1)
+        return Cost(_masked_channels(self.channels, subject, layer) + 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         act = run.activation()
         picked = most_varied(act, self.channels)
         act = act.gather(1, picked[:, :, None, None].expand(-1, -1, *act.shape[2:]))
         score = run.score()
-        shows = act.amax((2, 3)) > act.amin((2, 3))  # (B, n)
-        blank = ~shows.all(1)
-        counts = (shows.sum(1) + blank).tolist()
+        varies = act.amax((2, 3)) > act.amin((2, 3))  # (B, n)
+        has_constant = ~varies.all(1)
+        counts = (varies.sum(1) + has_constant).tolist()
         found = run.scores(
-            self._copies(run, act, shows), sum(counts), ("scorecam", self.channels, run.layer)
+            self._copies(run, act, varies), sum(counts), ("scorecam", self.channels, run.layer)
         )
         rows = []
-        for seen, scores in zip(shows, found.split(counts), strict=True):
-            row = scores[-1].repeat(len(seen))  # the blank one, where there is one
-            row[seen] = scores[: int(seen.sum())]
+        for varying, scores in zip(varies, found.split(counts), strict=True):
+            row = scores[-1].repeat(len(varying))  # the last score is that of constant channels
+            row[varying] = scores[: int(varying.sum())]
             rows.append(row)
         weights = torch.stack(rows).softmax(1)
         values = (weights[:, :, None, None] * act).sum(1)
-        even = act.mean(1)
+        uniform = act.mean(1)
         if (
             act.shape[1] > 1
-            and ((values - even).abs().amax((1, 2)) <= EVEN * even.abs().amax((1, 2))).any()
+            and (
+                (values - uniform).abs().amax((1, 2))
+                <= UNIFORM_TOLERANCE * uniform.abs().amax((1, 2))
+            ).any()
         ):
             raise NotApplicableError(
-                f"Score-CAM weighs all channels of {run.layer!r} alike: what they show of the "
-                "picture makes no difference to this score; choose another method or layer"
+                f"Score-CAM gives all channels of {run.layer!r} the same weight, because masking "
+                "the picture with them does not change this score; choose another method or layer"
             )
         return values.relu() if self.relu else values, score
 
-    def _copies(self, run: Run, act: Tensor, shows: Tensor) -> Iterator[Chunk]:
+    def _copies(self, run: Run, act: Tensor, varies: Tensor) -> Iterator[Chunk]:
+        """Masked copies of each image; one black copy stands for all its constant channels."""
         for image, owner in enumerate(run.owner):
             x = run.x[image : image + 1]
-            for chunk in act[image][shows[image]].split(PIECE):
+            for chunk in act[image][varies[image]].split(CHANNELS_PER_CHUNK):
                 yield x * self._masks(chunk, x)[:, None], owner.expand(len(chunk))
-            if not shows[image].all():
+            if not varies[image].all():
                 yield torch.zeros_like(x), owner[None]
 
     def _masks(self, channels: Tensor, x: Tensor) -> Tensor:
-        """Channels (n, h, w) over the input, each from 0 to 1."""
+        """Channels (n, h, w) upsampled to the input and scaled to 0 to 1: (n, H, W)."""
         size = tuple(x.shape[2:])
-        over = F.interpolate(channels[:, None], size=size, mode="bilinear", align_corners=True)
-        least, most = over.amin((2, 3), keepdim=True), over.amax((2, 3), keepdim=True)
-        return ((over - least) / (most - least + 1e-8))[:, 0]
+        masks = F.interpolate(channels[:, None], size=size, mode="bilinear", align_corners=True)
+        low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
+        return ((masks - low) / (high - low + 1e-8))[:, 0]
 
 
 # -- Ablation-CAM -------------------------------------------------------------------------------
@@ -139,23 +151,22 @@ class ScoreCAM(Method):
     "ablationcam",
     label="Ablation-CAM",
     family="cam",
-    about="Best for what the score truly loses without a channel; not ahead of a layer "
+    about="Best for measured effects of removing channels; not for layers before a layer "
     "normalisation or for negative scores.",
     paper="10.1109/WACV45572.2020.9093360",
     needs=[Need.GRADIENT, Need.LAYER],
     properties=[Property.CLASS_SENSITIVE, Property.NONNEGATIVE],
 )
 class AblationCAM(Method):
-    """Channels weighted by the share of the score lost without them (Desai & Ramaswamy, 2020).
+    """Channels weighted by the relative drop of the score without them (Desai & Ramaswamy, 2020).
 
-    The weight of channel k is (y - y_k) / y, where y_k is the score with the channel set to zero;
-    where the score itself is zero it is the plain difference. Where the score is an affine function
-    of the channels, as before global average pooling and a linear head, every y_k follows from one
-    gradient; that it is one is tried out on each image. Elsewhere only what comes after the layer
-    is run again. Such rows are no full rows and not counted as cost; `extras["tail_rows"]` says how
-    many there were of each image. With fewer `channels` those not tried weigh nothing, unless their
-    weight is known anyway. In a model that cannot be resumed at the layer they are full rows
-    and counted.
+    The weight of channel k is (y - y_k) / y, where y is the score and y_k is the score with the
+    channel set to zero; if y is 0, the weight is y - y_k. If the score is an affine function of the
+    channels, as before global average pooling and a linear head, every y_k follows from one
+    gradient; this is tested on each image. Otherwise only the modules after the layer are run
+    again. These partial passes are not counted as cost; `extras["tail_rows"]` holds their number
+    for each image. If a model cannot be resumed at the layer, full passes are made and counted.
+    With fewer `channels`, the others get the weight 0, except where the score is affine.
     """
 
     relu: bool = Relu
@@ -164,16 +175,17 @@ class AblationCAM(Method):
         ge=0,
         le=8192,
         title="Channels (fewer is approximate)",
-        description="How many channels to try, those that count most to first order; 0 tries all",
+        description="Number of channels to remove, those with the largest first-order effect on "
+        "the score; 0 removes each of them",
     )
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
-        return Cost(8 + _tried(self.channels, subject, layer), 1)
+        return Cost(8 + _masked_channels(self.channels, subject, layer), 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         found = run.layer_gradients()
-        check_alive(found.grad, run.layer)
-        picked = _most_telling(found, self.channels)
+        check_gradient(found.grad, run.layer)
+        picked = _most_relevant(found, self.channels)
         answers = [_losses(run, found, picked[b], b) for b in range(len(run.x))]
         losses, rows = zip(*answers, strict=True)
         run.extras["tail_rows"] = torch.tensor(rows)
@@ -184,9 +196,9 @@ class AblationCAM(Method):
 
 
 def _losses(run: Run, found: LayerGradients, picked: Tensor, image: int) -> tuple[Tensor, int]:
-    """What the score of one image loses without each channel (K,), and the tail rows it took.
+    """The drop of one image's score without each channel (K,), and the number of partial passes.
 
-    Channels that are not picked (n,) lose nothing, unless what they lose is known without trying.
+    Channels that are not in `picked` (n,) get 0, unless the score is affine in the channels.
     """
     slopes = found.slopes[image]
     key = "ablated", run.layer, tuple(picked.tolist()), image
@@ -201,20 +213,20 @@ def _losses(run: Run, found: LayerGradients, picked: Tensor, image: int) -> tupl
     return losses, tail.rows if tail is not None else 0
 
 
-def _most_telling(found: LayerGradients, count: int) -> Tensor:
-    """Which channels (B, n) count most for the score to first order, in their order; 0 is all."""
+def _most_relevant(found: LayerGradients, count: int) -> Tensor:
+    """Indices (B, n) of the channels with the largest first-order effect; 0 for all."""
     return _largest(found.slopes.abs(), count)
 
 
 class Tail:
-    """What comes after a layer, to be run again on one image with some channels changed.
+    """The modules after a layer, run again on one image with some channels scaled.
 
     Args:
-        run: asks for the layer.
-        image: which of its images.
+        run: the run; its layer is where the model is resumed.
+        image: index of the image in the run's batch.
 
     Attributes:
-        rows: how many rows went through the tail alone.
+        rows: number of rows that went only through the modules after the layer.
     """
 
     def __init__(self, run: Run, image: int) -> None:
@@ -226,10 +238,15 @@ class Tail:
         run.progress.expect(1)
         [(_, (self.logits, self.recorded))] = run.stream([(self.x, self.owner)], self._record)
         self.resumes = True
-        self.resumes = self._resumes()
+        self.resumes = self._can_resume()
 
     def is_affine(self, score: Tensor, slopes: Tensor) -> bool:
-        """Whether the score follows from the slopes (K,) of the channels' factors, tried twice."""
+        """Whether the score is affine in the channels' factors, tested at two random points.
+
+        Args:
+            score: the unchanged score.
+            slopes: (K,) derivatives of the score with respect to a factor on each channel.
+        """
         generator = self.run.generator()
         drawn = 2 * torch.rand((2, len(slopes)), generator=generator) - 1
         factors = drawn.to(slopes)
@@ -238,12 +255,14 @@ class Tail:
         steps = (factors - 1) * slopes
         rounding = 4 * torch.finfo(score.dtype).eps * score.abs()
         off = (found - score - steps.sum(1)).abs()
-        return bool((off <= AFFINE * steps.abs().sum(1) + rounding).all())
+        return bool((off <= AFFINE_TOLERANCE * steps.abs().sum(1) + rounding).all())
 
     def without(self, picked: Tensor) -> Tensor:
-        """(n, N) the model's outputs without each of the channels picked (n,)."""
+        """(n, N) the model's outputs with one of the channels in `picked` (n,) set to zero each."""
         count = self.layout.channels
-        chunks = (1 - F.one_hot(some, count).to(self.x.dtype) for some in picked.split(PIECE))
+        chunks = (
+            1 - F.one_hot(some, count).to(self.x.dtype) for some in picked.split(CHANNELS_PER_CHUNK)
+        )
         return self.outputs(chunks, len(picked))
 
     def outputs(self, factors: Iterable[Tensor], expected: int) -> Tensor:
@@ -254,7 +273,7 @@ class Tail:
         run = self.run.derive(cost_counter=CostCounter()) if self.resumes else self.run
         run.progress.expect(expected)
         chunks = ((f[:, :, None, None], self.owner.expand(len(f))) for f in factors)
-        found = [out for _, out in run.stream(chunks, self._again, expected=expected)]
+        found = [out for _, out in run.stream(chunks, self._resume_with, expected=expected)]
         self.rows += expected if self.resumes else 0
         return torch.cat(found)
 
@@ -263,28 +282,28 @@ class Tail:
             logits = self.run.logits(rows)
         return logits, recorded
 
-    def _again(self, factors: Tensor, _owner: Tensor) -> Tensor:
+    def _resume_with(self, factors: Tensor, _owner: Tensor) -> Tensor:
         output = self.recorded.output.repeat(len(factors), *[1] * (self.recorded.output.ndim - 1))
         self.layout.to_nchw(output).mul_(factors)
         with torch.no_grad(), resume_after(self.recorded, output):
             return self.run.logits(self.x.expand(len(factors), -1, -1, -1))
 
-    def _resumes(self) -> bool:
+    def _can_resume(self) -> bool:
         """Whether resuming with nothing changed gives the outputs, if need be with copies.
 
         Otherwise the record is emptied, and all is run anew but for the layer's output.
         """
         for copies in (False, True):
             self.recorded.copies = copies
-            if self._gives_the_same():
+            if self._reproduces_outputs():
                 return True
         self.recorded.calls.clear()
         return False
 
-    def _gives_the_same(self) -> bool:
-        same = torch.ones((2, self.layout.channels)).to(self.x)
+    def _reproduces_outputs(self) -> bool:
+        unchanged = torch.ones((2, self.layout.channels)).to(self.x)
         try:
-            found = self.outputs([same], 2)
+            found = self.outputs([unchanged], 2)
         except ModelFailure:  # one row handed out as several is changed in place, or reshaped
             return False
         return bool((found - self.logits).abs().amax() <= 1e-4 * self.logits.abs().amax())

@@ -1,4 +1,4 @@
-"""Controls: maps that know nothing of the model. What does not beat them explains nothing."""
+"""Controls: maps that do not depend on the model. A useful method must score better."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from core.types import Cost, Property
     "random",
     label="Random (control)",
     family="control",
-    about="A control: noise. Any method must beat it.",
+    about="A control: uniform noise. A useful method must score better.",
     properties=[Property.MODEL_FREE, Property.NONNEGATIVE],
 )
 class Random(Method):
-    """Uniform noise in [0, 1)."""
+    """Uniform noise in [0, 1), the same for every image and model."""
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
@@ -34,19 +34,19 @@ class Random(Method):
     "sobel",
     label="Edges (control)",
     family="control",
-    about="A control: the picture's own edges. A map that looks like them may ignore the model.",
+    about="A control: the edges of the picture. A map that looks like them may ignore the model.",
     properties=[Property.MODEL_FREE, Property.NONNEGATIVE],
 )
 class Sobel(Method):
-    """Strength of the Sobel gradient of the channel mean."""
+    """Magnitude of the Sobel gradient of the channel mean."""
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(run.x)
+        kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(run.x)
         grey = F.pad(run.x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-        edges = F.conv2d(grey, torch.stack([across, across.T])[:, None])
+        edges = F.conv2d(grey, torch.stack([kernel, kernel.T])[:, None])
         return edges.norm(dim=1), run.score()
 
 
@@ -54,21 +54,21 @@ class Sobel(Method):
     "centre",
     label="Centre (control)",
     family="control",
-    about="A control: a blob in the middle. What does not beat it may know where objects are put.",
+    about="A control: a blob in the centre. A method that does no better may only find the centre.",
     properties=[Property.MODEL_FREE, Property.NONNEGATIVE],
 )
 class Centre(Method):
-    """A Gaussian around the middle; sigma is a quarter of the side, so the rim is 2 sigma off."""
+    """A Gaussian in the centre whose sigma is a quarter of the side, so borders are at 2 sigma."""
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        down, across = (_bell(size) for size in run.x.shape[2:])
+        down, across = (_gaussian(size) for size in run.x.shape[2:])
         return (down[:, None] * across).expand(len(run.x), -1, -1), run.score()
 
 
-def _bell(size: int) -> Tensor:
+def _gaussian(size: int) -> Tensor:
     """A Gaussian (size,) over pixel centres from -2 sigma to 2 sigma."""
     sigmas = (torch.arange(size) + 0.5) * (4 / size) - 2
     return torch.exp(-(sigmas**2) / 2)

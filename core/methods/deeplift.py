@@ -1,4 +1,4 @@
-"""DeepLIFT: the model's own account of how the score rose from a baseline to the picture."""
+"""DeepLIFT and DeepSHAP: backpropagated contributions relative to a baseline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import NotApplicableError
-from core.methods.backprop import refused
+from core.methods.backprop import refusal_of_attempt
 from core.methods.base import Method, register, relative_error
 from core.perturb.baselines import Baseline, Baselines, baseline_images
 from core.runtime.backward_rules import (
@@ -26,14 +26,14 @@ from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
 
-# Every pass holds the pictures in the first half of its rows, their baselines in the second.
+# The first half of the rows of each pass are the images, the second half their baselines.
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.ndim == 0 or len(x) % 2:
         raise NotApplicableError(
-            f"DeepLIFT compares a picture with its baseline row by row, and a tensor of shape "
-            f"{tuple(x.shape)} on the way does not hold them in rows; use integrated_gradients"
+            f"DeepLIFT needs images and baselines as rows of every tensor, and a tensor of shape "
+            f"{tuple(x.shape)} in the model has another order; use integrated_gradients"
         )
     picture, start = x.chunk(2)
     return picture, start
@@ -49,7 +49,10 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _rescaled(call: Call) -> Tensor:
-    """A function of one number: the slope of the chord, which is the tangent where they meet."""
+    """Rescale rule for elementwise functions: slope between the image's and baseline's inputs.
+
+    Where the inputs are equal, the derivative is used.
+    """
 
     def through(x: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_()
@@ -57,16 +60,16 @@ def _rescaled(call: Call) -> Tensor:
         (tangent,) = torch.autograd.grad(y.sum(), leaf)
         picture, start = _halves(leaf.detach())
         above, below = _halves(y.detach())
-        rise, way = above - below, picture - start
-        far = way.abs() > torch.finfo(x.dtype).eps ** 0.5 * (picture.abs() + start.abs())
-        chord = rise / way.where(far, 1)
+        rise, distance = above - below, picture - start
+        far = distance.abs() > torch.finfo(x.dtype).eps ** 0.5 * (picture.abs() + start.abs())
+        chord = rise / distance.where(far, 1)
         return x * torch.where(_both(far), _both(chord), tangent)
 
     return call.with_gradient_of(through)
 
 
 def _shared(call: Call) -> Tensor:
-    """A product of two factors: each accounts for its own rise, times the other's mean."""
+    """A product of two factors: the gradient of each is the mean of the other factor."""
     if len(call.inputs) != 2:
         product: Tensor = call.unchanged()
         return product
@@ -74,7 +77,7 @@ def _shared(call: Call) -> Tensor:
 
 
 def _pooled(call: Call) -> Tensor:
-    """A maximum: the cell that is largest where the maximum is larger accounts for its rise."""
+    """Max pooling: the position of the larger of the two maxima gets the whole difference."""
     pool = getattr(F, call.name)
 
     def through(x: Tensor) -> Tensor:
@@ -83,41 +86,42 @@ def _pooled(call: Call) -> Tensor:
         place = _both(here.where(above >= below, there)).flatten(2)
         cell = x.flatten(2).gather(2, place)
         picture, start = _halves(cell.detach())
-        way, rise = picture - start, (above - below).flatten(2)
-        share = torch.where(way == 0, 1, rise / way.where(way != 0, 1))
+        distance, rise = picture - start, (above - below).flatten(2)
+        share = torch.where(distance == 0, 1, rise / distance.where(distance != 0, 1))
         return (cell * _both(share)).view_as(values)
 
     return call.with_gradient_of(through)
 
 
 def _softmax(call: Call) -> Tensor:
-    """Softmax: a logit accounts for its share's rise as far as it rose more than the others.
+    """Softmax: an exact rule that cannot overflow.
 
-    With ``l`` the logarithmic mean of a share in the picture and in the baseline, the rise of share
-    i is ``l_i (dx_i - sum_j l_j dx_j / sum_j l_j)`` exactly, and where both meet the slope is
-    softmax's own. No exponential of a difference between picture and baseline is taken.
+    Let ``l_i`` be the logarithmic mean of probability i in the image and in the baseline, and
+    ``dx_i`` the difference of logit i. The difference of probability i is exactly
+    ``l_i (dx_i - sum_j l_j dx_j / sum_j l_j)``. Where image and baseline are equal, this is the
+    derivative of softmax.
     """
 
     def through(x: Tensor) -> Tensor:
         dim = call.kwargs["dim"] if "dim" in call.kwargs else call.args[1]
         here, there = _halves(torch.log_softmax(x.detach(), dim))
-        way = (here - there).abs()
-        flat = ~(way > 0)  # where both are -inf, too
-        ratio = torch.where(flat, 1, -torch.expm1(-way) / way.where(~flat, 1))
+        distance = (here - there).abs()
+        equal = ~(distance > 0)  # also where both are -inf
+        ratio = torch.where(equal, 1, -torch.expm1(-distance) / distance.where(~equal, 1))
         share = _both(torch.maximum(here, there).exp() * ratio)
         return share * (x - (share * x).sum(dim, keepdim=True) / share.sum(dim, keepdim=True))
 
     return call.with_gradient_of(through)
 
 
-_ONE_NUMBER = (
+_ELEMENTWISE = (
     *ACTIVATIONS,
     *GATES,
     *("exp", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "pow", "abs", "softplus"),
     *("clamp", "clamp_min", "clamp_max", "erf", "logsigmoid", "sin", "cos", "threshold"),
 )
 _RULES = {
-    **dict.fromkeys(_ONE_NUMBER, _rescaled),
+    **dict.fromkeys(_ELEMENTWISE, _rescaled),
     **dict.fromkeys(PRODUCTS, _shared),
     **dict.fromkeys(("max_pool2d", "adaptive_max_pool2d"), _pooled),
     "softmax": _softmax,
@@ -125,7 +129,10 @@ _RULES = {
 
 
 def _maps(run: Run, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Maps averaged over baselines (B, H, W), and the score (B,); leaves the completeness error."""
+    """Maps averaged over baselines (B, H, W), and the score (B,).
+
+    Sets ``run.extras["completeness_error"]``.
+    """
     target, name, count = run.target, run.subject.name, len(run.x)
 
     def step(pairs: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,14 +159,16 @@ def _maps(run: Run, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _refusal(subject: Subject) -> str:
-    return refused(subject, "deeplift", lambda run: _maps(run, [torch.zeros_like(run.x)]))
+    return refusal_of_attempt(
+        subject, "deeplift", lambda run: _maps(run, [torch.zeros_like(run.x)])
+    )
 
 
 @register(
     "deeplift",
     label="DeepLIFT",
     family="gradient",
-    about="Best for exact sums from one pass instead of many; not for comparing implementations.",
+    about="Best for exact sums from one pass; not for comparing different implementations.",
     paper="arXiv:1704.02685",
     needs=[Need.GRADIENT],
     properties=[
@@ -170,16 +179,16 @@ def _refusal(subject: Subject) -> str:
     ],
 )
 class DeepLift(Method):
-    """How far each pixel's way from the baseline raised the score (Shrikumar et al., 2017).
+    """Contribution of each pixel's difference from a baseline (Shrikumar et al., 2017).
 
-    The rescale rule: a function of one number passes back the slope of its chord. A product passes
-    back the mean of the other factor; normalisations and attention are taken apart into products
-    and functions of one number. Softmax has an exact rule of its own, which no gap between picture
-    and baseline makes overflow. So the map sums to ``f(x) - f(baseline)`` in transformers, too, up
-    to rounding; the completeness error comes with every map.
+    Elementwise functions use the rescale rule: the slope between the values of the image and of the
+    baseline replaces the derivative. In a product, the mean of the other factor replaces it.
+    Normalisations and attention are decomposed into products and elementwise functions, and softmax
+    has an exact rule. So the map sums to ``f(x) - f(baseline)`` in transformers too, up to
+    rounding. ``extras["completeness_error"]`` is the relative difference.
     """
 
-    baseline: Baseline = Field("black", description="The picture that says nothing")
+    baseline: Baseline = Field("black", description="The reference input to compare with")
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(2, 2)
@@ -195,7 +204,7 @@ class DeepLift(Method):
     "deep_shap",
     label="DeepSHAP",
     family="shapley",
-    about="Best for exact sums that hang on no single baseline; not for true Shapley values.",
+    about="Best for exact sums that do not depend on one baseline; not for exact Shapley values.",
     paper="arXiv:1705.07874",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
@@ -203,15 +212,15 @@ class DeepLift(Method):
 class DeepShap(Method):
     """DeepLIFT, averaged over several baselines (Lundberg & Lee, 2017).
 
-    The map sums to ``f(x)`` less the mean of ``f`` over the baselines; the completeness error comes
-    with every map.
+    The map sums to ``f(x)`` minus the mean of ``f`` over the baselines.
+    ``extras["completeness_error"]`` is the relative difference.
     """
 
     baselines: Baselines = Field(
         ("black", "white", "blur", "random"),
         min_length=1,
         max_length=6,
-        description="Pictures that say nothing; the maps are averaged",
+        description="Reference inputs to compare with, 1 to 6; their maps are averaged",
     )
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:

@@ -1,4 +1,4 @@
-"""Everything that makes up the score: the input's part and the part of every bias on the way."""
+"""FullGrad: the score decomposed into contributions of the input and of all biases."""
 
 from __future__ import annotations
 
@@ -18,58 +18,58 @@ from core.runtime.subject import Subject
 from core.tasks.base import Target
 from core.types import Cost, Layout, Need, Property, upsample
 
-MOST_LEFT_OVER = 0.01
-"""The completeness error up to which the parts are taken to make up the score: measured, 1e-5 or
-less where they do, and 0.04 or more where they do not."""
+MAX_COMPLETENESS_ERROR = 0.01
+"""Largest completeness error of a model that FullGrad accepts. Measured: 1e-5 or less where the
+terms sum to the score, 0.04 or more where they do not."""
 ROUNDING = 1e-6
-"""A bias smaller than this share of the output it is part of is none."""
+"""A bias below this share of the layer's largest output counts as rounding error."""
 
 
 @register(
     "fullgrad",
     label="FullGrad",
     family="cam",
-    about="Best for a full account of the score, biases too; not for attention or gating.",
+    about="Best for a full decomposition of the score; not for models with attention or gating.",
     paper="arXiv:1905.00780",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class FullGrad(Method):
-    """Input times gradient, and bias times gradient of every layer (Srinivas & Fleuret, 2019).
+    """Input times gradient plus bias times gradient of every layer (Srinivas & Fleuret, 2019).
 
-    Each part of a model is linear up to a bias: its own, what a normalisation adds, what a
-    saturated or smooth activation adds to its slope times its input. The map is the sum of all
-    these terms, each where its cell lies on the picture; what lies nowhere, such as the
-    classifier's bias, is spread evenly. It sums to the score itself, and
-    `extras["completeness_error"]` says by how much it does not, as a share of the score. Products
-    of activations, as in attention and gating, are part of no layer: a model in which more than 1%
-    of the score of some picture of noise is left over is refused. Finding the biases takes a second
-    run through each part, and is counted.
+    Around its input, each layer is linear up to a bias: its own bias, the shift of a normalisation,
+    or what a nonlinear activation adds to slope times input. The map is the sum of all these terms,
+    each at the position of its cell on the picture. Terms without a position, such as the
+    classifier's bias, are spread evenly. The map sums to the score; `extras["completeness_error"]`
+    is the difference as a share of the score. Products of activations, as in attention and gating,
+    belong to no layer. Therefore models are refused if more than 1 % of the score of some noise
+    image is missing. Finding the biases runs each layer a second time, which is counted as cost.
 
-    With `scaling="paper"` each channel of each term is made positive and stretched from 0 to 1
-    before they are summed, as the authors do for display; what lies nowhere is left out.
+    With `scaling="paper"`, the absolute values of each channel of each term are rescaled to 0 to 1
+    before they are summed, as the authors do for display. Terms without a position are left out.
     """
 
     scaling: Literal["none", "paper"] = Field(
         "none",
-        description="none: exact signed amounts; paper: every channel of every term from 0 to 1",
+        description="none: exact signed contributions; paper: each channel of each term is "
+        "rescaled to 0 to 1 before the sum, for display",
     )
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(2, 2)
 
     def refusal(self, subject: Subject) -> str:
-        return cached_refusal(subject, self.key, lambda: _left_over(subject))
+        return cached_refusal(subject, self.key, lambda: _incomplete(subject))
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         size, target = (run.x.shape[2], run.x.shape[3]), run.target
-        place = _placed if self.scaling == "none" else _scaled
+        project = _project if self.scaling == "none" else _project_rescaled
 
         def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             score, found = terms(run, target, rows, owner)
             values, total = torch.zeros_like(rows[:, 0]), torch.zeros_like(score).double()
             for layout, term in found:
-                values += place(term, layout, size)
+                values += project(term, layout, size)
                 total += _sum(term)
             return score, values, total
 
@@ -84,10 +84,20 @@ class FullGrad(Method):
 def terms(
     run: Run, target: Target, rows: Tensor, owner: Tensor
 ) -> tuple[Tensor, Iterator[tuple[Layout | None, Tensor]]]:
-    """The score (n,), and what adds up to it: terms (n, ...) with their layouts.
+    """Decomposes the score into terms. Call it in a step of `Run.stream`.
 
-    The first is input times gradient; the others are bias times gradient of one part each. To be
-    called in a step of `Run.stream`.
+    Args:
+        run: the run.
+        target: the target to explain.
+        rows: (n, C, H, W) images.
+        owner: (n,) the explained image of each row.
+
+    Returns:
+        The score (n,), and an iterator over (layout, term (n, ...)). The first term is input times
+        gradient; each other term is bias times gradient of one module.
+
+    Raises:
+        NotApplicableError: the model's output has no gradient with respect to its input.
     """
     model, rows = run.subject.model, rows.detach().requires_grad_()
     name = run.subject.name
@@ -117,14 +127,14 @@ def terms(
 
 
 def _layout_of(subject: Subject, name: str, output: Tensor) -> Layout | None:
-    """How one of a layer's outputs lies on the picture: a layer may be called at several sizes."""
+    """The layout of a module's output; None if the module was called with another size."""
     layer = subject.layers.get(name)
     layout = layer.layout if layer is not None else None
     return layout if layout is not None and layout.shape == output.shape[1:] else None
 
 
 def smallest_parts(model: nn.Module) -> list[str]:
-    """The modules that can be taken for one operation: no module in them has parameters."""
+    """Names of the modules that count as one operation: none of their children has parameters."""
     found: dict[nn.Module, str] = {}
 
     def visit(name: str, module: nn.Module) -> None:
@@ -140,10 +150,17 @@ def smallest_parts(model: nn.Module) -> list[str]:
 
 
 def implicit_bias(part: nn.Module, given: Tensor, *, name: str) -> Tensor | None:
-    """What a part adds to its Jacobian times its input: its bias at this input; None for none.
+    """The bias of a module at an input: its output minus its Jacobian times the input.
 
-    The Jacobian times the input is the gradient, with respect to a direction, of the input times
-    the gradient along it.
+    The Jacobian-vector product is computed by differentiating twice.
+
+    Args:
+        part: a module that counts as one operation.
+        given: its input.
+        name: what the model is called in messages.
+
+    Returns:
+        The bias, broadcastable to the output; None if it is zero.
     """
     if isinstance(part, nn.Conv2d):
         return None if part.bias is None else part.bias[:, None, None]
@@ -153,9 +170,9 @@ def implicit_bias(part: nn.Module, given: Tensor, *, name: str) -> Tensor | None
         zeros = torch.zeros_like(part.running_mean)[None, :, None, None]
         added: Tensor = call_model(part, zeros, name=name)
         return added[0]
-    if isinstance(part, nn.Hardsigmoid):  # straight between its knees; torch has no second gradient
+    if isinstance(part, nn.Hardsigmoid):  # piecewise linear; torch has no second gradient
         output: Tensor = call_model(part.forward, given.clone(), name=name)
-        along = torch.where(given.abs() < 3, given / 6, 0)
+        linear = torch.where(given.abs() < 3, given / 6, 0)
     else:
         with torch.enable_grad():
             at = given.clone().requires_grad_()
@@ -164,26 +181,26 @@ def implicit_bias(part: nn.Module, given: Tensor, *, name: str) -> Tensor | None
                 return None
             direction = torch.zeros_like(output, requires_grad=True)
             (back,) = differentiate(output, at, direction, name=name, create_graph=True)
-            (along,) = differentiate(
+            (linear,) = differentiate(
                 (back * given).sum(), direction, name=name, materialize_grads=True
             )
-    bias: Tensor = output.detach() - along
+    bias: Tensor = output.detach() - linear
     least = ROUNDING * output.detach().abs().amax()
     return bias.where(bias.abs() > least, 0) if bool((bias.abs() > least).any()) else None
 
 
-def _placed(term: Tensor, layout: Layout | None, size: tuple[int, int]) -> Tensor:
-    """A term as a map (n, H, W) of the same sum."""
+def _project(term: Tensor, layout: Layout | None, size: tuple[int, int]) -> Tensor:
+    """A term upsampled to a map (n, H, W) with the same sum."""
     pixels, total = size[0] * size[1], _sum(term).to(term)[:, None, None]
     if layout is None:
         return (total / pixels).expand(-1, *size)
     cells = layout.to_nchw(term).sum(1)
-    over = upsample(cells, size) * (cells[0].numel() / pixels)
-    return over + (total - _sum(over).to(over)[:, None, None]) / pixels
+    upsampled = upsample(cells, size) * (cells[0].numel() / pixels)
+    return upsampled + (total - _sum(upsampled).to(upsampled)[:, None, None]) / pixels
 
 
-def _scaled(term: Tensor, layout: Layout | None, size: tuple[int, int]) -> Tensor:
-    """The sizes of a term as a map (n, H, W), every channel from 0 to 1."""
+def _project_rescaled(term: Tensor, layout: Layout | None, size: tuple[int, int]) -> Tensor:
+    """Absolute values of a term as a map (n, H, W), every channel rescaled to 0 to 1."""
     if layout is None:
         return term.new_zeros(len(term), *size)
     cells = layout.to_nchw(term).abs()
@@ -195,11 +212,11 @@ def _sum(term: Tensor) -> Tensor:
     return term.double().flatten(1).sum(1)
 
 
-# -- where it holds -----------------------------------------------------------------------------
+# -- models it fits -----------------------------------------------------------------------------
 
 
-def _left_over(subject: Subject) -> str:
-    """Why the terms do not add up in this model, tried on pictures of noise; empty if they do."""
+def _incomplete(subject: Subject) -> str:
+    """Why the terms do not sum to the score, tested on noise images; empty if they do."""
     low, high = subject.pixel(0.0), subject.pixel(1.0)
     noise = torch.rand((4, *subject.input_size), generator=torch.Generator().manual_seed(0))
     run = Run(subject, low + noise.to(low) * (high - low))
@@ -207,11 +224,11 @@ def _left_over(subject: Subject) -> str:
         FullGrad().attribute(run)
     except NotApplicableError as reason:
         return str(reason)
-    left_over = float(run.extras["completeness_error"].max())
-    if left_over <= MOST_LEFT_OVER:
+    missing = float(run.extras["completeness_error"].max())
+    if missing <= MAX_COMPLETENESS_ERROR:
         return ""
     return (
-        f"FullGrad adds up the input's and the biases' parts of the score, and {left_over:.0%} of "
-        f"that of {subject.name} is left over: products of activations, as in attention or gating, "
-        "are part of no layer; use input_x_gradient"
+        f"FullGrad's terms must sum to the score, and {missing:.0%} of the score of {subject.name} "
+        "is missing, because products of activations (attention, gating) belong to no layer; use "
+        "input_x_gradient"
     )

@@ -1,4 +1,4 @@
-"""Input gradients, and what becomes of them over noise."""
+"""Input gradients, and statistics of them over noisy copies of the picture."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Reduction = Literal["max", "l2", "mean", "sum"]
 
 
 def input_gradient(run: Run) -> tuple[Tensor, Tensor]:
-    """The target's gradient with respect to the images (B, C, H, W), and its score (B,)."""
+    """The gradient of the target with respect to the images (B, C, H, W), and the score (B,)."""
     parts = list(run.gradients([(run.x, run.owner)], expected=len(run.x)))
     return torch.cat([grad for _, _, grad in parts]), torch.cat([score for _, score, _ in parts])
 
 
 def reduced(grad: Tensor, reduction: Reduction) -> Tensor:
-    """Colour channels to one: (B, C, H, W) to (B, H, W)."""
+    """Combines colour channels: (B, C, H, W) to (B, H, W); see the `saliency` method."""
     if reduction == "sum":
         return grad.sum(1)
     if reduction == "l2":
@@ -39,16 +39,18 @@ def reduced(grad: Tensor, reduction: Reduction) -> Tensor:
     "saliency",
     label="Saliency",
     family="gradient",
-    about="Best for seeing which pixels the score reacts to; not for telling two objects apart.",
+    about="Best for which pixels the score is sensitive to; not for telling two objects apart.",
     paper="arXiv:1312.6034",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE],
 )
 class Saliency(Method):
-    """The size of the input gradient (Simonyan et al., 2013)."""
+    """The absolute value of the input gradient (Simonyan et al., 2013)."""
 
     reduction: Reduction = Field(
-        "max", description="Colour channels to one: largest, length, mean of sizes, or signed sum"
+        "max",
+        description="How colour channels are combined: max (largest absolute value), l2 (Euclidean "
+        "norm), mean (mean absolute value) or sum (signed sum)",
     )
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
@@ -63,7 +65,7 @@ class Saliency(Method):
     "input_x_gradient",
     label="Input x gradient",
     family="gradient",
-    about="Best as a first-order account of each pixel; not where the model saturates.",
+    about="Best for a first-order estimate of each pixel's contribution; not for saturated models.",
     paper="arXiv:1605.01713",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.LINEAR_EXACT],
@@ -79,7 +81,7 @@ class InputXGradient(Method):
         return (run.x * grad).sum(1), score
 
 
-def _bases(schema: dict[str, Any]) -> None:
+def _add_base_methods(schema: dict[str, Any]) -> None:
     schema["enum"] = [
         key
         for key, cls in METHODS.items()
@@ -88,19 +90,28 @@ def _bases(schema: dict[str, Any]) -> None:
 
 
 class Noisy(Method):
-    """What methods share that ask a base method about noisy copies of the picture."""
+    """Base class of methods that apply another method to noisy copies of the picture."""
 
-    base: str = Field("saliency", description="The method to repeat", json_schema_extra=_bases)
-    samples: int = Field(25, ge=1, le=500, description="Noisy copies per picture")
+    base: str = Field(
+        "saliency",
+        title="Base method",
+        description="The method that is applied to every noisy copy",
+        json_schema_extra=_add_base_methods,
+    )
+    samples: int = Field(25, ge=1, le=500, description="Number of noisy copies of each picture")
     noise: float = Field(
-        0.15, ge=0, le=1, description="Standard deviation, as a fraction of the picture's range"
+        0.15,
+        ge=0,
+        le=1,
+        description="Standard deviation of the Gaussian noise, as a fraction of the picture's "
+        "value range (maximum - minimum)",
     )
 
     @field_validator("base")
     @classmethod
-    def _is_method(cls, base: str) -> str:
+    def _check_base(cls, base: str) -> str:
         allowed: dict[str, Any] = {}
-        _bases(allowed)
+        _add_base_methods(allowed)
         if base not in allowed["enum"]:
             raise unknown("base method", base, allowed["enum"])
         return base
@@ -123,13 +134,14 @@ class Noisy(Method):
         )
 
     def noisy_maps(self, run: Run) -> Iterator[Tensor]:
-        """The base method's maps of noisy copies, as many copies at once as fit: (n, B, h, w)."""
+        """Yields the base method's maps of noisy copies, (n, B, h, w), n copies at a time."""
         base, count, generator = METHODS.make(self.base), len(run.x), run.generator()
         spread = self.noise * (run.x.amax((1, 2, 3)) - run.x.amin((1, 2, 3)))[:, None, None, None]
         at_once = max(1, run.subject.budget.rows(backward=True) // count)
         for first in range(0, self.samples, at_once):
             copies = min(at_once, self.samples - first)
-            # Drawn one by one: what a generator gives depends on how much it is asked for at once.
+            # One draw per copy: a large draw gives other numbers than several small ones, and the
+            # result must not depend on the memory budget.
             drawn = [torch.randn(run.x.shape[1:], generator=generator) for _ in range(copies)]
             noise = torch.stack(drawn)[:, None].to(run.x)
             rows = (run.x + noise * spread).flatten(0, 1)
@@ -142,7 +154,7 @@ class Noisy(Method):
     "smoothgrad",
     label="SmoothGrad",
     family="gradient",
-    about="Best for calming a noisy map of any base method; not for exact amounts.",
+    about="Best for smoothing a noisy map of any base method; not for exact contributions.",
     paper="arXiv:1706.03825",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
@@ -159,7 +171,7 @@ class SmoothGrad(Noisy):
     "vargrad",
     label="VarGrad",
     family="gradient",
-    about="Best for where a base method's map wavers under noise; not for signs or amounts.",
+    about="Best for where a base method's map varies under noise; not for signs or contributions.",
     paper="arXiv:1810.03292",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.NONNEGATIVE],
@@ -167,15 +179,15 @@ class SmoothGrad(Noisy):
 class VarGrad(Noisy):
     """The variance of a base method's map over noisy copies (Adebayo et al., 2018).
 
-    The variance over the copies drawn, not an estimate beyond them: one copy gives zero.
+    It is the population variance (divided by the number of copies), so one copy gives 0.
     """
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         seen, mean, squares = 0, torch.zeros(()), torch.zeros(())
-        for maps in self.noisy_maps(run):  # moments merged, as sums of squares would cancel
-            step, ahead = len(maps), maps.mean(0) - mean.to(maps)
+        for maps in self.noisy_maps(run):  # moments are merged because sums of squares would cancel
+            step, delta = len(maps), maps.mean(0) - mean.to(maps)
             share = step / (seen + step)
-            squares = squares.to(maps) + maps.var(0, correction=0) * step + ahead**2 * seen * share
-            mean = mean.to(maps) + ahead * share
+            squares = squares.to(maps) + maps.var(0, correction=0) * step + delta**2 * seen * share
+            mean = mean.to(maps) + delta * share
             seen += step
         return squares / seen, run.score()

@@ -1,4 +1,4 @@
-"""LIME: a linear model of the score, fitted around the picture."""
+"""LIME: a local linear model of the score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from torch import Tensor
 
 from core.methods.base import register
 from core.methods.segmented import Segmented
-from core.perturb.masks import MaskBaseline, Masker, masker, masker_with, rows_showing
+from core.perturb.masks import (
+    MaskBaseline,
+    Masker,
+    make_masker,
+    replacement_masker,
+    segment_masked_copies,
+)
 from core.perturb.superpixels import Segmentation
 from core.runtime.run import Run
 from core.runtime.subject import Subject
@@ -25,37 +31,58 @@ Floats = NDArray[np.float64]
     "lime",
     label="LIME",
     family="perturbation",
-    about="Best for a linear account of whole regions; not for detail within one of them.",
+    about="Best for the effect of whole regions; not for detail inside a region.",
     paper="arXiv:1602.04938",
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class Lime(Segmented):
-    """How much each part adds to the score, by a local linear fit (Ribeiro et al., 2016).
+    """Contribution of each segment to the score, by a local linear fit (Ribeiro et al., 2016).
 
-    Copies with random parts hidden are weighted by their likeness to the picture. A pixel's value
-    is its part's coefficient. How well the linear model fits comes along as `r2`, the parts as
-    `segments`. Ridge is the reference's; Lasso's penalty is a share of the smallest one that leaves
-    no part at all, so that small scores do not make the map empty.
+    A linear model predicts the score of copies in which random segments are hidden. Copies are
+    weighted by their similarity to the picture. A pixel's value is the coefficient of its segment.
+    `extras["r2"]` is the weighted R^2 of the fit (1 is perfect), `extras["segments"]` the labels.
+    The reference implementation uses ridge regression. The lasso penalty is a share of the smallest
+    penalty that removes all segments, so that it does not depend on the scale of the score.
     """
 
     segmentation: Segmentation = Field(
-        "quickshift", description="How the picture is cut into parts"
+        "quickshift", description="Algorithm that cuts the picture into segments"
     )
-    samples: int = Field(1000, ge=10, le=20000, description="Copies, the picture itself included")
+    samples: int = Field(
+        1000, ge=10, le=20000, description="Number of copies, including the picture itself"
+    )
     baseline: Literal["segment", MaskBaseline] = Field(
-        "segment", description="What hides a part; segment is its own mean colour"
+        "segment",
+        description="What replaces hidden segments; segment is the mean colour of the segment",
     )
     kernel_width: float = Field(
-        0.25, ge=0.05, le=10, description="How unlike the picture a copy may be and still count"
+        0.25,
+        ge=0.05,
+        le=10,
+        description="Width of the weighting kernel, in units of cosine distance; a larger width "
+        "gives more weight to copies that differ much from the picture",
     )
     regression: Literal["ridge", "lasso"] = Field(
-        "ridge", description="The linear fit: ridge keeps all parts, lasso drops what matters least"
+        "ridge",
+        description="Kind of linear fit: ridge keeps all segments, lasso sets weak ones to 0",
     )
-    alpha: float = Field(1.0, ge=0, le=1000, description="Ridge's penalty")
+    alpha: float = Field(
+        1.0, ge=0, le=1000, title="Ridge penalty", description="Penalty of ridge regression"
+    )
     sparsity: float = Field(
-        0.1, ge=0.001, le=0.99, description="Lasso's penalty, as a share of the largest useful one"
+        0.1,
+        ge=0.001,
+        le=0.99,
+        title="Lasso penalty",
+        description="Penalty of lasso, as a share of the smallest one that removes all segments",
     )
-    top: int = Field(0, ge=0, le=1000, description="Parts kept, those that weigh most; 0 for all")
+    top: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        title="Segments kept",
+        description="Number of strongest segments to keep; 0 keeps all",
+    )
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.samples)
@@ -69,26 +96,28 @@ class Lime(Segmented):
         return torch.stack(maps), run.score()
 
     def _fitted(self, run: Run, image: int, labels: Tensor) -> tuple[Tensor, float]:
-        """The coefficient of each part of one image, and R squared."""
+        """The coefficient (d,) of each segment of one image, and the weighted R^2 of the fit."""
         count = int(labels.max()) + 1
         shown = torch.randint(0, 2, (self.samples, count), generator=run.generator()).bool()
         shown[0] = True
-        copies = rows_showing(run, image, self._veil(run, image, labels), shown[1:], labels)
-        # What only concerns the fit does not name the copies: it can be changed at no cost.
+        copies = segment_masked_copies(
+            run, image, self._masker(run, image, labels), shown[1:], labels
+        )
+        # Parameters of the fit are not part of the key, so changing them reuses the scores.
         asked = self.model_dump_json(include={*Segmented.model_fields, "samples", "baseline"})
         kept = run.scores(copies, self.samples - 1, keep=("lime", asked, image, run.seed))
         scores = torch.cat([run.score()[image : image + 1], kept]).cpu().double()
         fit, r2 = self._fit(shown.double().numpy(), scores.numpy())
         return torch.from_numpy(fit), r2
 
-    def _veil(self, run: Run, image: int, labels: Tensor) -> Masker:
+    def _masker(self, run: Run, image: int, labels: Tensor) -> Masker:
         if self.baseline != "segment":
-            return masker(run, image, self.baseline)
-        return masker_with(run.x[image], segment_means(run.x[image], labels))
+            return make_masker(run, image, self.baseline)
+        return replacement_masker(run.x[image], segment_means(run.x[image], labels))
 
     def _fit(self, shown: Floats, scores: Floats) -> tuple[Floats, float]:
-        """Coefficients (d,), zero for parts not kept, and the weighted R squared."""
-        # Imported where needed: it takes long, and few ask for it.
+        """Coefficients (d,), 0 for segments that are not kept, and the weighted R^2."""
+        # Imported here because the import is slow and few callers need it.
         from sklearn.linear_model import Ridge  # type: ignore[import-untyped]
 
         weights = similarity(shown, self.kernel_width)
@@ -113,9 +142,14 @@ class Lime(Segmented):
 
 
 def similarity(shown: Floats, width: float) -> Floats:
-    """The weight (n,) of copies that show some parts (n, d): near 1 for all of them, less for few.
+    """Weights of copies by an exponential kernel of their cosine distance to the picture.
 
-    An exponential kernel over the cosine distance from the picture itself.
+    Args:
+        shown: (n, d) 1 where a copy shows a segment, else 0.
+        width: width of the kernel.
+
+    Returns:
+        (n,) weights from 0 to 1; 1 if all segments are shown.
     """
     distance = 1 - np.sqrt(shown.mean(1))
     weights: Floats = np.sqrt(np.exp(-np.square(distance / width)))
@@ -123,7 +157,7 @@ def similarity(shown: Floats, width: float) -> Floats:
 
 
 def segment_means(x: Tensor, labels: Tensor) -> Tensor:
-    """An image (C, H, W) in which every pixel has the mean colour of its part (H, W)."""
+    """An image (C, H, W) in which every pixel has the mean colour of its segment (H, W)."""
     flat = labels.flatten().to(x.device)
     sums = x.new_zeros(len(x), int(flat.max()) + 1).index_add_(1, flat, x.flatten(1))
     means: Tensor = (sums / flat.bincount().to(x))[:, flat].view_as(x)

@@ -1,4 +1,4 @@
-"""Gradients gathered along the straight path from a baseline to the picture."""
+"""Gradients integrated along the straight path from a baseline to the picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from core.types import Cost, Need, Property
     "integrated_gradients",
     label="Integrated Gradients",
     family="path",
-    about="Best for amounts that add up to the score; not for smooth maps or a single-pass answer.",
+    about="Best for contributions that sum to the score; not for smooth maps or one-pass answers.",
     paper="arXiv:1703.01365",
     needs=[Need.GRADIENT],
     properties=[
@@ -35,38 +35,41 @@ from core.types import Cost, Need, Property
     ],
 )
 class IntegratedGradients(Method):
-    """Mean gradient on the way from a baseline, times the way (Sundararajan et al., 2017).
+    """Mean gradient from baseline to input, times their difference (Sundararajan et al., 2017).
 
-    Integrated by Gauss-Legendre quadrature. Fixed steps do not always converge, so the completeness
-    error comes with every map: ``abs(sum(map) - (f(x) - f(baseline))) / abs(f(x) - f(baseline))``.
-    With a tolerance, steps gather where the gradient changes, until the error is settled below it
-    or `steps` are used up; `converged` is then 1 or 0, and `passes` what it took.
+    The integral is computed by Gauss-Legendre quadrature. A fixed number of steps does not always
+    converge, so every map comes with
+    ``completeness_error = abs(sum(map) - (f(x) - f(baseline))) / abs(f(x) - f(baseline))``.
+    With a tolerance, steps are added where the gradient changes until the error is below it or
+    `steps` are used up; ``extras["converged"]`` is then 1 or 0, and ``extras["passes"]`` the number
+    of steps taken.
     """
 
     steps: int = Field(
         50,
         ge=1,
         le=1000,
-        description="Gradient passes per baseline; with a tolerance, the most of them",
+        description="Number of gradient passes per baseline; with a tolerance, the maximum number",
     )
     baselines: Baselines = Field(
         ("black",),
         min_length=1,
         max_length=6,
-        description="Where the path starts; several are averaged",
+        description="Where the path starts, 1 to 6 baselines; their maps are averaged",
     )
     tolerance: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Completeness error at which to stop; 0 takes all steps, at fixed places",
+        description="Completeness error below which to stop, as a share; 0 uses all steps at fixed "
+        "positions",
     )
 
     @model_validator(mode="after")
-    def _leaves_room(self) -> Self:
+    def _check_steps(self) -> Self:
         if self.tolerance and self.steps < 3:
             raise ValueError(
-                "a tolerance needs at least 3 steps: both ends of the path, and between"
+                "a tolerance needs at least 3 steps: both ends of the path and one between them"
             )
         return self
 
@@ -77,61 +80,61 @@ class IntegratedGradients(Method):
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         generator = run.generator()
         starts = torch.stack([baseline_images(name, run, generator) for name in self.baselines])
-        values = self._adaptively(run, starts) if self.tolerance else self._evenly(run, starts)
+        values = self._adaptive(run, starts) if self.tolerance else self._fixed(run, starts)
         floor = mean_score(run, starts, keep=self.baselines)
         run.extras["completeness_error"] = completeness_error(values, run, floor)
         return values, run.score()
 
-    def _adaptively(self, run: Run, starts: Tensor) -> Tensor:
-        """The map (B, H, W), by as many steps as the tolerance takes."""
+    def _adaptive(self, run: Run, starts: Tensor) -> Tensor:
+        """The map (B, H, W), with as many steps as the tolerance needs."""
         rise = run.score() - mean_score(run, starts, keep=self.baselines)
         found = integrate(run, starts, self.tolerance * rise.abs(), self.steps)
         run.extras |= {"converged": found.converged, "passes": found.passes}
         return found.values
 
-    def _evenly(self, run: Run, starts: Tensor) -> Tensor:
-        """The map (B, H, W) by Gauss-Legendre quadrature."""
+    def _fixed(self, run: Run, starts: Tensor) -> Tensor:
+        """The map (B, H, W), by Gauss-Legendre quadrature with a fixed number of steps."""
         nodes, weights = _gauss_legendre(self.steps)
-        stem, every = run.stem(), starts.flatten(0, 1)  # (baselines * B, C, H, W)
-        here, there = (every, run.x) if stem is None else (stem(every), stem(run.x))
+        stem, flat_starts = run.stem(), starts.flatten(0, 1)  # (baselines * B, C, H, W)
+        begin, end = (flat_starts, run.x) if stem is None else (stem(flat_starts), stem(run.x))
 
         def path() -> Iterator[Chunk]:
-            for start in here.split(len(there)):
+            for start in begin.split(len(end)):
                 for node in nodes:
-                    yield torch.lerp(start, there, node), run.owner
+                    yield torch.lerp(start, end, node), run.owner
 
         count, seen = len(run.x), 0
-        gathered = torch.zeros_like(here)
-        for _, _, grad in run.gradients(path(), len(every) * self.steps, stem):
+        total = torch.zeros_like(begin)
+        for _, _, grad in run.gradients(path(), len(flat_starts) * self.steps, stem):
             row = torch.arange(seen, seen + len(grad))
             image = row // (count * self.steps) * count + row % count
-            shares = torch.zeros(len(gathered), len(grad))
+            shares = torch.zeros(len(total), len(grad))
             shares[image, row - seen] = torch.tensor(weights)[row // count % self.steps]
-            gathered += (shares.to(grad) @ grad.flatten(1)).view_as(gathered)
+            total += (shares.to(grad) @ grad.flatten(1)).view_as(total)
             seen += len(grad)
         if stem is not None:
-            gathered = stem.input_gradient(gathered, every)
-        return ((run.x - starts) * gathered.view_as(starts)).sum(2).mean(0)
+            total = stem.input_gradient(total, flat_starts)
+        return ((run.x - starts) * total.view_as(starts)).sum(2).mean(0)
 
 
 @register(
     "idgi",
     label="IDGI",
     family="path",
-    about="Best for exact sums in few steps; not for signs, of which each step has but one.",
+    about="Best for exact sums with few steps; not for signs, which are the same within a step.",
     paper="arXiv:2303.14242",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.COMPLETE],
 )
 class IDGI(Method):
-    """Each step's change of score, shared out by squared gradients (Yang et al., 2023).
+    """The score change of each step, distributed by squared gradients (Yang et al., 2023).
 
-    Important Direction Gradient Integration, on the straight path: only the part of a step that
-    goes along the gradient changes the score. What the shares are of is the change itself, so the
-    map sums to the score's rise however few the steps.
+    Important Direction Gradient Integration on the straight path: only the part of a step along the
+    gradient changes the score. The actual change of the score is distributed, so the map sums to
+    the difference of the scores for any number of steps.
     """
 
-    steps: int = Field(50, ge=1, le=1000, description="Gradient passes")
+    steps: int = Field(50, ge=1, le=1000, description="Number of gradient passes")
     baseline: Baseline = Field("black", description="Where the path starts")
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
@@ -159,7 +162,15 @@ class IDGI(Method):
 def in_steps(
     passes: Iterable[tuple[Tensor, Tensor, Tensor]], count: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scores (count,) and gradients (count, C, H, W) step by step, however the passes were cut."""
+    """Regroups passes into steps of `count` rows.
+
+    Args:
+        passes: owners, scores and gradients of rows, as `Run.gradients` yields them.
+        count: rows per step.
+
+    Yields:
+        scores (count,) and gradients (count, C, H, W).
+    """
     scores: list[Tensor] = []
     grads: list[Tensor] = []
     for _, score, grad in passes:
@@ -171,19 +182,37 @@ def in_steps(
 
 
 def mean_score(run: Run, starts: Tensor, keep: Hashable) -> Tensor:
-    """(B,) the mean score of baselines (baselines, B, C, H, W), which `keep` and the seed name."""
+    """The mean score over baselines.
+
+    Args:
+        run: the images and the target.
+        starts: (baselines, B, C, H, W) the baseline images.
+        keep: cache key of the baselines; the run's seed is added.
+
+    Returns:
+        (B,) in the unit of the score.
+    """
     rows = ((start, run.owner) for start in starts)
     kept = "baselines", keep, run.seed
     return run.scores(rows, len(starts) * len(run.x), keep=kept).view(len(starts), -1).mean(0)
 
 
 def completeness_error(values: Tensor, run: Run, floor: Tensor) -> Tensor:
-    """How far the map's sum (B,) is from the score's rise over `floor` (B,), relatively."""
+    """How far the sum of a map is from the difference of the scores.
+
+    Args:
+        values: (B, H, W) the map.
+        run: the images and the target.
+        floor: (B,) the score of the baseline.
+
+    Returns:
+        (B,) ``abs(sum(values) - rise) / abs(rise)`` with ``rise = score - floor``.
+    """
     rise = run.score() - floor
     return relative_error(values.sum((1, 2)), rise)
 
 
 def _gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
-    """Nodes and weights of the quadrature on [0, 1]."""
+    """Nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()

@@ -1,4 +1,4 @@
-"""Gradients gathered while the picture comes into focus."""
+"""Gradients integrated along a path from a blurred to the sharp picture."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from core.types import Cost, Need, Property
     "blur_ig",
     label="Blur IG",
     family="path",
-    about="Best for seeing which detail counts, with no colour to start from; not for flat areas.",
+    about="Best for which detail matters, without a baseline colour; not for uniform areas.",
     paper="arXiv:2004.03383",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class BlurIG(Method):
-    """Gradients times what each bit of focus changes, from blurred to sharp (Xu et al., 2020).
+    """Integrated Gradients along a path of decreasing blur (Xu et al., 2020).
 
-    Blurs of evenly spaced widths make up the path; each gradient is taken half-way between two of
-    them and multiplied by their difference, so that on a linear model nothing is lost. Beyond the
-    rim lies zero in model units, as in the authors' program. The completeness error is against the
-    score of the most blurred picture.
+    The path consists of Gaussian blurs with evenly spaced sigmas. Each gradient is taken half-way
+    between two of them and multiplied by their difference, so the map is exact on a linear model.
+    Pixels outside the picture count as 0 in model units, as in the authors' code. The completeness
+    error is relative to the score of the most blurred picture.
     """
 
-    steps: int = Field(100, ge=1, le=1000, description="Gradient passes")
+    steps: int = Field(100, ge=1, le=1000, description="Number of gradient passes")
     max_sigma: float = Field(
-        50.0, ge=0.1, le=500, title="Largest blur", description="Where the path starts, in pixels"
+        50.0,
+        ge=0.1,
+        le=500,
+        title="Largest blur",
+        description="Sigma of the Gaussian blur at the start of the path, in input pixels",
     )
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
@@ -61,18 +65,22 @@ class BlurIG(Method):
 
 
 def blurred(x: Tensor, sigma: float) -> Tensor:
-    """Pictures (B, C, H, W) under a Gaussian of standard deviation `sigma` pixels.
+    """Pictures (B, C, H, W) under a Gaussian blur.
 
-    Zero lies beyond the rim; the kernel ends at four standard deviations.
+    The picture is padded with zeros, and the kernel is cut off at four standard deviations.
+
+    Args:
+        x: (B, C, H, W).
+        sigma: standard deviation of the Gaussian, in pixels.
     """
     rows, columns = (_smoothing(size, sigma).to(x) for size in x.shape[-2:])
     return rows @ x @ columns.T
 
 
 def _smoothing(size: int, sigma: float) -> Tensor:
-    """The matrix (size, size) that smooths a line of pixels."""
+    """The matrix (size, size) that blurs a line of pixels."""
     radius = int(4 * sigma + 0.5)
     kernel = torch.exp(-0.5 * (torch.arange(radius + 1, dtype=torch.float64) / sigma) ** 2)
     kernel /= 2 * kernel.sum() - 1
-    apart = (torch.arange(size)[:, None] - torch.arange(size)).abs()
-    return torch.where(apart <= radius, kernel[apart.clamp_max(radius)], 0)
+    distance = (torch.arange(size)[:, None] - torch.arange(size)).abs()
+    return torch.where(distance <= radius, kernel[distance.clamp_max(radius)], 0)

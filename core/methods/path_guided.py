@@ -1,4 +1,4 @@
-"""Gradients gathered along a path that avoids what the model reacts to most."""
+"""Guided IG: gradients integrated along a path that changes insensitive pixels first."""
 
 from __future__ import annotations
 
@@ -18,29 +18,35 @@ from core.types import Cost, Need, Property
     "guided_ig",
     label="Guided IG",
     family="path",
-    about="Best for less noise than plain Integrated Gradients; not for an answer in haste.",
+    about="Best for less noise than Integrated Gradients; not for quick answers, it is slow.",
     paper="arXiv:2106.09788",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES, Property.LINEAR_EXACT],
 )
 class GuidedIG(Method):
-    """Integrated Gradients on a path found on the way (Kapishnikov et al., 2021).
+    """Integrated Gradients along an adaptive path (Kapishnikov et al., 2021).
 
-    Each step moves the values that matter least at that point, a `fraction` of them at a time,
-    until the L1 distance left to the picture has shrunk by one step's share. None may be further
-    from the straight line than `max_dist`, so at 0 this is Integrated Gradients (left Riemann sum).
+    Each step changes the `fraction` of pixel values with the smallest gradients, until the L1
+    distance to the picture has decreased by the share of one step. No value may deviate from the
+    straight path by more than `max_dist`; with 0 this is Integrated Gradients (left Riemann sum).
     """
 
-    steps: int = Field(200, ge=1, le=1000, description="Gradient passes, one after another")
+    steps: int = Field(
+        200, ge=1, le=1000, description="Number of gradient passes, which run one after another"
+    )
     fraction: float = Field(
-        0.25, ge=0.01, le=1, description="Share of values moved at a time, smallest gradients first"
+        0.25,
+        ge=0.01,
+        le=1,
+        description="Share of pixel values changed at a time, those with the smallest gradients",
     )
     max_dist: float = Field(
         0.02,
         ge=0,
         le=1,
-        title="Leeway",
-        description="How far a value may be ahead of the straight line or behind, of its whole way",
+        title="Maximum deviation from the straight path",
+        description="How far a pixel value may deviate from the straight path, as a share of its "
+        "distance from the baseline; 0 is the straight path",
     )
     baseline: Baseline = Field("black", description="Where the path starts")
 
@@ -55,41 +61,48 @@ class GuidedIG(Method):
         return values, run.score()
 
     def _explain(self, run: Run, start: Tensor, image: int) -> tuple[Tensor, Tensor]:
-        """The map (1, H, W) of one picture, and the score (1,) at the start of its path.
+        """The map (1, H, W) of one picture, and the score (1,) of its baseline.
 
-        Pictures share no pass: rounding depends on the company a row is in, and which values move
-        on rounding.
+        Each picture has its own passes. In a shared batch, rounding would differ, and the order in
+        which values are changed depends on rounding.
         """
-        way, owner = run.x[image : image + 1] - start, run.owner[image : image + 1]
-        gone = torch.zeros_like(way)  # the share of its way that each value has behind it
-        values = torch.zeros_like(way[:, 0])
+        difference, owner = run.x[image : image + 1] - start, run.owner[image : image + 1]
+        done = torch.zeros_like(difference)  # the completed share of each value's path, 0 to 1
+        values = torch.zeros_like(difference[:, 0])
         scores: list[Tensor] = []
         for step in range(self.steps):
-            rows = [(start + gone * way, owner)]
+            rows = [(start + done * difference, owner)]
             ((_, score, grad),) = run.gradients(rows, expected=1)
-            after = self._advance(gone, way.abs(), grad.abs(), step)
-            values += ((after - gone) * way * grad).sum(1)
-            gone = after
+            advanced = self._advance(done, difference.abs(), grad.abs(), step)
+            values += ((advanced - done) * difference * grad).sum(1)
+            done = advanced
             scores.append(score)
         return values, scores[0]
 
-    def _advance(self, gone: Tensor, size: Tensor, reaction: Tensor, step: int) -> Tensor:
-        """The shares (1, C, H, W) of one picture after a step, from those before it."""
-        along = (step + 1) / self.steps
-        most = min(1.0, along + self.max_dist)
-        gone, goal = gone.clamp_min(max(0.0, along - self.max_dist)), (1 - along) * size.sum()
-        rank = 1 + int(self.fraction * (gone.numel() - 1))
-        while (excess := ((1 - gone) * size).sum() - goal) > ROUNDING * goal:
-            reacts = reaction.where((gone < most) & (size > 0), torch.inf)
-            moved = (reacts <= reacts.flatten().kthvalue(rank).values) & reacts.isfinite()
-            reach = ((most - gone) * size)[moved].sum()
+    def _advance(self, done: Tensor, size: Tensor, sensitivity: Tensor, step: int) -> Tensor:
+        """The completed shares (1, C, H, W) of the path after a step.
+
+        Args:
+            done: the shares before the step, from 0 to 1.
+            size: absolute difference between picture and baseline.
+            sensitivity: absolute gradient.
+            step: index of the step.
+        """
+        straight = (step + 1) / self.steps
+        upper = min(1.0, straight + self.max_dist)
+        done, goal = done.clamp_min(max(0.0, straight - self.max_dist)), (1 - straight) * size.sum()
+        rank = 1 + int(self.fraction * (done.numel() - 1))
+        while (excess := ((1 - done) * size).sum() - goal) > ROUNDING * goal:
+            order = sensitivity.where((done < upper) & (size > 0), torch.inf)
+            moved = (order <= order.flatten().kthvalue(rank).values) & order.isfinite()
+            reach = ((upper - done) * size)[moved].sum()
             if reach > excess:
-                return gone.where(~moved, gone + excess / reach * (most - gone))
+                return done.where(~moved, done + excess / reach * (upper - done))
             if not moved.any():
                 break
-            gone = gone.where(~moved, most)
-        return gone
+            done = done.where(~moved, upper)
+        return done
 
 
 ROUNDING = 1e-6
-"""How far from its goal, relatively, a step may end for want of digits."""
+"""Relative error of a step's goal that counts as rounding."""

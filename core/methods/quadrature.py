@@ -1,10 +1,10 @@
-"""Integrals along straight paths, with nodes put where the gradient changes.
+"""Adaptive quadrature along straight paths, with more nodes where the gradient changes.
 
-Along a path the score is known at every node besides its slope, so the error on each stretch
-between two nodes can be seen: the trapezoid under the slopes against the score's change. Their sum
-is the completeness error. It says nothing of slopes right in sum and wrong in parts, so stretches
-are halved for either reason: their error, or how much the gradient changes on them. Nodes are only
-added, never moved: no pass is wasted.
+Each pass gives the score and its slope at a node. So the error of each interval between two nodes
+is known: the trapezoid of the slopes minus the change of the score. The sum of these errors is the
+completeness error. Contributions of single pixels may still be wrong while their sum is right, so
+an interval is halved for two reasons: a large error, or a large change of the gradient. Nodes are
+only added, so every pass is used.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from torch import Tensor
 from core.runtime.batching import Chunk
 from core.runtime.run import Run
 
-FIRST = 9
-"""Nodes to begin with, evenly spaced, both ends among them."""
+INITIAL_NODES = 9
+"""Number of evenly spaced nodes to start with, including both ends."""
 
-AT_ONCE = 8
-"""Nodes added at a time: a pass's worth, chosen before any of them is known."""
+NODES_PER_ROUND = 8
+"""Number of nodes added together, so that they can share a pass."""
 
-KEPT_BYTES = 256 * 2**20
-"""What the maps kept of all paths under way may take."""
+MAX_BYTES = 256 * 2**20
+"""Memory for the gradient maps of all paths that are integrated together, in bytes."""
 
 
 class Integral(NamedTuple):
-    """Maps and how they came about.
+    """The integrals of a batch.
 
     Attributes:
         values: (B, H, W) the integral, summed over channels, mean over paths.
-        converged: (B,) 1 where all paths did, else 0.
-        passes: (B,) rows differentiated.
+        converged: (B,) 1 if all paths of an image converged, else 0.
+        passes: (B,) number of gradient passes.
     """
 
     values: Tensor
@@ -46,7 +46,7 @@ class Integral(NamedTuple):
 
 
 class Node(NamedTuple):
-    """What one pass told: the score, its slope along the path, the slope's parts (H, W)."""
+    """The result of one pass: score, its slope along the path, each pixel's part of it (H, W)."""
 
     score: float
     slope: float
@@ -55,124 +55,142 @@ class Node(NamedTuple):
 
 @dataclass
 class Path:
-    """The way from one baseline to one picture, each (1, C, H, W).
+    """The straight path from one baseline to one picture.
 
     Attributes:
-        start: the baseline.
-        end: the picture.
-        owner: (1,) the image explained.
-        allowed: the error, in the score's unit, at which to stop.
-        most: how many passes it may take.
+        start: (1, C, H, W) the baseline.
+        end: (1, C, H, W) the picture.
+        owner: (1,) the explained image.
+        tolerance: the error at which to stop, in the unit of the score.
+        max_passes: maximum number of gradient passes.
+        passes: number of passes so far.
+        nodes: the results by position on the path, from 0 (start) to 1 (end).
     """
 
     start: Tensor
     end: Tensor
     owner: Tensor
-    allowed: float
-    most: int
+    tolerance: float
+    max_passes: int
     passes: int = 0
     nodes: dict[float, Node] = field(default_factory=dict)
     _changes: dict[tuple[float, float], float] = field(default_factory=dict)
 
-    def row(self, place: float) -> Tensor:
-        """The picture (1, C, H, W) at a place from 0 to 1."""
-        return torch.lerp(self.start, self.end, place)
+    def row(self, position: float) -> Tensor:
+        """The picture (1, C, H, W) at a position from 0 to 1."""
+        return torch.lerp(self.start, self.end, position)
 
-    def take(self, place: float, score: Tensor, grad: Tensor) -> None:
-        """Note what a pass told."""
+    def record(self, position: float, score: Tensor, grad: Tensor) -> None:
+        """Adds the node of one pass.
+
+        Args:
+            position: from 0 to 1.
+            score: the score there.
+            grad: (C, H, W) its gradient.
+        """
         parts = ((self.end - self.start)[0] * grad).sum(0)
-        self.nodes[place] = Node(float(score), float(parts.sum(dtype=torch.float64)), parts)
+        self.nodes[position] = Node(float(score), float(parts.sum(dtype=torch.float64)), parts)
         self.passes += 1
 
-    def wanted(self) -> list[float]:
-        """Where to look next; nowhere once the error is settled or the passes are used up."""
+    def next_positions(self) -> list[float]:
+        """Positions of the next nodes; empty if converged or out of passes."""
         if not self.nodes:
-            count = min(FIRST, self.most)
+            count = min(INITIAL_NODES, self.max_passes)
             return [i / (count - 1) for i in range(count)]
-        if self.settled:
+        if self.converged:
             return []
-        urgency = self._urgency()
-        worst = sorted(urgency, key=lambda stretch: -urgency[stretch])
-        return [(a + b) / 2 for a, b in worst[: min(AT_ONCE, self.most - self.passes)]]
+        priority = self._priorities()
+        worst = sorted(priority, key=lambda interval: -priority[interval])
+        count = min(NODES_PER_ROUND, self.max_passes - self.passes)
+        return [(a + b) / 2 for a, b in worst[:count]]
 
     @property
-    def settled(self) -> bool:
-        """Whether neither the errors' sum nor what they would sum to by chance is too large."""
-        errors = [self._error(a, b) for a, b in self._stretches()]
-        return max(abs(math.fsum(errors)), math.hypot(*errors)) <= self.allowed
+    def converged(self) -> bool:
+        """Whether both the sum and the root of squares of all errors are within the tolerance.
+
+        The second condition excludes a small sum in which large errors cancel by chance.
+        """
+        errors = [self._error(a, b) for a, b in self._intervals()]
+        return max(abs(math.fsum(errors)), math.hypot(*errors)) <= self.tolerance
 
     def integral(self) -> Tensor:
-        """(H, W) the integral of the slope's parts."""
+        """(H, W) the contribution of each pixel, by the trapezoidal rule."""
         total = torch.zeros_like(self.nodes[0.0].parts)
-        for a, b in self._stretches():
+        for a, b in self._intervals():
             total += (b - a) / 2 * (self.nodes[a].parts + self.nodes[b].parts)
         return total
 
-    def _urgency(self) -> dict[tuple[float, float], float]:
-        """Each stretch's share of all errors and its share of all change."""
-        stretches = self._stretches()
-        errors = [abs(self._error(a, b)) for a, b in stretches]
-        changes = [self._change(a, b) for a, b in stretches]
+    def _priorities(self) -> dict[tuple[float, float], float]:
+        """Priority of each interval: its share of all errors plus its share of all change."""
+        intervals = self._intervals()
+        errors = [abs(self._error(a, b)) for a, b in intervals]
+        changes = [self._change(a, b) for a, b in intervals]
         all_errors, all_changes = math.fsum(errors) or 1.0, math.fsum(changes) or 1.0
         return {
-            stretch: error / all_errors + change / all_changes
-            for stretch, error, change in zip(stretches, errors, changes, strict=True)
+            interval: error / all_errors + change / all_changes
+            for interval, error, change in zip(intervals, errors, changes, strict=True)
         }
 
-    def _stretches(self) -> list[tuple[float, float]]:
+    def _intervals(self) -> list[tuple[float, float]]:
         return list(pairwise(sorted(self.nodes)))
 
     def _error(self, a: float, b: float) -> float:
-        """How far the trapezoid is from the score's change on a stretch."""
+        """The trapezoid of the slopes minus the change of the score on an interval."""
         left, right = self.nodes[a], self.nodes[b]
         return (b - a) / 2 * (left.slope + right.slope) - (right.score - left.score)
 
     def _change(self, a: float, b: float) -> float:
-        """How much the slope's parts change on a stretch, times its length."""
+        """L2 norm of the change of all pixels' slopes on an interval, times its length."""
         if (a, b) not in self._changes:
-            apart = self.nodes[b].parts - self.nodes[a].parts
-            self._changes[a, b] = (b - a) * float(apart.norm())
+            difference = self.nodes[b].parts - self.nodes[a].parts
+            self._changes[a, b] = (b - a) * float(difference.norm())
         return self._changes[a, b]
 
 
-def integrate(run: Run, starts: Tensor, allowed: Tensor, most: int) -> Integral:
-    """The straight paths' integrals from each baseline to each picture of a run.
+def integrate(run: Run, starts: Tensor, tolerance: Tensor, max_passes: int) -> Integral:
+    """Integrates along the straight paths from each baseline to each picture of a run.
 
     Args:
-        run: whose pictures and target.
+        run: the pictures and the target.
         starts: (baselines, B, C, H, W) where the paths start.
-        allowed: (B,) the error at which to stop, in the score's unit.
-        most: passes a path may take.
+        tolerance: (B,) the error at which to stop, in the unit of the score.
+        max_passes: maximum number of gradient passes per path.
     """
     count, (height, width) = len(run.x), run.x.shape[-2:]
-    every = [(k, i) for k in range(len(starts)) for i in range(count)]
-    together = max(1, KEPT_BYTES // (4 * most * height * width))
+    pairs = [(k, i) for k in range(len(starts)) for i in range(count)]
+    at_once = max(1, MAX_BYTES // (4 * max_passes * height * width))
     values = torch.zeros_like(run.x[:, 0])
-    converged, passes = torch.ones_like(allowed), torch.zeros_like(allowed)
-    for first in range(0, len(every), together):
-        of = every[first : first + together]
+    converged, passes = torch.ones_like(tolerance), torch.zeros_like(tolerance)
+    for first in range(0, len(pairs), at_once):
+        chunk = pairs[first : first + at_once]
         paths = [
-            Path(starts[k, i, None], run.x[i, None], run.owner[i, None], float(allowed[i]), most)
-            for k, i in of
+            Path(
+                starts[k, i, None],
+                run.x[i, None],
+                run.owner[i, None],
+                float(tolerance[i]),
+                max_passes,
+            )
+            for k, i in chunk
         ]
-        _follow(run, paths)
-        for path, (_, i) in zip(paths, of, strict=True):
+        _add_nodes(run, paths)
+        for path, (_, i) in zip(paths, chunk, strict=True):
             values[i] += path.integral() / len(starts)
-            converged[i] *= path.settled
+            converged[i] *= path.converged
             passes[i] += path.passes
     return Integral(values, converged, passes)
 
 
-def _follow(run: Run, paths: list[Path]) -> None:
-    """Look where the paths want to, all of them together, until none wants more."""
-    while asked := [(path, place) for path in paths for place in path.wanted()]:
+def _add_nodes(run: Run, paths: list[Path]) -> None:
+    """Adds nodes to all paths together until each has converged or is out of passes."""
+    while nodes := [(path, position) for path in paths for position in path.next_positions()]:
 
-        def rows(asked: list[tuple[Path, float]] = asked) -> Iterator[Chunk]:
-            for path, place in asked:
-                yield path.row(place), path.owner
+        def rows(nodes: list[tuple[Path, float]] = nodes) -> Iterator[Chunk]:
+            for path, position in nodes:
+                yield path.row(position), path.owner
 
-        waiting = iter(asked)
-        for _, scores, grads in run.gradients(rows(), expected=len(asked)):
+        pending = iter(nodes)
+        for _, scores, grads in run.gradients(rows(), expected=len(nodes)):
             for score, grad in zip(scores, grads, strict=True):
-                path, place = next(waiting)
-                path.take(place, score, grad)
+                path, position = next(pending)
+                path.record(position, score, grad)

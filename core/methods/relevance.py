@@ -1,8 +1,8 @@
-"""Layer-wise relevance propagation: the score handed back, layer by layer, to the pixels.
+"""Layer-wise relevance propagation (LRP): the score is propagated back to the pixels by rules.
 
-All of it is written as gradients: where a rule hands back the relevance ``R``, here flows
-``R / x``, so that relevance is input times gradient at every layer, and sums and views need no
-rule.
+The rules are written as gradients. Where a rule propagates the relevance ``R`` to an input ``x``,
+the modified gradient is ``R / x``. So the relevance is input times gradient at every layer, and
+sums and views need no rule.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import NotApplicableError
-from core.methods.backprop import refused, rewritten_gradient
+from core.methods.backprop import refusal_of_attempt, rewritten_gradient
 from core.methods.base import Method, register, relative_error
 from core.runtime.backward_rules import (
     ACTIVATIONS,
@@ -37,39 +37,41 @@ from core.types import Cost, Need, Property
 Affine = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A layer as a function of its input, weight and bias."""
 Layer = tuple[Affine, Tensor, Tensor | None]
-"""The function, its weight and its bias."""
-Spread = Callable[[Layer, Tensor], Tensor]
-"""Contributions of an input to a layer's output, summed: what the output's relevance is shared by.
-"""
+"""An affine function, its weight and its bias."""
+Contributions = Callable[[Layer, Tensor], Tensor]
+"""Sums the contributions of a layer's input to each output. The relevance of the output is
+distributed in proportion to these contributions."""
 
 
 # -- rules --------------------------------------------------------------------------------------
 
 
 def _identity(call: Call) -> Tensor:
-    """An activation hands all relevance back: its value over its input is a constant factor."""
+    """An activation passes all relevance on: output / input counts as a constant factor."""
     return call.with_gradient_of(lambda x: x * (call(x) / x.where(x != 0, 1)).detach())
 
 
 def _constant(call: Call) -> Tensor:
-    """A scale or a gate takes no relevance."""
+    """A scale or a gate gets no relevance: it counts as a constant."""
     return call(*(x.detach() for x in call.inputs))
 
 
 def _halved(call: Call) -> Tensor:
-    """The two factors of a product share its relevance evenly."""
+    """The two factors of a product get half of its relevance each."""
     if len(call.inputs) != 2:
         product: Tensor = call.unchanged()
         return product
     return call.with_gradient_of(lambda a, b: call(a, b) / 2)
 
 
-def _shared(layer: Layer, spread: Spread, epsilon: float) -> Callable[[Tensor], Tensor]:
-    """What hands the relevance of a layer's output back in proportion to contributions."""
+def _proportional(
+    layer: Layer, contributions: Contributions, epsilon: float
+) -> Callable[[Tensor], Tensor]:
+    """A function whose gradient distributes relevance in proportion to contributions."""
 
     def through(x: Tensor) -> Tensor:
         apply, weight, bias = layer
-        parts = spread(layer, x)
+        parts = contributions(layer, x)
         with torch.no_grad():
             share = apply(x, weight, bias) / (parts + epsilon * torch.where(parts < 0, -1.0, 1.0))
         return parts * share
@@ -77,54 +79,59 @@ def _shared(layer: Layer, spread: Spread, epsilon: float) -> Callable[[Tensor], 
     return through
 
 
-def _all(layer: Layer, x: Tensor) -> Tensor:
+def _all_contributions(layer: Layer, x: Tensor) -> Tensor:
     apply, weight, bias = layer
     return apply(x, weight, bias)
 
 
-def _positive(layer: Layer, x: Tensor) -> Tensor:
+def _positive_contributions(layer: Layer, x: Tensor) -> Tensor:
+    """Contributions above 0 (z+ rule; alpha-beta with alpha 1)."""
     apply, weight, bias = layer
     rising = apply(x.clamp_min(0), weight.clamp_min(0), None if bias is None else bias.clamp_min(0))
     return rising + apply(x.clamp_max(0), weight.clamp_max(0), None)
 
 
 def _ones(x: Tensor) -> Tensor:
-    """Ones as a multiple of `x`, so that relevance is input times gradient even here."""
+    """Ones written as a multiple of `x`, so that relevance is still input times gradient."""
     return x / x.detach().where(x != 0, 1)
 
 
-def _flat(layer: Layer, x: Tensor) -> Tensor:
+def _uniform_contributions(layer: Layer, x: Tensor) -> Tensor:
+    """The same contribution from every input (flat rule)."""
     apply, weight, _ = layer
     return apply(_ones(x), torch.ones_like(weight), None)
 
 
-def _squared(layer: Layer, x: Tensor) -> Tensor:
+def _squared_weights(layer: Layer, x: Tensor) -> Tensor:
+    """Contributions by squared weights (w^2 rule)."""
     apply, weight, _ = layer
     return apply(_ones(x), weight**2, None)
 
 
-def _boxed(low: Tensor, high: Tensor) -> Spread:
-    def spread(layer: Layer, x: Tensor) -> Tensor:
+def _box_contributions(low: Tensor, high: Tensor) -> Contributions:
+    """Contributions relative to the smallest and largest pixel value (z^B rule)."""
+
+    def contributions(layer: Layer, x: Tensor) -> Tensor:
         apply, weight, _ = layer
         bottom = apply(low * _ones(x), weight.clamp_min(0), None)
         return apply(x, weight, None) - bottom - apply(high * _ones(x), weight.clamp_max(0), None)
 
-    return spread
+    return contributions
 
 
-class _Layers:
-    """The rules for layers with weights during one pass.
+class _WeightRules:
+    """The rules for layers with weights, for one pass.
 
-    A convolution and the batch normalisation right after it are one layer: whether a weight counts
-    as positive is known only after scaling.
+    A convolution and the batch normalisation after it are merged into one layer, because the sign
+    of a weight is known only after scaling.
     """
 
-    def __init__(self, first: Spread, rest: Spread, epsilon: float) -> None:
+    def __init__(self, first: Contributions, rest: Contributions, epsilon: float) -> None:
         self.first, self.rest, self.epsilon = first, rest, epsilon
-        self._waiting: dict[int, tuple[Tensor, Tensor, Layer, Spread]] = {}
+        self._convolved: dict[int, tuple[Tensor, Tensor, Layer, Contributions]] = {}
 
     def rules(self) -> dict[str, Callable[[Call], Any]]:
-        """By function name."""
+        """The rules by function name."""
         return {
             "conv2d": self.convolution,
             "batch_norm": self.normalisation,
@@ -132,32 +139,36 @@ class _Layers:
         }
 
     def linear(self, call: Call) -> Tensor:
-        """Epsilon: in proportion to all contributions, the bias among them."""
+        """Epsilon rule: in proportion to all contributions, including the bias."""
         if len(call.inputs) != 1:
             product: Tensor = call.unchanged()
             return product
-        return call.with_gradient_of(_shared(_layer(F.linear, call), _all, self.epsilon))
+        return call.with_gradient_of(
+            _proportional(_layer(F.linear, call), _all_contributions, self.epsilon)
+        )
 
     def convolution(self, call: Call) -> Tensor:
-        """In proportion to contributions, by one rule for the first layer, another for the rest."""
+        """In proportion to contributions, with a separate rule for the first convolution."""
         if len(call.inputs) != 1:
             product: Tensor = call.unchanged()
             return product
         (x,) = call.inputs
-        layer, spread = _layer(F.conv2d, call), self.first
+        layer, contributions = _layer(F.conv2d, call), self.first
         self.first = self.rest
-        value = call.with_gradient_of(_shared(layer, spread, self.epsilon))
-        self._waiting[id(value)] = value, x, layer, spread
+        value = call.with_gradient_of(_proportional(layer, contributions, self.epsilon))
+        self._convolved[id(value)] = value, x, layer, contributions
         return value
 
     def normalisation(self, call: Call) -> Tensor:
-        """One layer with the convolution before it, if there is one; else a scale and a shift."""
+        """Merged with the convolution before it, if there is one; else a scale and a shift."""
         output = call.args[0]
-        if id(output) not in self._waiting:
+        if id(output) not in self._convolved:
             value: Tensor = call.unchanged()
             return value
-        _, x, layer, spread = self._waiting.pop(id(output))
-        through = _shared(_merged(layer, *call.args[1:], **call.kwargs), spread, self.epsilon)
+        _, x, layer, contributions = self._convolved.pop(id(output))
+        through = _proportional(
+            _merged(layer, *call.args[1:], **call.kwargs), contributions, self.epsilon
+        )
         return with_gradient_of(lambda _: call(output.detach()), through, x)
 
 
@@ -186,7 +197,7 @@ def _merged(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Layer:
-    """A convolution and the batch normalisation after it, as one convolution."""
+    """A convolution and the batch normalisation after it as one convolution."""
     apply, kernel, shift = layer
     scale = torch.rsqrt(running_var + eps) * (1 if weight is None else weight)
     offset = ((0 if shift is None else shift) - running_mean) * scale
@@ -205,29 +216,42 @@ _FACTORS = {
 
 
 class Relevance(Method):
-    """What the members of the family share.
+    """Base class of relevance propagation methods.
 
-    The relevance of the pixels sums to the score but for what biases and stabilisers keep; that
-    share comes with every map: ``completeness_error = abs(sum(map) - f(x)) / abs(f(x))``.
+    The relevance of all pixels sums to the score, except for what biases and epsilon absorb. Every
+    map comes with ``completeness_error = abs(sum(map) - f(x)) / abs(f(x))``.
     """
 
     epsilon: float = Field(
-        1e-6, ge=1e-12, le=1, description="Keeps shares finite where contributions cancel"
+        1e-6,
+        ge=1e-12,
+        le=1,
+        description="Added to denominators so that they are not 0 where contributions cancel; "
+        "larger values absorb relevance",
     )
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1, 1)
 
     @abstractmethod
-    def rewriting(self, run: Run) -> BackwardRules:
-        """The rules of one pass."""
+    def make_rules(self, run: Run) -> BackwardRules:
+        """Makes the backward rules for one pass."""
 
     @abstractmethod
     def check(self, rules: BackwardRules, logits: Tensor, name: str) -> None:
-        """Raise `NotApplicableError` unless the rules suit what the model has computed."""
+        """Checks that the rules fit the model.
+
+        Args:
+            rules: the rules after a pass.
+            logits: (n, N) the outputs of the pass.
+            name: the model's name.
+
+        Raises:
+            NotApplicableError: they do not fit.
+        """
 
     def refusal(self, subject: Subject) -> str:
-        return refused(subject, self.key, self._relevance)
+        return refusal_of_attempt(subject, self.key, self._relevance)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         values, score = self._relevance(run)
@@ -237,7 +261,7 @@ class Relevance(Method):
     def _relevance(self, run: Run) -> tuple[Tensor, Tensor]:
         grad, score = rewritten_gradient(
             run,
-            lambda: self.rewriting(run),
+            lambda: self.make_rules(run),
             lambda rules, logits: self.check(rules, logits, run.subject.name),
         )
         return (run.x * grad).sum(1), score
@@ -247,7 +271,7 @@ class Relevance(Method):
     "lrp",
     label="LRP",
     family="relevance",
-    about="Best for calm, detailed maps of convolutional networks; not for transformers.",
+    about="Best for detailed, clean maps of convolutional networks; not for transformers.",
     paper="10.1371/journal.pone.0130140",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
@@ -255,48 +279,51 @@ class Relevance(Method):
 class LRP(Relevance):
     """Layer-wise relevance propagation for convolutional networks (Bach et al., 2015).
 
-    Convolutions, merged with the batch normalisation after them, hand relevance to their positive
-    contributions, linear layers to all of them; activations pass it on, gates and the scales of
-    normalisations take none, maxima give it to the largest.
+    Convolutions, merged with the batch normalisation after them, distribute relevance by positive
+    contributions, linear layers by all contributions. Activations pass it on, gates and the scales
+    of normalisations get none, and max pooling gives it to the maximum.
     """
 
     rule: Literal["zplus", "epsilon"] = Field(
-        "zplus", description="Convolutions share by positive contributions, or by all of them"
+        "zplus",
+        description="Rule of convolutions: zplus distributes relevance by positive contributions, "
+        "epsilon by all contributions",
     )
     first: Literal["same", "flat", "wsquare", "box"] = Field(
         "same",
-        description="The first convolution: like the others, evenly, by squared weights, or by the "
-        "distance from the darkest and lightest pixel",
+        title="Rule of the first convolution",
+        description="same: as the other convolutions; flat: evenly; wsquare: by squared weights; "
+        "box: relative to black and white pixels",
     )
 
-    def rewriting(self, run: Run) -> BackwardRules:
-        rest = _positive if self.rule == "zplus" else _all
+    def make_rules(self, run: Run) -> BackwardRules:
+        rest = _positive_contributions if self.rule == "zplus" else _all_contributions
         black, white = (run.subject.pixel(level).to(run.x) for level in (0.0, 1.0))
         first = {
             "same": rest,
-            "flat": _flat,
-            "wsquare": _squared,
-            "box": _boxed(black, white),
+            "flat": _uniform_contributions,
+            "wsquare": _squared_weights,
+            "box": _box_contributions(black, white),
         }[self.first]
-        layers = _Layers(first, rest, self.epsilon)
+        layers = _WeightRules(first, rest, self.epsilon)
         return BackwardRules({**_FACTORS, **layers.rules()}, DECOMPOSITIONS, MAX_POOLS)
 
     def check(self, rules: BackwardRules, logits: Tensor, name: str) -> None:
         if "Softmax" in nonlinear_operations(logits):
             raise NotApplicableError(
-                f"LRP's rules are made for convolutional networks, and {name} computes attention; "
-                "use attnlrp"
+                f"LRP's rules are for convolutional networks, and {name} uses attention; use "
+                "attnlrp"
             )
         rules.check(logits, "LRP", name, "integrated_gradients")
 
 
 class AttentionRelevance(Relevance):
-    """What the two methods for transformers share."""
+    """Base class of relevance propagation for transformers."""
 
     def check(self, rules: BackwardRules, logits: Tensor, name: str) -> None:
         if "softmax" not in rules.used:
             raise NotApplicableError(
-                f"{self.label}'s rules are made for attention, and {name} computes none; use lrp"
+                f"{self.label}'s rules are for attention, and {name} uses none; use lrp"
             )
         rules.check(logits, self.label, name, "integrated_gradients")
 
@@ -311,15 +338,15 @@ class AttentionRelevance(Relevance):
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class AttnLRP(AttentionRelevance):
-    """Relevance through attention itself (Achtibat et al., 2024).
+    """LRP for transformers that also propagates through attention weights (Achtibat et al., 2024).
 
-    Softmax hands relevance to its logits by its Taylor expansion, two factors share their product's
-    evenly, the scale of a normalisation takes none. The expansion's constant keeps a share, so the
-    map need not sum to the score.
+    Softmax uses its first-order Taylor expansion, the two factors of a product get half of its
+    relevance each, and the scale of a normalisation gets none. The constant term of the expansion
+    absorbs relevance, so the map need not sum to the score.
     """
 
-    def rewriting(self, run: Run) -> BackwardRules:
-        layers = _Layers(_all, _all, self.epsilon)
+    def make_rules(self, run: Run) -> BackwardRules:
+        layers = _WeightRules(_all_contributions, _all_contributions, self.epsilon)
         rules = {**_FACTORS, **layers.rules(), "softmax": Call.unchanged}
         return BackwardRules(rules, DECOMPOSITIONS, {*MAX_POOLS, "Softmax"})
 
@@ -328,19 +355,19 @@ class AttnLRP(AttentionRelevance):
     "cp_lrp",
     label="CP-LRP",
     family="relevance",
-    about="Best for relevance in transformers that adds up; not for why tokens attend as they do.",
+    about="Best for transformer relevance that sums to the score; not for explaining attention.",
     paper="arXiv:2202.07304",
     needs=[Need.GRADIENT],
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class CpLRP(AttentionRelevance):
-    """Relevance along the values that attention mixes, never its weights (Ali et al., 2022).
+    """LRP for transformers that treats attention weights as constants (Ali et al., 2022).
 
-    Attention weights and the scales of normalisations count as constants. In a model without biases
-    the map sums to the score; biases keep their share.
+    The scales of normalisations are constants too. In a model without biases the map sums to the
+    score; biases absorb relevance.
     """
 
-    def rewriting(self, run: Run) -> BackwardRules:
-        layers = _Layers(_all, _all, self.epsilon)
+    def make_rules(self, run: Run) -> BackwardRules:
+        layers = _WeightRules(_all_contributions, _all_contributions, self.epsilon)
         rules = {**_FACTORS, **layers.rules(), "softmax": _constant}
         return BackwardRules(rules, DECOMPOSITIONS, MAX_POOLS)

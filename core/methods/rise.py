@@ -1,4 +1,4 @@
-"""RISE: which pixels are seen when the score is high."""
+"""RISE: the mean score of randomly masked copies that show a pixel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from core.methods.base import Method, register
 from core.perturb.baselines import Baseline, baseline_images
-from core.perturb.masks import AT_ONCE
+from core.perturb.masks import MASKS_PER_CHUNK
 from core.runtime.batching import Chunk
 from core.runtime.run import Run
 from core.runtime.subject import Subject
@@ -23,39 +23,41 @@ from core.types import Cost, Property
     "rise",
     label="RISE",
     family="perturbation",
-    about="Best for large evidence in any model; not for fine detail, signs or a quick answer.",
+    about="Best for large evidence in any model; not for fine detail, signs or quick answers.",
     paper="arXiv:1806.07421",
     properties=[Property.CLASS_SENSITIVE],
 )
 class Rise(Method):
-    """Mean score of randomly masked copies in which a pixel is seen (Petsiuk et al., 2018).
+    """Mean score of randomly masked copies that show a pixel (Petsiuk et al., 2018).
 
-    Every pixel gets about the mean score of all copies, and evidence a little more: values rank
-    pixels, and their shares say nothing.
-    Masks are coarse random grids, enlarged bilinearly and shifted. The map's standard error comes
-    with it, as `standard_error`.
+    All values are close to the mean score of all copies, and evidence is slightly above it. So the
+    values rank pixels, but their ratios have no meaning. Masks are coarse random grids, upsampled
+    bilinearly and shifted at random. `extras["standard_error"]` is a map of standard errors.
     """
 
-    masks: int = Field(4000, ge=2, le=20000, description="Masked copies per picture")
-    grid: int = Field(7, ge=2, le=32, description="Cells of a mask, along each side")
-    shown: float = Field(0.5, ge=0.05, le=0.95, description="Chance of a cell to be shown")
-    baseline: Baseline = Field("zero", description="What is put where a mask hides")
+    masks: int = Field(4000, ge=2, le=20000, description="Number of masked copies of each picture")
+    grid: int = Field(7, ge=2, le=32, description="Number of mask cells along each side")
+    shown: float = Field(0.5, ge=0.05, le=0.95, description="Probability that a mask cell is shown")
+    baseline: Baseline = Field("zero", description="What replaces hidden pixels")
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.masks + 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        x, ground, count = run.x, baseline_images(self.baseline, run), len(run.x)
+        x, replacement, count = run.x, baseline_images(self.baseline, run), len(run.x)
 
-        def masker() -> Iterator[Chunk]:
+        def masked() -> Iterator[Chunk]:
             for masks in self._masks(run):
-                seen = masks[:, None, None]  # (k, 1, 1, H, W)
-                yield (seen * x + (1 - seen) * ground).flatten(0, 1), run.owner.repeat(len(masks))
+                weight = masks[:, None, None]  # (k, 1, 1, H, W)
+                yield (
+                    (weight * x + (1 - weight) * replacement).flatten(0, 1),
+                    run.owner.repeat(len(masks)),
+                )
 
-        kept = run.scores(masker(), self.masks * count, keep=(self, run.seed))
-        scores = kept.unflatten(0, (-1, count))
+        flat = run.scores(masked(), self.masks * count, keep=(self, run.seed))
+        scores = flat.unflatten(0, (-1, count))
         total, squares = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0])
-        for masks, some in zip(self._masks(run), scores.split(AT_ONCE), strict=True):
+        for masks, some in zip(self._masks(run), scores.split(MASKS_PER_CHUNK), strict=True):
             total += torch.einsum("nb,nhw->bhw", some, masks)
             squares += torch.einsum("nb,nhw->bhw", some.square(), masks.square())
         mean = total / self.masks
@@ -64,13 +66,15 @@ class Rise(Method):
         return mean / self.shown, run.score()
 
     def _masks(self, run: Run) -> Iterator[Tensor]:
-        """Masks (k, H, W) from 0, hidden, to 1, a few at a time, the same each time."""
+        """Yields masks (k, H, W) from 0 (hidden) to 1 (shown); every call yields the same ones."""
         generator, (height, width) = run.generator(), run.x.shape[-2:]
         cell = math.ceil(height / self.grid), math.ceil(width / self.grid)
         cells = torch.rand((self.masks, self.grid, self.grid), generator=generator) < self.shown
         shifts = torch.rand((self.masks, 2), generator=generator) * torch.tensor(cell)
         large = [(self.grid + 1) * side for side in cell]
-        for some, starts in zip(cells.split(AT_ONCE), shifts.split(AT_ONCE), strict=True):
+        for some, starts in zip(
+            cells.split(MASKS_PER_CHUNK), shifts.split(MASKS_PER_CHUNK), strict=True
+        ):
             enlarged = F.interpolate(some[:, None].to(run.x), size=large, mode="bilinear")[:, 0]
             yield torch.stack(
                 [

@@ -1,4 +1,4 @@
-"""Methods that explain regions of a picture instead of pixels."""
+"""Base class of methods that explain segments of a picture instead of pixels."""
 
 from __future__ import annotations
 
@@ -11,24 +11,39 @@ from core.runtime.run import Run
 
 
 class Segmented(Method):
-    """A method that asks of a picture's parts rather than of its pixels."""
+    """A method that assigns one value to each segment of a picture."""
 
-    segmentation: Segmentation = Field("slic", description="How the picture is cut into parts")
+    segmentation: Segmentation = Field(
+        "slic", description="Algorithm that cuts the picture into segments"
+    )
     segments: int = Field(
         50,
         ge=2,
         le=1000,
-        description="Parts to aim at, for slic and grid; the others find their own number",
+        description="Approximate number of segments, for slic and grid; the other algorithms "
+        "choose it themselves",
     )
     coarseness: float = Field(
-        1.0, ge=0.25, le=8, description="Size of the parts, for quickshift and felzenszwalb"
+        1.0,
+        ge=0.25,
+        le=8,
+        description="Relative size of the segments, for quickshift and felzenszwalb; 1 is their "
+        "usual setting",
     )
 
     def labels(self, run: Run, image: int) -> Tensor:
-        """(H, W) the part of one of the run's images that each pixel belongs to, on the CPU."""
-        how = self.segmentation, self.segments, self.coarseness
+        """The segments of one image of a run.
+
+        Args:
+            run: the run.
+            image: index of the image in the run's batch.
+
+        Returns:
+            (H, W) int64 on the CPU, the index of the segment that each pixel belongs to.
+        """
+        settings = self.segmentation, self.segments, self.coarseness
 
         def compute() -> Tensor:
-            return superpixels(run.subject.to_pixels(run.x[image]), *how)
+            return superpixels(run.subject.to_pixels(run.x[image]), *settings)
 
-        return run.cache_scope.get_or_compute(("segments", image, how), compute)
+        return run.cache_scope.get_or_compute(("segments", image, settings), compute)

@@ -15,7 +15,7 @@ from core.errors import TimmscopeError
 from core.metrics.base import Category, Metric, MetricContext, check, register
 from core.metrics.verdict_rule import Assessment, VerdictRule
 from core.perturb.imputation import RemovalBaseline, remover
-from core.perturb.masks import AT_ONCE
+from core.perturb.masks import MASKS_PER_CHUNK
 from core.runtime.batching import Chunk
 from core.runtime.run import Run
 from core.types import Score
@@ -114,7 +114,7 @@ class Removal(Metric):
         def rows() -> Iterator[Chunk]:
             for image in range(count):
                 hide = remover(run, image, self.baseline)
-                for some in _chunks(inner, AT_ONCE):
+                for some in _chunks(inner, MASKS_PER_CHUNK):
                     shown = self._shown(order[image], some, values, restored=restored)
                     yield hide(shown.to(run.x.device)), run.owner[image].expand(len(shown))
 

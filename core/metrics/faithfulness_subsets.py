@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.metrics.base import Category, Metric, MetricContext, check, register
 from core.perturb.imputation import RemovalBaseline, remover
-from core.perturb.masks import AT_ONCE
+from core.perturb.masks import MASKS_PER_CHUNK
 from core.runtime.batching import Chunk
 from core.runtime.run import Run
 from core.types import Score
@@ -47,7 +47,7 @@ class Subsets(Metric):
         def rows() -> Iterator[Chunk]:
             for image in range(len(run.x)):
                 hide = remover(run, image, self.baseline)
-                for some in (~removed).to(run.x.device).split(AT_ONCE):
+                for some in (~removed).to(run.x.device).split(MASKS_PER_CHUNK):
                     yield hide(some), run.owner[image].expand(len(some))
 
         asked = type(self).__name__, self.asked(), run.seed

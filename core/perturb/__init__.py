@@ -1,1 +1,1 @@
-"""What stands in for removed pixels: baselines, masks, superpixels, imputation."""
+"""Replacing pixels of an image: baselines, masks, superpixels and imputation."""

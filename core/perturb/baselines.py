@@ -1,4 +1,7 @@
-"""Pictures that say nothing: what a method or metric puts where evidence is taken away."""
+"""Baselines: reference inputs that stand for missing evidence.
+
+Methods and metrics start from a baseline or replace removed pixels with it.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,35 @@ from torchvision.transforms.functional import gaussian_blur
 from core.runtime.run import Run
 
 Baseline = Literal["black", "white", "mean", "zero", "blur", "random"]
-"""Black and white are pixels of that colour, in model units; mean is the picture's own mean colour;
-zero is zero in model units, the mean colour of the training set; blur is the picture, blurred;
-random is uniform noise."""
+"""What replaces pixels.
+
+- ``black``, ``white``: pixels of that colour, converted to model units.
+- ``mean``: the mean colour of the image itself.
+- ``zero``: 0 in model units, which is the mean colour of the training set.
+- ``blur``: the image under a Gaussian blur with a sigma of 1/16 of its longer side.
+- ``random``: uniform noise between black and white.
+"""
 
 
-def _split(value: object) -> object:
+def _split_text(value: object) -> object:
     return tuple(value.replace("+", ",").split(",")) if isinstance(value, str) else value
 
 
-Baselines = Annotated[tuple[Baseline, ...], BeforeValidator(_split)]
-"""One or several, to be averaged over; as text, "black,white"."""
+Baselines = Annotated[tuple[Baseline, ...], BeforeValidator(_split_text)]
+"""One or several baselines to average over; also accepted as text such as "black,white"."""
 
 
 def baseline_images(name: Baseline, run: Run, generator: torch.Generator | None = None) -> Tensor:
-    """The baseline pictures (B, C, H, W) in model units for the images of a run.
+    """The baseline of every image of a run.
 
     Args:
-        name: which one.
-        run: whose images.
-        generator: for `random`; by default the run's own.
+        name: the kind of baseline.
+        run: the run whose images `run.x` (B, C, H, W) it is made for.
+        generator: source of the noise for ``random``; None starts a new generator at the run's
+            seed.
+
+    Returns:
+        (B, C, H, W) in model units.
     """
     x = run.x
     if name == "blur":

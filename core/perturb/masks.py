@@ -1,4 +1,4 @@
-"""Parts of a picture hidden, others shown: what perturbation and Shapley methods show a model."""
+"""Masked copies of an image, as perturbation and Shapley methods feed to a model."""
 
 from __future__ import annotations
 
@@ -14,70 +14,98 @@ from core.runtime.batching import Chunk
 from core.runtime.run import Run
 
 MaskBaseline = Literal["blur", "mean", "inpaint", "black", "white", "zero"]
-"""What hidden pixels become; as for `Baseline`, and inpaint continues what is shown around them."""
+"""What replaces hidden pixels: a `Baseline`, or ``inpaint``, which fills them from the shown pixels
+around them."""
 
 Masker = Callable[[Tensor], Tensor]
-"""From what is shown of an image (n, H, W), True or False, to its rows (n, C, H, W)."""
+"""Maps masks (n, H, W), True where the image is shown, to masked copies (n, C, H, W)."""
 
-AT_ONCE = 8
-"""How many masks exist at a time at full resolution."""
+MASKS_PER_CHUNK = 8
+"""How many masks are held in memory at full resolution at a time."""
 
 
-def masker(run: Run, image: int, baseline: MaskBaseline) -> Masker:
-    """Hides pixels of one of the run's images."""
+def make_masker(run: Run, image: int, baseline: MaskBaseline) -> Masker:
+    """A masker for one of the run's images.
+
+    Args:
+        run: the run whose image is masked.
+        image: index of the image in the run's batch.
+        baseline: what replaces hidden pixels.
+    """
     x = run.x[image]
     if baseline == "inpaint":
         return lambda shown: inpainted(x, shown)
-    return masker_with(x, baseline_images(baseline, run)[image])
+    return replacement_masker(x, baseline_images(baseline, run)[image])
 
 
-def masker_with(x: Tensor, ground: Tensor) -> Masker:
-    """Puts pixels of `ground` in place of those of `x` (both (C, H, W)) that are not shown."""
-    return lambda shown: torch.where(shown[:, None], x, ground)
+def replacement_masker(x: Tensor, replacement: Tensor) -> Masker:
+    """A masker that takes hidden pixels of `x` from `replacement`; both (C, H, W)."""
+    return lambda shown: torch.where(shown[:, None], x, replacement)
 
 
 def inpainted(x: Tensor, shown: Tensor) -> Tensor:
-    """An image (C, H, W) whose hidden pixels continue those shown (n, H, W), as (n, C, H, W).
+    """Fills hidden pixels of an image from the shown ones (push-pull; Gortler et al., 1996).
 
-    Shown pixels are averaged over ever larger cells, and a hidden one takes the mean of the
-    smallest cell in which anything is shown, interpolated (push-pull; Gortler et al., 1996). With
-    nothing shown at all it is the image's mean colour.
-    """
-    weight = shown[:, None].to(x)
-    rest = x.mean((1, 2))[:, None, None]
-    return torch.where(shown[:, None], x, _continued(x * weight, weight, rest))
-
-
-def _continued(total: Tensor, weight: Tensor, rest: Tensor) -> Tensor:
-    """`total` by `weight`, from the next coarser grid where the weight is zero."""
-    size = (total.shape[-2], total.shape[-1])
-    if size == (1, 1):
-        beyond = rest.expand_as(total)
-    else:
-        cell = (min(2, size[0]), min(2, size[1]))
-        few, many = (F.avg_pool2d(part, cell, ceil_mode=True) for part in (weight, total))
-        beyond = F.interpolate(_continued(many, few, rest), size=size, mode="bilinear")
-    return torch.where(weight > 0, total / weight.clamp_min(1e-12), beyond)
-
-
-def rows_showing(
-    run: Run, image: int, masker: Masker, parts: Tensor, labels: Tensor
-) -> Iterator[Chunk]:
-    """Rows of one image with only some of its parts shown.
+    Shown pixels are averaged over cells that double in size at each level. A hidden pixel takes
+    the interpolated mean of the smallest cell that contains a shown pixel. If nothing is shown,
+    every pixel gets the mean colour of the image.
 
     Args:
-        run: whose image.
-        image: which of them.
-        masker: hides the rest.
-        parts: (n, d) True where a row shows a part.
-        labels: (H, W) the part that each pixel belongs to.
+        x: (C, H, W) the image in model units.
+        shown: (n, H, W) True where the image is kept.
+
+    Returns:
+        (n, C, H, W) in model units.
+    """
+    weight = shown[:, None].to(x)
+    mean_colour = x.mean((1, 2))[:, None, None]
+    return torch.where(shown[:, None], x, _push_pull(x * weight, weight, mean_colour))
+
+
+def _push_pull(total: Tensor, weight: Tensor, mean_colour: Tensor) -> Tensor:
+    """``total / weight``; where the weight is zero, the value of the next coarser grid."""
+    size = (total.shape[-2], total.shape[-1])
+    if size == (1, 1):
+        coarser = mean_colour.expand_as(total)
+    else:
+        cell = (min(2, size[0]), min(2, size[1]))
+        total_below, weight_below = (F.avg_pool2d(t, cell, ceil_mode=True) for t in (total, weight))
+        below = _push_pull(total_below, weight_below, mean_colour)
+        coarser = F.interpolate(below, size=size, mode="bilinear")
+    return torch.where(weight > 0, total / weight.clamp_min(1e-12), coarser)
+
+
+def segment_masked_copies(
+    run: Run, image: int, masker: Masker, shown: Tensor, labels: Tensor
+) -> Iterator[Chunk]:
+    """Copies of one image that show only some of its segments.
+
+    Args:
+        run: the run whose image is masked.
+        image: index of the image in the run's batch.
+        masker: replaces the pixels of hidden segments.
+        shown: (n, d) True where a copy shows a segment.
+        labels: (H, W) the index of the segment that each pixel belongs to.
+
+    Yields:
+        Masked copies (k, C, H, W) with their owners (k,), n copies in total.
     """
     labels = labels.to(run.x.device)
-    few = parts.to(labels.device).split(AT_ONCE)
-    return masked_rows(run, image, masker, (some[:, labels] for some in few))
+    chunks = shown.to(labels.device).split(MASKS_PER_CHUNK)
+    return masked_copies(run, image, masker, (chunk[:, labels] for chunk in chunks))
 
 
-def masked_rows(run: Run, image: int, masker: Masker, masks: Iterable[Tensor]) -> Iterator[Chunk]:
-    """Rows of one image under each of the masks (k, H, W)."""
+def masked_copies(run: Run, image: int, masker: Masker, masks: Iterable[Tensor]) -> Iterator[Chunk]:
+    """Copies of one image under masks.
+
+    Args:
+        run: the run whose image is masked.
+        image: index of the image in the run's batch.
+        masker: replaces hidden pixels.
+        masks: tensors (k, H, W), True where the image is shown.
+
+    Yields:
+        Masked copies (k, C, H, W) with their owners (k,).
+    """
     for shown in masks:
         yield masker(shown), run.owner[image].expand(len(shown))
