@@ -1,8 +1,8 @@
 """Whether metrics score the true evidence best: writes ``docs/metrics.md``.
 
-Run as ``python -m benchmarks.meta``. On each synthetic model the true evidence itself is scored as a
-map, beside maps that are known to be wrong. A metric that does not score it better than these says
-little about a map's quality, and has a caveat.
+Run as ``python -m benchmarks.meta``. On each synthetic model the true evidence itself is scored as
+a map, beside maps that are known to be wrong. A metric that does not score it better than these
+says little about a map's quality, and has a caveat.
 """
 
 from __future__ import annotations

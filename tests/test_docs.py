@@ -225,7 +225,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
 def test_every_target_of_make_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for page in PAGES:
-        for name in re.findall(r"\bmake ([a-z]+)\b", " ".join(_code(page))):
+        for name in re.findall(r"\bmake ([a-z-]+)\b", " ".join(_code(page))):
             assert re.search(rf"^{name}:", makefile, re.MULTILINE), (page.name, name)
 
 
