@@ -182,7 +182,9 @@ def test_a_picture_that_is_its_own_baseline_gets_nothing() -> None:
     for key in ("integrated_gradients", "guided_ig", "idgi"):
         run = asked(owner, owner.pixel(0.0).double().expand(2, 3, SIZE, SIZE).clone())
         params = {"tolerance": 0.01} if key == "integrated_gradients" else {}
-        assert not answer(key, run, **params).any()
+        values = answer(key, run, **params)
+        # A row's score may differ in its last bit with the rows beside it, as IDGI's do.
+        assert values.abs().sum() <= 1e-12 * run.score().abs().sum(), key
 
 
 def test_neither_company_nor_chunks_nor_memory_change_where_the_nodes_go(
