@@ -105,7 +105,8 @@ def test_xgradcam_is_that_of_pytorch_grad_cam_and_torchcam(name: str, layer: str
     assert np.abs(as_theirs(answer, theirs.shape[1:]) - theirs).max() <= 2e-6
     with torchcam.methods.XGradCAM(model, answer.layer, reshape_transform=transform) as cam:
         (maps,) = cam(list(CLASSES), model(x), normalized=False)
-    assert (answer.values - maps).abs().max() <= 1e-6 * maps.abs().max()
+    # Torchcam adds 1e-8 to that sum where we and pytorch-grad-cam add 1e-7.
+    assert (answer.values - maps).abs().max() <= 5e-4 * maps.abs().max()
 
 
 @pytest.mark.parametrize(("name", "layer"), PLACES)
