@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import json
 import re
 import subprocess
 import sys
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +83,71 @@ def test_only_figures_know_plotly_and_only_the_page_gradio(path: Path) -> None:
     assert not NEVER_SHIPPED & imported
 
 
+def test_the_architecture_page_shows_the_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (layers,) = (
+        contract["layers"]
+        for contract in contracts["tool"]["importlinter"]["contracts"]
+        if contract["name"] == "imports run one way"
+    )
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert "```\n" + "\n".join(layers) + "\n```" in page
+
+
+# -- rooms and names ----------------------------------------------------------------------------
+
+OUTSIDE_ROOMS = {"__init__", "__main__", "errors", "explainer", "export", "registry", "types"}
+"""Modules of core that stand in no room."""
+RETIRED = {
+    "judge", "standing", "asking", "look", "passes", "meter", "piece", "merged", "shelf", "beside",
+    "elsewhere", "nested", "likeness", "truth", "segments", "rewrite", "places", "order", "plan",
+    "catalogue", "worlds", "laws", "work", "along", "veil", "known", "given", "again", "patience",
+    "fill", "removed", "place", "removal", "subsets", "shape", "stability", "sanity", "words",
+    "recipe", "scrub", "trust", "law",
+}  # fmt: skip
+"""Private words for which the field has others: no module, class or public function is called so."""
+
+
+def named(tree: ast.Module) -> Iterator[str]:
+    """Classes and functions of a module, and the public methods of its classes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+
+
+def test_every_module_of_core_is_in_a_room() -> None:
+    assert {path.stem for path in (ROOT / "core").glob("*.py")} <= OUTSIDE_ROOMS
+
+
+@EACH_FILE
+def test_no_private_vocabulary(path: Path) -> None:
+    names = {path.stem, *named(parsed(path))}
+    # A property of the metrics' interval of shape, or a tensor's, is the field's own word.
+    assert {
+        name for name in names if name.lower() in RETIRED - ALLOWED.get(path.stem, set())
+    } == set()
+
+
+ALLOWED: dict[str, set[str]] = {"types": {"shape"}}
+"""Retired words that are the field's own in a file: `Layout.shape` is a tensor's shape."""
+
+
+@EACH_FILE
+def test_no_function_is_too_long_to_read(path: Path) -> None:
+    long = [
+        (node.name, node.end_lineno - node.lineno + 1)
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > LONGEST
+    ]
+    assert long == []
+
+
+LONGEST = 60
+"""Lines of a function, its docstring and signature included."""
+
+
 # -- code ---------------------------------------------------------------------------------------
 
 
@@ -96,6 +164,24 @@ def undocumented(tree: ast.Module) -> Iterator[str]:
 @EACH_FILE
 def test_everything_public_is_documented(path: Path) -> None:
     assert list(undocumented(parsed(path))) == []
+
+
+@EACH_FILE
+def test_every_public_method_is_documented(path: Path) -> None:
+    """Its own docstring, or that of the method it overrides."""
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    missing = [
+        f"{cls.__name__}.{name}"
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and cls.__module__ == module.__name__
+        for name, member in vars(cls).items()
+        if not name.startswith("_")
+        and (
+            inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)
+        )
+        and not inspect.getdoc(getattr(cls, name))
+    ]
+    assert missing == []
 
 
 @EACH_FILE

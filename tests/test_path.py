@@ -156,7 +156,7 @@ def test_one_path_that_does_not_converge_is_admitted_whichever_it_is() -> None:
     for ways in (starts, starts.flip(0)):
         found = quadrature.integrate(run, ways, torch.full((2,), 1e-6), 20)
         assert found.converged.tolist() == [0, 0]
-        assert found.passes.tolist() == [20 + quadrature.FIRST] * 2
+        assert found.passes.tolist() == [20 + quadrature.INITIAL_NODES] * 2
 
 
 def test_a_sum_that_is_right_by_chance_does_not_settle_the_matter() -> None:
