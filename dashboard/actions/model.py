@@ -12,9 +12,6 @@ from dashboard.actions.methods import method_choices, why_not
 from dashboard.actions.question import Choices
 from dashboard.state import Service
 
-SOURCES = {"embedded": "Weights included", "random": "Random weights"}
-"""How the page names where weights come from."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
@@ -96,8 +93,14 @@ def summary(handle: ModelHandle) -> str:
     height, width = handle.preprocessing.input_size[1:]
     kind = "features, no classes" if handle.features else "classes"
     device = "the CPU" if handle.device.type == "cpu" else str(handle.device).upper()
-    source = SOURCES.get(handle.source, f"Weights from {handle.source}")
     return (
         f"{millions:,.1f} M parameters; {handle.outputs:,} {kind}; input {width} × {height} "
-        f"pixels. {source}; on {device}."
+        f"pixels. {_weights(handle.source)}; on {device}."
     )
+
+
+def _weights(source: str) -> str:
+    """Where the weights come from."""
+    if source == "embedded":
+        return "Weights included"
+    return source.capitalize() if source.startswith("random") else f"Weights from {source}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from core.inputs.batch import OnProgress
 MAX_TASKS = 1000
 """How many tasks can be cancelled; older ones can no longer."""
 REPORTED_FROM = 3
-"""A task of fewer passes reports no progress."""
+"""A task of fewer steps reports no progress."""
 ESTIMATED_FROM = 2.0
 """After how many seconds the time left is estimated."""
 
@@ -65,30 +66,32 @@ class Tasks:
 
 
 class _Pace:
-    """Estimates the time left from the passes done since the first report."""
+    """Estimates the time left from the steps done since the task, or a part of it, began."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._first: tuple[float, int] | None = None
+        self._began, self._before, self._last = clock(), 0, sys.maxsize
 
     def seconds_left(self, done: int, expected: int) -> float | None:
         """The time left in seconds; None while it cannot be told."""
         now = self._clock()
-        began, before = self._first = self._first or (now, done)
-        if now - began < ESTIMATED_FROM or not before < done < expected:
+        if done < self._last:  # another part of the task counts from the start
+            self._began, self._before = now, done
+        self._last = done
+        if now - self._began < ESTIMATED_FROM or not self._before < done < expected:
             return None
-        return (now - began) * (expected - done) / (done - before)
+        return (now - self._began) * (expected - done) / (done - self._before)
 
 
 def progress_text(done: int, expected: int, seconds_left: float | None = None) -> str:
     """How far a task is, and about how long it still takes.
 
     >>> progress_text(16, 4000)
-    '16 of 4,000 passes'
+    '16 of 4,000 steps'
     >>> progress_text(16, 4000, 596.0), progress_text(2000, 4000, 41.7)
-    ('16 of 4,000 passes, about 10 min left', '2,000 of 4,000 passes, about 42 s left')
+    ('16 of 4,000 steps, about 10 min left', '2,000 of 4,000 steps, about 42 s left')
     """
-    text = f"{done:,} of {expected:,} passes"
+    text = f"{done:,} of {expected:,} steps"
     if seconds_left is None:
         return text
     minutes = seconds_left / 60

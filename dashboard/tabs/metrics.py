@@ -85,7 +85,7 @@ def _question() -> dict[str, Any]:
             precision=0,
             elem_id="random-maps",
             scale=1,
-            min_width=160,
+            min_width=220,
         )
     widgets["metrics"] = gr.CheckboxGroup(
         actions.metric_choices(),
