@@ -95,9 +95,10 @@ def test_a_field_may_be_a_constant_but_not_missing() -> None:
 
 def test_the_api_has_the_names_of_the_fields() -> None:
     endpoints = build(Service()).get_api_info()["named_endpoints"]
+    shared = ["settings", "layer"]
     for name, own in {
         "/explain": ["method", "layer", "settings"],
-        "/compare": ["methods", "settings", "layer", "colour_range"],
+        "/compare": ["methods", *shared, "colour_range"],
         "/measure": [
             "methods",
             "metrics",
@@ -109,7 +110,7 @@ def test_the_api_has_the_names_of_the_fields() -> None:
             "random_maps",
         ],
         "/features": ["layer", "by", "top"],
-        "/curve_step": ["curve", "share", "settings", "layer"],
+        "/curve_step": ["curve", "share", *shared],
     }.items():
         parameters = [p["parameter_name"] for p in endpoints[name]["parameters"]]
         assert parameters == [*reversed(ABOUT), *own]

@@ -119,11 +119,15 @@ def describe_method(
 def estimate(
     service: Service, request: EstimateRequest, on_progress: OnProgress | None = None
 ) -> str:
-    """How long a method takes on a model; empty where it cannot run.
+    """How long a method takes on a model; empty where it cannot run, or before it is loaded.
+
+    It never waits for a model, so it can be asked outside the queue.
 
     Raises:
-        TimmscopeError: the model cannot be loaded, or a parameter is out of range.
+        TimmscopeError: the model could not be loaded, or a parameter is out of range.
     """
+    if not service.models.is_ready(request.model, request.weights):
+        return ""
     handle = service.models.get(request.model, request.weights, on_progress).model
     key = request.method
     method = METHODS.make(key, params_of(request.settings, key, METHODS[key]))

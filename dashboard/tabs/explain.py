@@ -14,6 +14,7 @@ from core.errors import TimmscopeError
 from dashboard import actions
 from dashboard.actions import ExplainRequest, SaveRequest, VerdictRequest
 from dashboard.components import Choice, Panels, settings_group
+from dashboard.state.models import MAX_LOADS
 from dashboard.tabs.page import QUIET, Page, cancel_on_click
 
 TITLE = "Explain"
@@ -160,6 +161,8 @@ def _follow_method(page: Page, tab: ExplainWidgets) -> Dependency:
         outputs,
         show_progress="hidden",
         api_name="describe_method",
+        trigger_mode="always_last",
+        concurrency_limit=MAX_LOADS,
     )
     _estimate(page, tab, [followed, picked])
     return picked
