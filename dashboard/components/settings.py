@@ -47,7 +47,8 @@ def _number(schema: dict[str, Any], common: dict[str, Any]) -> Component:
     step = 1 if whole else 0.01
     if low is None or high is None or (high - low) / step > MAX_SLIDER_STEPS:
         return gr.Number(precision=0 if whole else None, minimum=low, maximum=high, **common)
-    return gr.Slider(low, high, step=step, **common)
+    # Without the button that resets: it would go back to what the person set, not to the default.
+    return gr.Slider(low, high, step=step, buttons=[], **common)
 
 
 def settings_group(cls: type[Parameters], settings: Settings | None, store: gr.JSON) -> None:
@@ -69,8 +70,7 @@ def settings_group(cls: type[Parameters], settings: Settings | None, store: gr.J
         for name, schema in fields.items():
             widget: Any = widget_for(schema, changed.get(name, schema.get("default")))
             # Not `change`, which also fires when a widget appears.
-            events = [widget.input] + ([widget.release] if isinstance(widget, gr.Slider) else [])
-            gr.on(events, None, [widget, store], store, js=_store_js(cls.key, name))
+            widget.input(None, [widget, store], store, js=_store_js(cls.key, name))
 
 
 def _store_js(key: str, name: str) -> str:

@@ -72,7 +72,7 @@ def _marks() -> tuple[gr.Textbox, gr.File, gr.Textbox]:
     file = gr.File(
         label="Mask (.png), VOC (.xml) or COCO (.json)",
         file_types=[".png", ".xml", ".json"],
-        height=120,
+        height=140,
         elem_id="evidence-file",
     )
     label = gr.Textbox(
