@@ -33,7 +33,7 @@ from core.methods.configuration import (
     to_configuration,
 )
 from core.metrics.base import METRICS, Metric, MetricContext, MetricInput, Reattribute
-from core.metrics.faithfulness import Removal
+from core.metrics.faithfulness import RemovalCurve
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
 from core.registry import key_of
@@ -395,7 +395,7 @@ class Explainer:
         """
         query, params = self._query(pictures, options)
         instance = METRICS.make(metric, params)
-        if not isinstance(instance, Removal):
+        if not isinstance(instance, RemovalCurve):
             raise NotApplicableError(
                 f"{instance.label} does not remove pixels step by step; choose deletion or "
                 "insertion"

@@ -143,9 +143,9 @@ def _written(value: object) -> str:
 
 
 def parse_instance(
-    registry: Registry[P], text: str, params: Mapping[str, Mapping[str, object]] | None = None
+    registry: Registry[P], text: str | P, params: Mapping[str, Mapping[str, object]] | None = None
 ) -> P:
-    """An instance from ``key`` or ``key(parameter=value, ...)``.
+    """An instance from ``key`` or ``key(parameter=value, ...)``; an instance passes through.
 
     Args:
         registry: what may be named.
@@ -156,6 +156,8 @@ def parse_instance(
         UnknownNameError: there is no such key or parameter.
         TimmscopeError: the text is not of that form, or a value is out of range.
     """
+    if isinstance(text, Parameters):
+        return text
     match = re.fullmatch(r"\s*([^()]+?)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     if match is None:
         raise TimmscopeError(

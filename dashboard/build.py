@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import ModuleType
+
 import gradio as gr
 
-from dashboard import sidebar, view
 from dashboard.state import Service
-from dashboard.tabs import compare, explain, features, metrics
+from dashboard.tabs import compare, explain, features, metrics, sidebar, view
 
 HEADER = "<h1>Timmscope</h1><p>See why a vision model decided.</p>"
-TABS = {"Compare": compare, "Features": features, "Metrics": metrics}
 
 
-def build(service: Service | None = None) -> gr.Blocks:
+TABS: Sequence[ModuleType] = (explain, compare, features, metrics)
+"""The tabs of the page, in order.
+
+A tab is a module with a `TITLE`, a function `layout()` that makes its widgets and returns a frozen
+dataclass of them, and a function `wire(page, widgets)` that connects them with actions.
+"""
+
+
+def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> gr.Blocks:
     """The dashboard, ready to launch with ``theme.launch_options()``.
 
     Args:
-        service: models and answers; by default a new one.
+        service: models and running tasks; by default a new one.
+        tabs: modules that make a tab each, in order; see `TABS`.
     """
     service = service or Service()
     demo: gr.Blocks
@@ -24,14 +34,14 @@ def build(service: Service | None = None) -> gr.Blocks:
         gr.HTML(HEADER, elem_id="header", padding=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=290, elem_id="sidebar"):
-                side = sidebar.build(service, demo)
+                side = sidebar.layout()
             with gr.Column(scale=4, min_width=320):
-                maps = view.build()
+                shown = view.layout()
+                view.wire(shown)
+                page = sidebar.wire(service, demo, side, shown)
                 with gr.Tabs():
-                    with gr.Tab("Explain", id="explain"):
-                        explain.build(side, maps)
-                    for name, tab in TABS.items():
-                        with gr.Tab(name, id=name.lower()):
-                            tab.build(side)
+                    for tab in tabs:
+                        with gr.Tab(tab.TITLE, id=tab.TITLE.lower()):
+                            tab.wire(page, tab.layout())
         demo.queue(max_size=32, default_concurrency_limit=2)
     return demo

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import inspect
 import json
 import os
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
 import numpy as np
 import pytest
 import safetensors.torch
@@ -23,18 +23,31 @@ import timm
 import torch
 from PIL import Image
 
-import app
 from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, load_model
-from core.errors import CancelledError, ModelError, UnknownNameError
+from core.errors import CancelledError, ModelError, TimmscopeError, UnknownNameError
 from core.inputs.batch import OnProgress
 from core.methods.base import Family
 from core.views.colour import lut
 from dashboard import actions
+from dashboard.actions import (
+    NO_CLASS,
+    AttentionRequest,
+    CompareRequest,
+    EstimateRequest,
+    ExplainRequest,
+    FeatureRequest,
+    MeasureRequest,
+    MethodRequest,
+    ModelRequest,
+    Question,
+    SaveRequest,
+    VerdictRequest,
+)
 from dashboard.actions.explain import summary
-from dashboard.actions.formatting import facts
-from dashboard.controls import control, params_of
-from dashboard.handlers import working
-from dashboard.state import NOTHING, Question, Service
+from dashboard.actions.formatting import extras_text
+from dashboard.actions.question import fault_card, params_of
+from dashboard.components.settings import widget_for
+from dashboard.state import Service, Tasks
 from tests.conftest import SAMPLES
 from tests.hub import Hub
 
@@ -52,7 +65,7 @@ def about(picture: str | None = CAT, **changes: Any) -> Question:
         "model": LITE0,
         "weights": "pretrained",
         "target": None,
-        "versus": NOTHING,
+        "versus": NO_CLASS,
         "unit": "logit",
     }
     return Question(picture, **{**asked, **changes})
@@ -66,6 +79,18 @@ def vit(**changes: Any) -> Question:
     return about(**{"model": "test_vit", "weights": "random", **changes})
 
 
+def ask_for(
+    question: Question, method: str, settings: Any = None, layer: str | None = None
+) -> ExplainRequest:
+    return ExplainRequest(question, method, layer, settings or {})
+
+
+def compared(
+    question: Question, methods: list[str], colour_range: str = "own", layer: str | None = None
+) -> CompareRequest:
+    return CompareRequest(question, methods, {}, layer, colour_range)
+
+
 def test_the_prediction_comes_with_every_class_to_choose_from(service: Service) -> None:
     seen = actions.predict(service, about())
     assert seen.predicted == 282
@@ -75,51 +100,41 @@ def test_the_prediction_comes_with_every_class_to_choose_from(service: Service) 
 
 
 def test_an_explanation_says_what_it_took_and_where_it_looked(service: Service) -> None:
-    found = actions.explain(service, about(), "gradcam", {}, None)
+    found = actions.explain(service, ask_for(about(), "gradcam"))
     (panel,) = found.panels
     assert panel["map"]
     assert "tiger cat" in panel["title"]
     assert "layer bn2" in panel["caption"]
-    assert "1 forward, 1 backward" in panel["caption"]
-    assert "outline" in panel["caption"]
+    assert "1 forward, 1 backward pass" in panel["caption"]
+    assert "The model saw only the outlined area" in panel["caption"]
 
 
 def test_the_recipe_gives_the_same_map(service: Service, tmp_path: Path) -> None:
     asked = about(target=285, versus=281, unit="probability")
-    found = actions.explain(service, asked, "layercam", {"layercam": {"relu": False}}, "blocks.4")
-    code = found.code_snippet.replace("picture.jpg", CAT)
+    request = ask_for(asked, "layercam", {"layercam": {"relu": False}}, "blocks.4")
+    code = actions.explain(service, request).code.replace("picture.jpg", CAT)
     scope: dict[str, Any] = {}
     exec(code, scope)
-    path = actions.download(
-        service,
-        asked,
-        "layercam",
-        {"layercam": {"relu": False}},
-        "blocks.4",
-        "npz",
-        "auto",
-        1,
-        False,
-    )
+    path = actions.save(service, SaveRequest(request, "npz"))
     with np.load(path) as saved:
         np.testing.assert_allclose(saved["native"], scope["answer"].values[0], atol=1e-6)
 
 
 def test_completeness_is_said_in_words(service: Service) -> None:
     settings = {"integrated_gradients": {"steps": 2}}
-    found = actions.explain(service, about(), "integrated_gradients", settings, None)
-    assert "Completeness error" in found.summary
-    assert "does not add up" in found.summary
+    found = actions.explain(service, ask_for(about(), "integrated_gradients", settings))
+    assert found.summary.startswith("The map misses the score by ")
 
 
 def test_a_layer_of_another_kind_gives_way_to_the_methods_own(service: Service) -> None:
-    found = actions.explain(service, vit(), "attention", {}, "blocks.2")
+    found = actions.explain(service, ask_for(vit(), "attention", {}, "blocks.2"))
     assert "blocks.5.attn" in found.panels[0]["caption"]
 
 
 @pytest.mark.parametrize("kind", ["png", "npz", "json"])
 def test_downloads(service: Service, kind: str) -> None:
-    path = Path(actions.download(service, about(), "gradcam", {}, None, kind, "viridis", 0.5, True))
+    request = SaveRequest(ask_for(about(), "gradcam"), kind, "viridis", 0.5, True)
+    path = Path(actions.save(service, request))
     if kind == "png":
         with Image.open(path) as saved, Image.open(CAT) as original:
             assert saved.size == original.size
@@ -143,10 +158,11 @@ def test_downloads(service: Service, kind: str) -> None:
 def test_a_saved_picture_has_the_colours_opacity_and_fading_chosen(
     service: Service, colormap: str, alpha: float, fade: bool, relu: bool
 ) -> None:
-    asked = service, CONTRAST, "gradcam", {"gradcam": {"relu": relu}}, None
-    with Image.open(actions.download(*asked, "png", colormap, alpha, fade)) as saved:
+    shown = ask_for(CONTRAST, "gradcam", {"gradcam": {"relu": relu}})
+    request = SaveRequest(shown, "png", colormap, alpha, fade)
+    with Image.open(actions.save(service, request)) as saved:
         found = np.asarray(saved).astype(float)
-    with np.load(actions.download(*asked, "npz", "", 0, False)) as arrays:
+    with np.load(actions.save(service, SaveRequest(shown, "npz"))) as arrays:
         native, values = arrays["native"], Image.fromarray(arrays["values"])
         left, upper, right, lower = (round(edge) for edge in arrays["crop"].tolist())
     signed, top = not relu, float(abs(native).max())
@@ -169,18 +185,18 @@ def test_a_saved_picture_has_the_colours_opacity_and_fading_chosen(
 
 
 def test_one_failing_method_never_kills_the_others(service: Service) -> None:
-    found = actions.compare(service, about(), ["gradcam", "attention"], {}, None, False)
+    found = actions.compare(service, compared(about(), ["gradcam", "attention"]))
     assert [panel["tone"] for panel in found.panels] == ["", "error"]
     assert "softmax attention" in found.panels[1]["caption"]
     assert [row[0] for row in found.table] == ["Grad-CAM", "Attention"]
 
 
 def test_agreement_stands_below_the_maps(service: Service) -> None:
-    found = actions.compare(service, about(), ["gradcam", "hirescam", "sobel"], {}, None, False)
+    found = actions.compare(service, compared(about(), ["gradcam", "hirescam", "sobel"]))
     *maps, where, ranks, structure, tops = found.panels
     assert len(maps) == 3
     assert where["map"]
-    assert where["title"] == "Where they disagree"
+    assert where["title"] == "Where the methods disagree"
     for panel in (ranks, structure, tops):
         (trace,) = panel["figure"]["data"]
         assert not panel["map"]
@@ -190,12 +206,12 @@ def test_agreement_stands_below_the_maps(service: Service) -> None:
 
 
 def test_a_shared_range_is_the_same_for_all(service: Service) -> None:
-    def ranges(shared: bool) -> list[tuple[float, float]]:
-        found = actions.compare(service, about(), ["gradcam", "sobel"], {}, None, shared)
+    def ranges(colour_range: str) -> list[tuple[float, float]]:
+        found = actions.compare(service, compared(about(), ["gradcam", "sobel"], colour_range))
         traces = [panel["figure"]["data"][0] for panel in found.panels[:2]]
         return [(trace["zmin"], trace["zmax"]) for trace in traces]
 
-    own, shared = ranges(False), ranges(True)
+    own, shared = ranges("own"), ranges("shared")
     assert own[0] != own[1]
     assert shared[0] == shared[1]
     assert shared[0][1] == max(hi for _, hi in own)
@@ -207,13 +223,14 @@ def test_a_range_shared_with_a_signed_map_is_symmetric_about_zero(
 ) -> None:
     methods = ["gradcam", other]
     settings = {key: {"relu": False} for key in methods if key != "sobel"}
-    found = actions.compare(service, CONTRAST, methods, settings, None, True)
+    request = CompareRequest(CONTRAST, methods, settings, None, "shared")
+    found = actions.compare(service, request)
     drawn = [panel["figure"]["data"][0] for panel in found.panels[:2]]
     ranges = {(trace["zmin"], trace["zmax"]) for trace in drawn}
     ((low, high),) = ranges
     assert low == -high < 0
     assert all(panel["signed"] for panel in found.panels[:2])
-    alone = actions.compare(service, CONTRAST, methods, settings, None, False).panels[:2]
+    alone = actions.compare(service, replace(request, colour_range="own")).panels[:2]
     assert high == max(panel["figure"]["data"][0]["zmax"] for panel in alone)
     assert alone[0]["signed"]
     assert alone[1]["signed"] == signed
@@ -222,13 +239,13 @@ def test_a_range_shared_with_a_signed_map_is_symmetric_about_zero(
 
 
 def test_feature_maps_and_their_statistics(service: Service) -> None:
-    found = actions.features(service, about(), "blocks.4", 8, "variance")
+    found = actions.features(service, FeatureRequest(about(), "blocks.4", "variance", 8))
     assert len(found.panels) == 8
     assert "blocks.4" in found.summary
-    assert "112 channels of 14 x 14" in found.summary
-    strongest = actions.features(service, about(), "blocks.4", 8, "activation")
+    assert "112 channels of 14 × 14" in found.summary
+    strongest = actions.features(service, FeatureRequest(about(), "blocks.4", "activation", 8))
     titles = [[panel["title"] for panel in shown.panels] for shown in (found, strongest)]
-    explainer = service.explainer(LITE0)
+    explainer = service.models.get(LITE0)
     for by, shown in zip(("variance", "activation"), titles, strict=True):
         channels = explainer.features(CAT, layer="blocks.4", top=8, by=by).channels
         assert shown == [f"channel {int(channel)}" for channel in channels]
@@ -236,18 +253,18 @@ def test_feature_maps_and_their_statistics(service: Service) -> None:
 
 
 def test_attention_heads_or_the_reason_why_there_are_none(service: Service) -> None:
-    assert len(actions.attention(service, vit(), None, "auto").panels) == 2
-    refused = actions.attention(service, about(), None, "auto").panels
-    assert refused[0]["tone"] == "error"
-    assert "softmax attention" in refused[0]["caption"]
-    unknown = actions.attention(service, vit(), None, "100").panels
-    assert "no patch '100'" in unknown[0]["caption"]
+    assert len(actions.attention(service, AttentionRequest(vit(), None, "auto")).panels) == 2
+    with pytest.raises(TimmscopeError, match="softmax attention"):
+        actions.attention(service, AttentionRequest(about(), None, "auto"))
+    with pytest.raises(TimmscopeError, match="no patch '100'"):
+        actions.attention(service, AttentionRequest(vit(), None, "100"))
 
 
 def test_scores_stand_beside_the_controls(service: Service) -> None:
     settings = {key: {"steps": 3} for key in ("deletion", "insertion")}
     metrics = ["deletion", "insertion", "complexity", "completeness_error"]
-    found = actions.measure(service, about(), ["gradcam"], metrics, settings, None)
+    request = MeasureRequest(about(), ["gradcam"], metrics, settings, None)
+    found = actions.measure(service, request)
     assert [row[0] for row in found.table] == [
         "Grad-CAM",
         *(cls.label for cls in METHODS.values() if cls.family == "control"),
@@ -263,51 +280,75 @@ def test_scores_stand_beside_the_controls(service: Service) -> None:
 
 
 def test_a_map_is_put_to_the_test(service: Service) -> None:
-    shown = actions.assess(service, about(), "gradcam", {}, None)
+    shown = actions.assess(service, VerdictRequest(ask_for(about(), "gradcam"))).panels
     assert shown[0]["title"].startswith("Verdict: ")
     assert {card["tone"] for card in shown[1:]} <= {"good", "doubtful", "bad", "unasked"}
     assert any("Symmetric relevance gain" in card["caption"] for card in shown)
-    (told,) = actions.assess(service, about(), "sobel", {}, None)
-    assert "knows nothing of the model" in told["caption"]
-    (told,) = actions.assess(service, about(), "attention", {}, None)
-    assert "softmax attention" in told["caption"]
+    (told,) = actions.assess(service, VerdictRequest(ask_for(about(), "sobel"))).panels
+    assert "does not depend on the model" in told["caption"]
+    with pytest.raises(TimmscopeError, match="softmax attention"):
+        actions.assess(service, VerdictRequest(ask_for(about(), "attention")))
+    with pytest.raises(TimmscopeError, match="Press Explain first"):
+        actions.assess(service, VerdictRequest(None))
 
 
 def test_the_model_says_which_methods_it_cannot_run_and_why(service: Service) -> None:
-    facts = actions.describe_model(service, LITE0, "pretrained")
+    facts = actions.describe_model(service, ModelRequest(LITE0, "pretrained"))
     labels = {key: label for label, key in facts.methods}
     assert labels["attention"] == "Attention · not for this model"
     assert labels["gradcam"] == "CAM · Grad-CAM"
     assert facts.default_layer == "bn2"
-    sentence = actions.describe_method(service, LITE0, "pretrained", "attention").about
-    assert "no softmax attention" in sentence
-    assert (
-        actions.describe_method(service, "test_vit", "random", "attention").layer == "blocks.5.attn"
-    )
+    request = MethodRequest(LITE0, "pretrained", "attention")
+    assert "no softmax attention" in actions.describe_method(service, request).about
+    request = MethodRequest("test_vit", "random", "attention")
+    assert actions.describe_method(service, request).layer == "blocks.5.attn"
 
 
-def test_what_goes_wrong_is_a_card_and_nothing_is_lost(service: Service, tmp_path: Path) -> None:
+def test_a_model_says_what_it_is_once_it_is_loaded() -> None:
+    fresh = Service()
+    first, last = actions.open_model(fresh, ModelRequest("test_vit", "random"))
+    assert (first.text, first.loading) == ("Loading test_vit …", True)
+    assert "1,000 classes; input 160 × 160 pixels. Random weights (seed 0); on" in last.text
+    assert not last.loading
+    (only,) = actions.open_model(fresh, ModelRequest("test_vit", "random"))
+    assert only == last
+    embedded = list(actions.open_model(fresh, ModelRequest(LITE0, "pretrained")))[-1]
+    assert "Weights included" in embedded.text
+
+
+def test_what_a_person_can_cause_is_a_sentence_and_nothing_is_lost(
+    service: Service, tmp_path: Path
+) -> None:
     bad = tmp_path / "text.jpg"
     bad.write_text("this is not a picture")
-    for question, word in (
+    for question, words in (
         (about(str(bad)), "text.jpg"),
-        (about(None), "no picture yet"),
+        (about(None), "Add a picture or choose an example"),
+        (about(str(tmp_path / "gone.jpg")), "no longer on the server"),
         (about(model="resnt50"), "resnt50"),
         (about(target=99999), "99999"),
         (about(versus=99999), "99999"),
     ):
-        for panel in (
-            actions.explain(service, question, "gradcam", {}, None).panels[0],
-            actions.compare(service, question, ["gradcam"], {}, None, False).panels[0],
-            actions.features(service, question, None, 4, "activation").panels[0],
-            actions.measure(service, question, ["gradcam"], ["deletion"], {}, None).panels[0],
+        for action, request in (
+            (actions.explain, ask_for(question, "gradcam")),
+            (actions.compare, compared(question, ["gradcam"])),
+            (actions.features, FeatureRequest(question, None, "activation", 4)),
+            (actions.measure, MeasureRequest(question, ["gradcam"], ["deletion"], {}, None)),
         ):
-            assert word in panel["caption"]
-            assert not panel["map"]
+            with pytest.raises(TimmscopeError, match=words):
+                action(service, request)  # type: ignore[operator]
     settings = {"occlusion": {"window": 10**6}}
-    panel = actions.explain(service, about(), "occlusion", settings, None).panels[0]
-    assert "occlusion.window" in panel["caption"]
-    assert actions.explain(service, about(), "gradcam", {}, None).panels[0]["map"]
+    with pytest.raises(TimmscopeError, match=r"occlusion\.window"):
+        actions.explain(service, ask_for(about(), "occlusion", settings))
+    with pytest.raises(TimmscopeError, match="Press Explain first"):
+        actions.save(service, SaveRequest(None, "png"))
+    assert actions.explain(service, ask_for(about(), "gradcam")).panels[0]["map"]
+
+
+def test_the_card_of_a_fault_says_what_to_do_first() -> None:
+    error = TimmscopeError("Add a picture")
+    assert fault_card("No map", about(None), error)["tone"] == ""
+    assert fault_card("No map", about(), error)["tone"] == "error"
 
 
 def test_only_names_of_models_are_taken_never_paths(
@@ -326,7 +367,7 @@ def test_only_names_of_models_are_taken_never_paths(
         "",
     ):
         with pytest.raises(UnknownNameError):
-            service.explainer(name)
+            service.models.get(name)
 
 
 # -- strangers ----------------------------------------------------------------------------------
@@ -352,7 +393,7 @@ def own_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_the_owners_models_are_the_owners(own_hub: Hub) -> None:
-    found = Service().explainer("hf-hub:owner/private")
+    found = Service().models.get("hf-hub:owner/private")
     assert found.model.outputs == 7
     assert set(own_hub.tokens) == {"Bearer hf_secret"}
 
@@ -363,44 +404,13 @@ def test_strangers_do_not_get_at_the_owners_models(
     own_hub: Hub, weights: str, downloaded: bool
 ) -> None:
     if downloaded:
-        Service().explainer("hf-hub:owner/private")
+        Service().models.get("hf-hub:owner/private")
         own_hub.tokens.clear()
     public = Service(public=True)
     with pytest.raises(ModelError, match="no model 'owner/private', or it is private"):
-        public.explainer("hf-hub:owner/private", weights)
-    assert public.explainer("hf-hub:owner/open", weights).model.outputs == 7
+        public.models.get("hf-hub:owner/private", weights)
+    assert public.models.get("hf-hub:owner/open", weights).model.outputs == 7
     assert set(own_hub.tokens) == {None}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environment", "public"),
-    [
-        ([], None, False),
-        (["--host", "127.0.0.1"], "0.0.0.0", False),
-        (["--host", "localhost"], None, False),
-        (["--host", "0.0.0.0"], None, True),
-        (["--host", "192.168.0.2"], None, True),
-        ([], "0.0.0.0", True),
-    ],
-)
-def test_who_can_be_reached_from_elsewhere_is_public(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], environment: str | None, public: bool
-) -> None:
-    built: list[Service] = []
-    launched: list[str] = []
-
-    def build(service: Service) -> SimpleNamespace:
-        built.append(service)
-        return SimpleNamespace(launch=lambda **how: launched.append(how["server_name"]))
-
-    monkeypatch.setattr("app.build", build)
-    monkeypatch.setattr("sys.argv", ["app.py", *arguments])
-    monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
-    if environment is not None:
-        monkeypatch.setenv("GRADIO_SERVER_NAME", environment)
-    app.main()
-    assert [service.public for service in built] == [public]
-    assert (launched[0] not in ("127.0.0.1", "localhost")) == public
 
 
 # -- pictures kept decoded ----------------------------------------------------------------------
@@ -414,24 +424,24 @@ def saved(path: Path, colour: str, when: int) -> str:
 
 
 def test_a_picture_is_decoded_once(service: Service, tmp_path: Path) -> None:
-    path, explainer = saved(tmp_path / "a.png", "red", 1), service.explainer(LITE0)
-    assert service.prepare(explainer, path) is service.prepare(explainer, path)
+    path, explainer = saved(tmp_path / "a.png", "red", 1), service.models.get(LITE0)
+    assert service.batches.get(explainer, path) is service.batches.get(explainer, path)
 
 
 def test_a_file_that_has_changed_under_its_name_is_decoded_again(
     service: Service, tmp_path: Path
 ) -> None:
-    explainer = service.explainer(LITE0)
-    first = service.prepare(explainer, saved(tmp_path / "a.png", "red", 1))
-    second = service.prepare(explainer, saved(tmp_path / "a.png", "blue", 2))
+    explainer = service.models.get(LITE0)
+    first = service.batches.get(explainer, saved(tmp_path / "a.png", "red", 1))
+    second = service.batches.get(explainer, saved(tmp_path / "a.png", "blue", 2))
     assert second.digest != first.digest
     assert second.pictures[0].image.getpixel((0, 0)) == (0, 0, 255)
 
 
 def test_pictures_and_models_are_not_mixed_up(service: Service, tmp_path: Path) -> None:
     paths = [saved(tmp_path / f"{colour}.png", colour, 1) for colour in ("red", "blue")]
-    askers = [service.explainer(*model) for model in ((LITE0,), ("test_vit", "random"))]
-    found = [service.prepare(asker, path) for asker in askers for path in paths]
+    askers = [service.models.get(*model) for model in ((LITE0,), ("test_vit", "random"))]
+    found = [service.batches.get(asker, path) for asker in askers for path in paths]
     fresh = [Explainer(asker.model).prepare(path) for asker in askers for path in paths]
     for batch, expected in zip(found, fresh, strict=True):
         assert batch.digest == expected.digest
@@ -439,36 +449,38 @@ def test_pictures_and_models_are_not_mixed_up(service: Service, tmp_path: Path) 
 
 
 def test_pretrained_and_random_weights_are_two_models(service: Service) -> None:
-    own, random = (service.explainer(LITE0, weights) for weights in ("pretrained", "random"))
+    own, random = (service.models.get(LITE0, weights) for weights in ("pretrained", "random"))
     assert own.model.fingerprint() != random.model.fingerprint()
-    assert service.explainer(LITE0) is own
+    assert service.models.get(LITE0) is own
 
 
 def test_cancelling_stops_the_work_and_the_next_starts_afresh(service: Service) -> None:
-    tick = service.begin("someone/explain", lambda *_: service.cancel("someone/explain"))
+    tick = service.tasks.begin(
+        "someone/explain", lambda *_: service.tasks.cancel("someone/explain")
+    )
     with pytest.raises(CancelledError):
-        actions.explain(service, about(), "occlusion", {"occlusion": {"window": 90}}, None, tick)
+        actions.explain(service, ask_for(about(), "occlusion", {"occlusion": {"window": 90}}), tick)
     heard: list[float] = []
-    tick = service.begin("someone/explain", lambda done, _: heard.append(done))
+    tick = service.tasks.begin("someone/explain", lambda done, _: heard.append(done))
     settings = {"occlusion": {"window": 90, "stride": 90}}
-    assert actions.explain(service, about(), "occlusion", settings, None, tick).panels[0]["map"]
+    assert actions.explain(service, ask_for(about(), "occlusion", settings), tick).panels[0]["map"]
     assert heard == sorted(heard)
     assert heard[-1] == 1
 
 
 def test_a_new_request_of_a_session_stops_the_one_it_replaces(service: Service) -> None:
-    old = service.begin("someone/explain", lambda *_: None)
-    service.begin("someone/explain", lambda *_: None)
+    old = service.tasks.begin("someone/explain", lambda *_: None)
+    service.tasks.begin("someone/explain", lambda *_: None)
     with pytest.raises(CancelledError):
         old(1, 10)
-    service.begin("other/explain", lambda *_: None)(1, 10)
+    service.tasks.begin("other/explain", lambda *_: None)(1, 10)
 
 
 def test_every_parameter_has_a_widget_that_starts_at_its_default() -> None:
     for registry in (METHODS, METRICS):
         for cls in registry.values():
             for schema in cls.schema_of_fields().values():
-                widget = control(schema)
+                widget = widget_for(schema, schema["default"])
                 assert widget.label == schema["title"]
                 expected = schema["default"]
                 assert widget.value == (list(expected) if isinstance(expected, tuple) else expected)
@@ -482,7 +494,7 @@ def test_parameters_of_others_are_left_out() -> None:
 
 def test_saved_files_go_with_the_service_and_the_oldest_before() -> None:
     short = Service()
-    folders = [short.folder() for _ in range(60)]
+    folders = [short.files.new_folder() for _ in range(60)]
     assert sum(folder.exists() for folder in folders) == 50
     assert not folders[0].exists()
     home = folders[-1].parent
@@ -501,22 +513,28 @@ def test_methods_are_offered_family_by_family_and_those_that_do_not_suit_last(
     assert families == sorted(families, key=list(Family).index)
     labels = [label for label, _ in offered]
     assert len(set(labels)) == len(labels)
-    for_lite0 = actions.describe_model(service, LITE0, "pretrained").methods
+    for_lite0 = actions.describe_model(service, ModelRequest(LITE0, "pretrained")).methods
     unsuited = ["not for this model" in label for label, _ in for_lite0]
     assert unsuited == sorted(unsuited)
     assert any(unsuited)
 
 
-def test_what_a_method_takes_follows_its_settings_and_the_model(service: Service) -> None:
-    def takes(key: str, **params: Any) -> str:
-        return actions.takes(service, LITE0, "pretrained", key, {key: params}, None)
+def test_the_estimate_follows_the_settings_and_the_model(service: Service) -> None:
+    def estimate(key: str, model: str = LITE0, **params: Any) -> str:
+        request = EstimateRequest(model, "pretrained", key, None, {key: params})
+        return actions.estimate(service, request)
 
-    assert takes("gradcam") == "At most 1 forward, 1 backward pass: instant"
-    assert "7 backward passes: seconds" in takes("integrated_gradients", steps=7)
-    assert takes("occlusion", window=224, stride=224) != takes("occlusion", window=32, stride=16)
-    assert takes("occlusion", window=0) == ""
-    assert takes("attention") == ""
-    assert actions.takes(service, "resnt50", "pretrained", "gradcam", {}, None) == ""
+    service.models.get(LITE0)
+    assert estimate("gradcam") == "Instant (1 forward, 1 backward pass)"
+    assert re.fullmatch(
+        r"Seconds \(\d+ forward, 7 backward passes\)", estimate("integrated_gradients", steps=7)
+    )
+    assert estimate("rise", masks=4000).startswith("Minutes (4,0")
+    assert estimate("occlusion", window=224, stride=224) != estimate("occlusion", window=32)
+    assert estimate("attention") == ""
+    assert estimate("gradcam", model="resnet18") == "", "it does not wait for a model"
+    with pytest.raises(TimmscopeError):
+        estimate("occlusion", window=0)
 
 
 def with_extras(**extras: Any) -> Attribution:
@@ -538,15 +556,19 @@ def test_facts_are_told_in_their_own_units_and_segments_are_none() -> None:
         segments=torch.zeros(224, 224),
     )
     error = "standard error 1.2% of the largest value, on average"
-    assert facts(found) == f"completeness error 12.3%; R² 0.50; {error}; converged: yes"
+    assert extras_text(found) == f"completeness error 12.3%; R² 0.50; {error}; converged: yes"
     assert summary(found).endswith(f"R² 0.50; {error}; converged: yes.")
-    assert "does not add up" in summary(with_extras(efficiency_error=0.2))
+    misses = "The map misses the score by 20.0%"
+    assert summary(with_extras(efficiency_error=0.2)).startswith(misses)
+    accounts = "The map accounts for the score to within 1.0%."
+    assert summary(with_extras(efficiency_error=0.01)) == accounts
+    assert extras_text(with_extras(tail_rows=4.0)) == "", "nothing to a reader"
 
 
 def test_only_values_that_add_up_have_the_scores_unit(service: Service) -> None:
     settings = {"integrated_gradients": {"steps": 2}}
     for method, unit in (("integrated_gradients", "logit"), ("gradcam", "")):
-        (panel,) = actions.explain(service, about(), method, settings, None).panels
+        (panel,) = actions.explain(service, ask_for(about(), method, settings)).panels
         low, middle, high = panel["figure"]["data"][0]["colorbar"]["ticktext"]
         assert middle.partition(" ")[2] == unit
         assert " " not in low + high
@@ -556,10 +578,10 @@ def test_regions_are_summed_up_in_words() -> None:
     parts = torch.arange(4).repeat_interleave(224 * 56).view(224, 224)
     values = torch.tensor([2.0, 0.5, 0.0, -1.0])[parts][None]
     lime = dataclasses.replace(with_extras(segments=parts, r2=0.5), values=values)
-    told = "4 regions: 2 speak for it, the strongest by 2; 1 speaks against it, the strongest by 1."
+    told = "2 of 4 regions support the class (strongest: 2); 1 opposes it (strongest: 1)."
     assert summary(lime) == f"{told} R² 0.50."
     shap = dataclasses.replace(with_extras(segments=parts, efficiency_error=0.0), values=values)
-    assert "the strongest by 2.51e+04" in summary(shap), "its pixels add up"
+    assert "strongest: 2.51e+04" in summary(shap), "its pixels add up"
 
 
 def test_segments_are_drawn_and_saved(
@@ -567,21 +589,21 @@ def test_segments_are_drawn_and_saved(
 ) -> None:
     halves = torch.zeros(224, 224, dtype=torch.int64)
     halves[:, 112:] = 1
-    explainer = service.explainer(LITE0)
+    explainer = service.models.get(LITE0)
     found = explainer.explain(CAT, "random")
     answer = dataclasses.replace(found, extras={"segments": halves[None]})
     monkeypatch.setattr(Explainer, "explain", lambda *_, **__: answer)
-    (panel,) = actions.explain(service, about(), "random", {}, None).panels
+    (panel,) = actions.explain(service, ask_for(about(), "random")).panels
     shapes = panel["figure"]["layout"]["shapes"]
     assert [shape["type"] for shape in shapes] == ["path", "path", "rect", "rect"]
-    path = actions.download(service, about(), "random", {}, None, "npz", "auto", 1, False)
+    path = actions.save(service, SaveRequest(ask_for(about(), "random"), "npz"))
     with np.load(path) as saved:
         np.testing.assert_array_equal(saved["segments"], halves)
 
 
 def test_kernel_shap_shows_its_parts_and_how_sure_it_is(service: Service) -> None:
     few = {"kernel_shap": {"segments": 12, "evaluations": 40}}
-    answer = actions.explain(service, about(), "kernel_shap", few, None)
+    answer = actions.explain(service, ask_for(about(), "kernel_shap", few))
     (panel,) = answer.panels
     shapes = [shape["type"] for shape in panel["figure"]["layout"]["shapes"]]
     assert shapes[:2] == ["path", "path"], "the parts' outlines"
@@ -596,7 +618,7 @@ def test_kernel_shap_shows_its_parts_and_how_sure_it_is(service: Service) -> Non
 def featureless(monkeypatch: pytest.MonkeyPatch) -> Service:
     """A service whose every model gives features instead of classes."""
     model = timm.create_model("test_resnet", num_classes=0)
-    monkeypatch.setattr("dashboard.state.load_model", lambda *_, **__: load_model(model))
+    monkeypatch.setattr("dashboard.state.models.load_model", lambda *_, **__: load_model(model))
     return Service()
 
 
@@ -611,10 +633,10 @@ def test_a_model_without_classes_shows_its_strongest_features(featureless: Servi
     bars = panel["figure"]["data"][1]["x"]
     assert bars[0] == 1
     assert bars == sorted(bars, reverse=True)
-    (explained,) = actions.explain(featureless, asked, "gradcam", {}, None).panels
+    (explained,) = actions.explain(featureless, ask_for(asked, "gradcam")).panels
     assert explained["title"].endswith(f"feature {seen.predicted}")
-    wrong = actions.explain(featureless, replace(asked, unit="probability"), "gradcam", {}, None)
-    assert "no probability" in wrong.panels[0]["caption"]
+    with pytest.raises(TimmscopeError, match="no probability; set Score to Logit"):
+        actions.explain(featureless, ask_for(replace(asked, unit="probability"), "gradcam"))
 
 
 # -- which question a result answers ------------------------------------------------------------
@@ -622,7 +644,7 @@ def test_a_model_without_classes_shows_its_strongest_features(featureless: Servi
 
 def test_a_result_stays_until_the_question_is_another() -> None:
     asked = about()
-    answered = asked.settled(282)
+    answered = asked.with_target(282)
     assert asked.answered_by(answered)
     assert replace(asked, target=282, versus=None).answered_by(answered)
     for change in (
@@ -636,48 +658,49 @@ def test_a_result_stays_until_the_question_is_another() -> None:
         changed = replace(asked, **change)
         assert not changed.answered_by(answered), change
         concerns_target = change.keys() & {"target", "versus", "unit"}
-        assert changed.answered_by(answered, whatever_target=True) == bool(concerns_target), change
+        assert changed.answered_by(answered, any_target=True) == bool(concerns_target), change
 
 
 def test_results_name_the_question_that_they_answer(service: Service) -> None:
     settled = about(target=282, versus=None)
-    assert actions.compare(service, about(), ["gradcam"], {}, None, False).question == settled
-    assert actions.features(service, about(), None, 4, "activation").question == settled
-    settings = {"deletion": {"steps": 2}}
+    assert actions.compare(service, compared(about(), ["gradcam"])).question == settled
     assert (
-        actions.measure(service, about(), ["gradcam"], ["deletion"], settings, None).question
+        actions.features(service, FeatureRequest(about(), None, "activation", 4)).question
         == settled
     )
-    assert actions.compare(service, about(None), ["gradcam"], {}, None, False).question is None
+    settings = {"deletion": {"steps": 2}}
+    request = MeasureRequest(about(), ["gradcam"], ["deletion"], settings, None)
+    assert actions.measure(service, request).question == settled
+    assert actions.compare(service, compared(about(), [])).question is None
 
 
-# -- handlers -----------------------------------------------------------------------------------
+# -- progress -----------------------------------------------------------------------------------
 
 
-def test_a_handler_takes_the_question_apart_for_the_api(service: Service) -> None:
-    @working(service, "task")
-    def double(question: Question, on_progress: OnProgress, number: int) -> tuple[Any, int]:
-        return question, 2 * number
+def test_progress_says_the_time_left_once_it_can_be_told() -> None:
+    now, told = [0.0], list[str]()
+    tick = Tasks(lambda: now[0]).begin("someone/explain", lambda _, text: told.append(text))
+    first = ((50.0, 0), (51.0, 500), (60.0, 1000), (100.0, 2000), (150.0, 4000))
+    another = ((151.0, 10), (153.0, 100))
+    for seconds, done in first + another:
+        now[0] = seconds
+        tick(done, 4000)
+    tick(1, 2)
+    assert told == [
+        "0 of 4,000 steps",
+        "500 of 4,000 steps",
+        "1,000 of 4,000 steps, about 30 s left",
+        "2,000 of 4,000 steps, about 50 s left",
+        "4,000 of 4,000 steps",
+        "10 of 4,000 steps",
+        "100 of 4,000 steps, about 1 min left",
+    ]
 
-    parameters = inspect.signature(double).parameters
-    fields = [field.name for field in dataclasses.fields(Question)]
-    assert list(parameters) == [*fields, "number", "request", "progress"]
-    assert parameters["request"].annotation is gr.Request
-    asked = about()
-    request = SimpleNamespace(session_hash="someone")
-    inputs = [getattr(asked, name) for name in fields]
-    assert double(*inputs, 4, request, gr.Progress()) == (asked, 8)
 
-
-def test_a_cancelled_handler_leaves_the_page_as_it_is(service: Service) -> None:
-    @working(service, "task")
-    def wait(question: Question, on_progress: OnProgress) -> None:
-        service.cancel("someone/task")
-        on_progress(0, 0)
-
-    request = SimpleNamespace(session_hash="someone")
-    inputs = dataclasses.astuple(about())
-    assert wait(*inputs, request, gr.Progress()) == gr.skip()
+def test_actions_and_their_state_load_no_widgets() -> None:
+    program = "import sys, dashboard.actions; sys.exit('gradio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=300)
+    assert done.returncode == 0
 
 
 # -- waiting for others -------------------------------------------------------------------------
@@ -693,7 +716,7 @@ def slow_loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
             assert release.wait(30)
         return load_model(name, **options)
 
-    monkeypatch.setattr("dashboard.state.load_model", load)
+    monkeypatch.setattr("dashboard.state.models.load_model", load)
     yield release
     release.set()
 
@@ -702,21 +725,21 @@ def test_who_waits_for_a_model_can_leave_and_others_do_not_wait(
     slow_loading: threading.Event,
 ) -> None:
     service = Service()
-    tick = service.begin("someone/model", lambda *_: None)
-    threading.Timer(0.2, service.cancel, ["someone/model"]).start()
+    tick = service.tasks.begin("someone/model", lambda *_: None)
+    threading.Timer(0.2, service.tasks.cancel, ["someone/model"]).start()
     with pytest.raises(CancelledError):
-        actions.describe_model(service, "test_vit", "random", tick)
-    assert not service.loaded("test_vit", "random")
-    assert service.explainer("test_resnet", "random").model.name == "test_resnet"
+        actions.describe_model(service, ModelRequest("test_vit", "random"), tick)
+    assert not service.models.is_ready("test_vit", "random")
+    assert service.models.get("test_resnet", "random").model.name == "test_resnet"
     slow_loading.set()
-    assert service.explainer("test_vit", "random").model.name == "test_vit"
-    assert service.loaded("test_vit", "random")
+    assert service.models.get("test_vit", "random").model.name == "test_vit"
+    assert service.models.is_ready("test_vit", "random")
 
 
 def test_who_asks_for_a_model_that_is_loading_gets_the_same(slow_loading: threading.Event) -> None:
     service = Service()
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(service.explainer, "test_vit", "random") for _ in range(4)]
+        asked = [pool.submit(service.models.get, "test_vit", "random") for _ in range(4)]
         slow_loading.set()
         assert len({id(one.result()) for one in asked}) == 1
 
@@ -730,15 +753,15 @@ def test_who_waits_for_anothers_explanation_can_be_cancelled() -> None:
         began.set()
         assert release.wait(30)
 
-    def explain(on_progress: OnProgress) -> actions.Explained:
-        return actions.explain(service, about(), "occlusion", settings, None, on_progress)
+    def explain(on_progress: OnProgress) -> actions.ExplainResult:
+        return actions.explain(service, ask_for(about(), "occlusion", settings), on_progress)
 
-    service.explainer(LITE0).predict(CAT)
+    service.models.get(LITE0).predict(CAT)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(explain, first)
         assert began.wait(30)
-        second = service.begin("second/explain", lambda *_: None)
-        threading.Timer(0.2, service.cancel, ["second/explain"]).start()
+        second = service.tasks.begin("second/explain", lambda *_: None)
+        threading.Timer(0.2, service.tasks.cancel, ["second/explain"]).start()
         with pytest.raises(CancelledError):
             explain(second)
         release.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import re
 import threading
@@ -18,9 +19,10 @@ from playwright.sync_api import Page, expect
 from core import ModelHandle, load_model
 from core.errors import CancelledError
 from core.inputs.batch import OnProgress
-from dashboard import actions
+from core.types import Prediction
+from core.views.panels import Panel
 from dashboard.build import build
-from dashboard.state import Question, Service
+from dashboard.state import Service, Tasks
 from dashboard.theme import launch_options
 from tests.conftest import SAMPLES
 
@@ -34,13 +36,13 @@ MAX_ROWS = 60_000
 """Milliseconds to wait for an answer on a busy machine."""
 
 
-class Watched(Service):
+class Watched(Tasks):
     """Counts how often work reports, and how often it notices that it was cancelled."""
 
     reports = cancelled = 0
 
-    def begin(self, session: str, report: Callable[[float, str], object]) -> OnProgress:
-        on_progress = super().begin(session, report)
+    def begin(self, name: str, report: Callable[[float, str], object]) -> OnProgress:
+        on_progress = super().begin(name, report)
 
         def counted(done: int, expected: int) -> None:
             self.reports += 1
@@ -54,12 +56,14 @@ class Watched(Service):
 
 
 @pytest.fixture(scope="module")
-def service() -> Watched:
+def tasks() -> Watched:
     return Watched()
 
 
 @pytest.fixture(scope="module")
-def url(service: Watched) -> Iterator[str]:
+def url(tasks: Watched) -> Iterator[str]:
+    service = Service()
+    service.tasks = tasks
     demo = build(service)
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield address
@@ -142,7 +146,7 @@ def test_the_page_opens_on_an_explanation(page: Page) -> None:
     drawn(page, "#result", 1)
     drawn(page, "#prediction", 1)
     expect(page.locator("#result .ts-caption")).to_contain_text("layer bn2")
-    expect(page.locator("#about-model")).to_contain_text("1000 classes")
+    expect(page.locator("#about-model")).to_contain_text("1,000 classes")
 
 
 def test_a_person_explains_a_picture_of_their_own(page: Page) -> None:
@@ -150,7 +154,7 @@ def test_a_person_explains_a_picture_of_their_own(page: Page) -> None:
     title(page, "espresso")
     choose(page, "#method", "Integrated Gradients")
     title(page, "Integrated Gradients")
-    expect(page.locator("#trust")).to_contain_text("Completeness error")
+    expect(page.locator("#summary")).to_contain_text("The map accounts for the score to within")
     choose(page, "#method", "LayerCAM")
     title(page, "LayerCAM")
     choose(page, "#layer", "blocks.4")
@@ -216,7 +220,7 @@ def test_a_bad_picture_is_refused_in_a_sentence_and_the_page_goes_on(
     bad = tmp_path / "broken.jpg"
     bad.write_bytes((SAMPLES / "coffee.jpg").read_bytes()[:2000])
     page.get_by_label("Remove Image").click()
-    expect(page.locator("#result .ts-caption")).to_contain_text("no picture yet")
+    expect(page.locator("#result .ts-caption")).to_contain_text("Add a picture")
     page.locator("#picture input[type=file]").set_input_files(bad)
     expect(page.locator("#result .ts-caption")).to_contain_text("broken.jpg", timeout=MAX_ROWS)
     shot(page, "refused-1280-light")
@@ -239,26 +243,24 @@ def until(page: Page, holds: Callable[[], bool]) -> None:
     raise AssertionError("it never came to pass")
 
 
-def test_a_long_run_can_be_cancelled(page: Page, service: Watched) -> None:
+def test_a_long_run_can_be_cancelled(page: Page, tasks: Watched) -> None:
     choose(page, "#method", "SmoothGrad")
-    page.locator("input[type=number]").locator("visible=true").first.wait_for()
-    samples = page.get_by_label(re.compile("Samples")).locator("visible=true").last
-    samples.fill("500")
-    samples.press("Tab")
     title(page, "SmoothGrad")
-    before, cancelled = service.reports, service.cancelled
+    page.get_by_label("number input for Samples").fill("500")
+    expect(page.locator("#cost")).to_contain_text("500 backward")
+    before, cancelled = tasks.reports, tasks.cancelled
     page.click("#run")
-    until(page, lambda: service.reports > before + 1)
-    page.click("#stop")
-    until(page, lambda: service.cancelled > cancelled)
+    until(page, lambda: tasks.reports > before + 1)
+    page.click("#cancel")
+    until(page, lambda: tasks.cancelled > cancelled)
 
     def still() -> bool:
-        reports = service.reports
+        reports = tasks.reports
         page.wait_for_timeout(2000)
-        return service.reports == reports
+        return tasks.reports == reports
 
     until(page, still)
-    assert service.reports - before < 40, "all of it takes more than 60 passes"
+    assert tasks.reports - before < 40, "all of it takes more than 60 passes"
     choose(page, "#method", "LayerCAM")
     title(page, "LayerCAM")
 
@@ -266,14 +268,16 @@ def test_a_long_run_can_be_cancelled(page: Page, service: Watched) -> None:
 @pytest.fixture
 def predicting(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The page's predictions arrive while the event is set."""
-    go, predict = threading.Event(), actions.predict
+    go = threading.Event()
+    module = importlib.import_module("dashboard.actions.predict")
+    bars = module._bars
 
-    def held(service: Service, question: Question) -> actions.Seen:
+    def held(prediction: Prediction) -> Panel:
         assert go.wait(MAX_ROWS / 1000)
-        return predict(service, question)
+        return bars(prediction)
 
     go.set()
-    monkeypatch.setattr(actions, "predict", held)
+    monkeypatch.setattr(module, "_bars", held)
     yield go
     go.set()
 
@@ -310,30 +314,60 @@ def test_a_model_that_takes_long_to_load_can_be_left(
         assert go.wait(2 * MAX_ROWS / 1000)
         return load_model(name, **options)
 
-    monkeypatch.setattr("dashboard.state.load_model", held)
+    monkeypatch.setattr("dashboard.state.models.load_model", held)
     said = page.locator("#about-model")
     page.locator("#model input").fill("test_resnet")
     page.locator("#model input").press("Enter")
     expect(said).to_contain_text("Loading test_resnet", timeout=MAX_ROWS)
-    page.click("#leave")
+    page.click("#cancel-loading")
     expect(said).to_contain_text("No longer waiting", timeout=MAX_ROWS)
-    expect(page.locator("#leave")).to_be_hidden()
+    expect(page.locator("#cancel-loading")).to_be_hidden()
     page.locator("#model input").fill("tf_efficientnet_lite0")
     page.locator("#model input").press("Enter")
-    expect(said).to_contain_text("1000 classes", timeout=MAX_ROWS)
+    expect(said).to_contain_text("1,000 classes", timeout=MAX_ROWS)
     go.set()
 
 
-def test_what_a_method_takes_follows_its_settings(page: Page) -> None:
-    expect(page.locator("#takes")).to_contain_text("instant", timeout=MAX_ROWS)
+def test_the_estimate_follows_the_settings(page: Page) -> None:
+    expect(page.locator("#cost")).to_contain_text("Instant", timeout=MAX_ROWS)
     choose(page, "#method", "Occlusion")
-    expect(page.locator("#takes")).to_contain_text("forward passes")
-    before = page.locator("#takes").text_content() or ""
-    page.click("#stop")
+    expect(page.locator("#cost")).to_contain_text("forward passes")
+    before = page.locator("#cost").text_content() or ""
+    page.click("#cancel")
     stride = page.get_by_label(re.compile("Stride")).locator("visible=true").last
     stride.fill("64")
     stride.press("Tab")
-    expect(page.locator("#takes")).not_to_have_text(before)
+    expect(page.locator("#cost")).not_to_have_text(before)
+
+
+def test_settings_are_those_of_the_method_and_come_back_with_it(page: Page) -> None:
+    settings = page.locator("#method-settings")
+    expect(settings.get_by_label("ReLU")).to_be_visible()
+    choose(page, "#method", "SmoothGrad")
+    samples = settings.get_by_label("number input for Samples")
+    expect(samples).to_have_value("25")
+    expect(settings.get_by_label("ReLU")).to_have_count(0)
+    samples.fill("5")
+    expect(page.locator("#cost")).to_contain_text("5 backward")
+    choose(page, "#method", "LayerCAM")
+    expect(settings.get_by_label("ReLU")).to_be_visible()
+    choose(page, "#method", "SmoothGrad")
+    expect(samples).to_have_value("5")
+    expect(page.locator("#cost")).to_contain_text("5 backward")
+    settings.get_by_label("range slider for Samples").fill("9")
+    expect(page.locator("#cost")).to_contain_text("9 backward")
+
+
+def test_metrics_show_the_settings_of_those_chosen(page: Page) -> None:
+    page.get_by_role("tab", name="Metrics").click()
+    page.get_by_text("Settings of the metrics").click()
+    settings = page.locator("#metric-settings")
+    steps = settings.get_by_label("Steps")
+    expect(steps).to_have_count(3)
+    steps.first.fill("7")
+    page.get_by_label("Insertion", exact=True).uncheck()
+    expect(steps).to_have_count(2)
+    expect(steps.first).to_have_value("7")
 
 
 def test_compare(page: Page) -> None:
@@ -357,7 +391,7 @@ def test_features_and_attention(visit: Callable[..., Visit], url: str) -> None:
     page.locator("#model input").fill("test_vit")
     page.locator("#model input").press("Enter")
     page.get_by_label("Random").click()
-    expect(page.locator("#about-model")).to_contain_text("Weights: random", timeout=MAX_ROWS)
+    expect(page.locator("#about-model")).to_contain_text("Random weights", timeout=MAX_ROWS)
     page.get_by_role("tab", name="Features").click()
     settled(seen)
     page.click("#feature-run")
@@ -368,9 +402,9 @@ def test_features_and_attention(visit: Callable[..., Visit], url: str) -> None:
     shot(page, "features-1280-light")
 
 
-def test_a_map_is_judged_and_the_verdict_goes_with_it(page: Page) -> None:
+def test_a_map_is_tested_and_the_verdict_goes_with_it(page: Page) -> None:
     drawn(page, "#result", 1)
-    page.click("#judge")
+    page.click("#test")
     verdict = page.locator("#verdict .ts-card")
     expect(verdict.first).to_contain_text("Verdict: ", timeout=MAX_ROWS)
     assert verdict.count() >= 4
@@ -430,10 +464,18 @@ def test_a_click_on_a_bar_explains_that_class(page: Page) -> None:
 def test_what_the_page_does_is_an_api(url: str) -> None:
     client = Client(url, verbose=False)
     names = set(client.view_api(return_format="dict")["named_endpoints"])
-    assert {"/explain", "/compare", "/features", "/attention", "/measure", "/predict"} <= names
+    assert {
+        "/explain",
+        "/compare",
+        "/features",
+        "/attention",
+        "/measure",
+        "/predict",
+        "/curve_step",
+    } <= names
     picture = handle_file(str(SAMPLES / "coffee.jpg"))
     common = {"model": "tf_efficientnet_lite0", "weights": "pretrained", "unit": "logit"}
-    panels, trust, code_snippet = client.predict(
+    panels, summary, code = client.predict(
         picture,
         target=967,
         versus=-1,
@@ -444,8 +486,8 @@ def test_what_the_page_does_is_an_api(url: str) -> None:
         **common,
     )
     assert "espresso" in json.loads(panels)["panels"][0]["title"]
-    assert "Completeness error" in trust
-    assert "steps=3" in code_snippet
+    assert "The map misses the score by" in summary
+    assert "steps=3" in code
     panels, *_ = client.predict(
         picture, target=10**6, versus=-1, method="gradcam", layer="", settings={},
         api_name="/explain", **common,
@@ -453,7 +495,7 @@ def test_what_the_page_does_is_an_api(url: str) -> None:
     assert "does not exist" in json.loads(panels)["panels"][0]["caption"]
 
 
-def test_evidence_is_drawn_and_a_curve_is_looked_into(page: Page) -> None:
+def test_evidence_is_drawn_and_a_curve_is_inspected(page: Page) -> None:
     page.get_by_role("tab", name="Metrics").click()
     page.get_by_text("Where the evidence is").click()
     page.click("#draw")
@@ -468,16 +510,18 @@ def test_evidence_is_drawn_and_a_curve_is_looked_into(page: Page) -> None:
     page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"], steps=8)
     page.mouse.up()
     page.click("#use-drawing")
-    expect(page.locator("#truth-file")).to_contain_text("drawing")
+    expect(page.locator("#evidence-file")).to_contain_text("drawing")
     page.get_by_label("Energy inside").check()
     page.click("#metric-run")
     expect(page.locator("#scores")).to_contain_text("Energy inside", timeout=MAX_ROWS)
-    drawn(page, "#frame", 2)
-    expect(page.locator("#frame .ts-title").first).to_have_text("25% removed")
+    drawn(page, "#curve-step", 2)
+    expect(page.locator("#curve-step .ts-title").first).to_have_text("25% removed")
     page.locator("#share input[type=number]").fill("75")
     page.locator("#share input[type=number]").press("Enter")
-    expect(page.locator("#frame .ts-title").first).to_have_text("75% removed", timeout=MAX_ROWS)
-    shot(page, "scrub-1280-light")
+    expect(page.locator("#curve-step .ts-title").first).to_have_text(
+        "75% removed", timeout=MAX_ROWS
+    )
+    shot(page, "curve-step-1280-light")
 
 
 def test_which_method_to_take_is_said_and_goes_with_the_question(page: Page) -> None:

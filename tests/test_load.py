@@ -754,7 +754,7 @@ def test_memory_running_out_on_the_way_is_a_sentence(monkeypatch):
 
     monkeypatch.setattr(device, "free_bytes", lambda where: 1_000)
     with pytest.raises(MemoryExhaustedError, match=r"it needs 4.0 MB .* cuda:0 has 0.0 MB left"):
-        device.place(Heavy(1000, 1000, bias=False), torch.device("cuda:0"), "it")
+        device.move_to_device(Heavy(1000, 1000, bias=False), torch.device("cuda:0"), "it")
 
 
 def test_free_memory_minds_the_containers_limit(tmp_path):

@@ -62,11 +62,12 @@ def digest(answer):
     return hashlib.sha256(answer.values.numpy().tobytes()).hexdigest()
 
 from timmscope.dashboard import actions
-from timmscope.dashboard.state import MODELS, Question, Service
+from timmscope.dashboard.actions import ExplainRequest, Question
+from timmscope.dashboard.state import MODELS, Service
 
 coffee = str(timmscope.sample_picture("coffee"))
 question = Question(coffee, MODELS[0], "pretrained", None, None, "logit")
-snippet = actions.explain(Service(), question, "gradcam", {}, None).code_snippet
+snippet = actions.explain(Service(), ExplainRequest(question, "gradcam", None, {})).code
 scope = {}
 exec(snippet.replace("picture.jpg", coffee), scope)
 

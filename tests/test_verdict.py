@@ -224,7 +224,7 @@ def test_the_page_shows_the_worst_first_with_its_controls() -> None:
     shown = cards(judged(srg=0.2, max_sensitivity=3.0))
     assert [card["tone"] for card in shown[:3]] == ["doubtful", "bad", "doubtful"]
     told = next(card["caption"] for card in shown if "Symmetric" in card["caption"])
-    assert "Beside it: Random (control) 0, Edges (control) 0.1, Centre (control) 0.3." in told
+    assert "For comparison: Random (control) 0, Edges (control) 0.1, Centre (control) 0.3." in told
 
 
 def test_a_model_free_map_is_never_trusted() -> None:
@@ -244,7 +244,7 @@ def test_a_verdict_does_not_ask_slow_methods_again_and_again() -> None:
     (found,) = explainer.verdict(x, answer, target=1)
     assert "rows; measure it by itself" in found.unanswered["max_sensitivity"]
     assert "rows; ask" not in found.unanswered.get("class_sensitivity", "")
-    assert [card["caption"] for card in cards(found)][-1].startswith("Not asked: it takes")
+    assert [card["caption"] for card in cards(found)][-1].startswith("Not tested: it takes")
 
 
 def test_a_verdict_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from core.cli.shared import (
+    Command,
+    add_evidence_arguments,
+    add_method_arguments,
     made_methods,
     made_metrics,
     parse_settings,
@@ -154,3 +157,21 @@ def _ground_truths(source: str | None) -> Callable[[Path], Any] | None:
         return None
     folder = Path(source)
     return annotation_finder(folder) if folder.is_dir() else lambda _: source
+
+
+def configure(command: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    command.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE|FOLDER")
+    add_method_arguments(command, "gradcam,integrated_gradients")
+    command.add_argument(
+        "--target", help="a class, its number, or A-B; the predicted one by default"
+    )
+    command.add_argument("--metrics", default="srg", help="names, comma separated; see 'metrics'")
+    add_evidence_arguments(
+        command, "a folder with a mask or annotation for each picture, COCO .json"
+    )
+    command.add_argument("--rows", type=Path, metavar="FILE", help="a .csv, .json or .parquet")
+    command.add_argument("--resume", action="store_true", help="go on with work that did not end")
+
+
+COMMAND = Command("methods by metrics on many pictures", configure, run)

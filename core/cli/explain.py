@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from core.cli.shared import (
+    Command,
+    add_evidence_arguments,
+    add_method_arguments,
     first_line,
     made_methods,
     made_metrics,
@@ -296,3 +299,26 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
             stem = f"{path.stem}-{count}"
         names.append(stem)
     return names
+
+
+def configure(command: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    add_method_arguments(command)
+    command.add_argument(
+        "--target", help="a class, its number, or A-B; the predicted one by default"
+    )
+    command.add_argument("--metrics", default="", help="names, comma separated; see 'metrics'")
+    add_evidence_arguments(command, "a mask, VOC .xml, COCO .json")
+    command.add_argument(
+        "--verdict", action="store_true", help="test whether each map can be trusted"
+    )
+    command.add_argument(
+        "--recommend", action="store_true", help="which of the methods to use, and why"
+    )
+    command.add_argument("--labels", type=Path, help="a file of class names")
+    command.add_argument("--output-dir", type=Path, help="where files go; none are written without")
+    command.add_argument("--save", default="png,npz,json", help="png, npz, json; comma separated")
+
+
+COMMAND = Command("which pixels made the model predict so", configure, run)

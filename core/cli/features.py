@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from core.cli.shared import prepare, writing
+from core.cli.shared import Command, prepare, writing
 from core.explainer import Explainer
 from core.inputs.image import open_picture
 from core.models.load import load_model
@@ -57,3 +57,19 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
             np.savez_compressed(path, **dict(zip(names, maps.numpy(), strict=True)))
         report["files"]["npz"] = str(path)
     return report, 0
+
+
+def configure(command: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    command.add_argument("image", type=Path, metavar="IMAGE")
+    command.add_argument("--layer", help="by default where CAM methods look")
+    command.add_argument("--top", type=int, default=16, help="how many channels")
+    command.add_argument("--by", choices=["activation", "variance"], default="activation")
+    command.add_argument("--attention", action="store_true", help="attention heads instead")
+    command.add_argument(
+        "--query", default="auto", help="the query token: class, mean, or a patch's number"
+    )
+    command.add_argument("--output-dir", type=Path, help="where the maps go, as NPZ")
+
+
+COMMAND = Command("the feature maps of a layer", configure, run)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from core.cli.shared import first_line, made_methods, parse_settings, refuse_unused
+from core.cli.shared import (
+    Command,
+    add_method_arguments,
+    first_line,
+    made_methods,
+    parse_settings,
+    refuse_unused,
+)
 from core.errors import TimmscopeError, UnknownNameError
 from core.evaluation.verdict import finding
 from core.explainer import Explainer
@@ -44,3 +51,11 @@ def _facts(key: str, score: Score) -> dict[str, Any]:
     if score.curve_y is not None:
         facts["curve"] = [round(v, 4) for v in score.curve_y.mean(0).tolist()]
     return facts
+
+
+def configure(command: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_method_arguments(command)
+
+
+COMMAND = Command("whether maps depend on the model and on the class", configure, run)

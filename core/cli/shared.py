@@ -1,19 +1,97 @@
-"""What the commands share."""
+"""Parts that several commands share."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.errors import TimmscopeError
 from core.methods.base import METHODS
 from core.methods.configuration import Configuration, by_name
 from core.metrics.base import METRICS, Metric
 from core.registry import named_instances, parse_instance, split_names
+
+Answer = tuple[Mapping[str, Any], int]
+"""The JSON object of a command and its exit code."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        help: what it does, for ``--help``.
+        configure: adds its arguments to a parser.
+        run: carries it out.
+        needs_model: whether it takes ``--model``, ``--weights`` and ``--device``.
+    """
+
+    help: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], Answer]
+    needs_model: bool = True
+
+
+def no_arguments(command: argparse.ArgumentParser) -> None:
+    """For commands that take none."""
+
+
+def count(text: str) -> int:
+    """A whole number from 0 to 10000, as an argument's type.
+
+    Raises:
+        ArgumentTypeError: the text is no such number.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) > 10_000:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no number from 0 to 10000")
+    return int(text)
+
+
+def add_method_arguments(command: argparse.ArgumentParser, methods: str = "gradcam") -> None:
+    """``--methods``, ``--set``, ``--layer`` and ``--seed``, the same for all that explain.
+
+    Args:
+        command: the parser.
+        methods: the default of ``--methods``.
+    """
+    command.add_argument(
+        "--methods",
+        default=methods,
+        help="names, comma separated: gradcam, gradcam@LAYER, lime(samples=200); see 'methods'",
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PARAM=VALUE", help="a parameter"
+    )
+    command.add_argument("--layer", help="the layer of CAM or attention methods; see 'layers'")
+    command.add_argument("--seed", type=int, default=0, help="where random draws start")
+
+
+def add_evidence_arguments(command: argparse.ArgumentParser, files: str) -> None:
+    """``--ground-truth``, ``--ground-truth-label`` and ``--random-maps``.
+
+    Args:
+        command: the parser.
+        files: what may be given beside a box, for the help.
+    """
+    command.add_argument(
+        "--ground-truth",
+        metavar="FILE|BOX",
+        help=f"where the evidence is: {files}, or left,top,right,bottom",
+    )
+    command.add_argument(
+        "--ground-truth-label",
+        help="only objects of this class in the annotation; in a mask, its number",
+    )
+    command.add_argument(
+        "--random-maps", type=count, default=0, metavar="N", help="rank maps among N random ones"
+    )
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:

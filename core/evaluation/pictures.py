@@ -51,9 +51,7 @@ def evaluate(
         done: the keys of rows that need not be made again.
     """
     configurations = by_name(map(to_configuration, [*methods, *control_methods()]))
-    named = named_instances(
-        parse_instance(METRICS, one) if isinstance(one, str) else one for one in metrics
-    )
+    named = named_instances(parse_instance(METRICS, one) for one in metrics)
     for path in pictures:
         left = [
             (method, metric)

@@ -40,7 +40,7 @@ class RemovalStep:
     outputs: Tensor
 
 
-class Removal(Metric):
+class RemovalCurve(Metric):
     """Base of the metrics that remove or restore pixels step by step.
 
     The curve is the probability of the target over the share of pixels changed; for "A instead of
@@ -155,7 +155,7 @@ class Removal(Metric):
     paper="arXiv:1806.07421",
     axes=REMOVED,
 )
-class Deletion(Removal):
+class Deletion(RemovalCurve):
     """Area under the probability while the top pixels are removed first (Petsiuk et al., 2018)."""
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
@@ -173,7 +173,7 @@ class Deletion(Removal):
     paper="arXiv:1806.07421",
     axes=RESTORED,
 )
-class Insertion(Removal):
+class Insertion(RemovalCurve):
     """Area under the probability while the top pixels are restored first (Petsiuk et al., 2018)."""
 
     restores: ClassVar[bool] = True
@@ -183,7 +183,7 @@ class Insertion(Removal):
         return self._area(run, values, curve)
 
 
-class Gain(Removal):
+class Gain(RemovalCurve):
     """Base of the metrics that compare removing the least with removing the most relevant first.
 
     A picture without its least relevant pixels is one whose most relevant pixels are restored, so

@@ -22,7 +22,7 @@ SCATTERED = "Not a reliable test: even the true map scores like noise."
 """The caveat of metrics that remove scattered pixels; docs/metrics.md has the measurements."""
 
 
-class Subsets(Metric):
+class PixelSubsets(Metric):
     """Base of the metrics that remove random sets of pixels.
 
     They compare the sum of the map's signed values over each set with the drop of the score without
@@ -35,7 +35,7 @@ class Subsets(Metric):
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)
-        removed = self.removed(run)  # (n, H, W)
+        removed = self.removed_pixels(run)  # (n, H, W)
         flat = removed.flatten(1).double()
         given = values.flatten(1).double() @ flat.T  # (B, n)
         lost = (run.score()[:, None] - self._left(run, removed)).double().cpu()
@@ -58,7 +58,7 @@ class Subsets(Metric):
         return self.model_dump_json()
 
     @abstractmethod
-    def removed(self, run: Run) -> Tensor:
+    def removed_pixels(self, run: Run) -> Tensor:
         """(n, H, W) the sets, the same for each image; True where a pixel is removed."""
 
     @abstractmethod
@@ -82,7 +82,7 @@ class Subsets(Metric):
     caveat=SCATTERED,
     paper="arXiv:2005.00631",
 )
-class FaithfulnessCorrelation(Subsets):
+class FaithfulnessCorrelation(PixelSubsets):
     """Correlation of the map's sum with the score's drop over random sets (Bhatt et al., 2020).
 
     All sets have the same size. The score comes with its 95% interval; it is 0 for a constant map.
@@ -90,7 +90,7 @@ class FaithfulnessCorrelation(Subsets):
 
     size: float = Field(0.05, ge=0.001, le=0.99, description="Size of a set, as a share of pixels")
 
-    def removed(self, run: Run) -> Tensor:
+    def removed_pixels(self, run: Run) -> Tensor:
         return drawn(run, [self.size] * self.samples)
 
     def compare(self, run: Run, given: Tensor, lost: Tensor) -> Score:
@@ -109,7 +109,7 @@ class FaithfulnessCorrelation(Subsets):
     paper="arXiv:1711.06104",
     axes=("share of pixels in a set", "correlation"),
 )
-class SensitivityN(Subsets):
+class SensitivityN(PixelSubsets):
     """The same correlation for sets of several sizes, averaged (Ancona et al., 2018).
 
     Sizes are evenly spaced on a logarithmic scale, with the same number of random sets for each.
@@ -124,7 +124,7 @@ class SensitivityN(Subsets):
         steps = max(1, self.sizes - 1)
         return [math.exp(low + (high - low) * i / steps) for i in range(self.sizes)]
 
-    def removed(self, run: Run) -> Tensor:
+    def removed_pixels(self, run: Run) -> Tensor:
         each = max(3, self.samples // self.sizes)
         return drawn(run, [share for share in self.shares() for _ in range(each)])
 
@@ -154,7 +154,7 @@ class SensitivityN(Subsets):
     range=(0.0, 1.0),
     paper="arXiv:1901.09392",
 )
-class Infidelity(Subsets):
+class Infidelity(PixelSubsets):
     """Mean squared error of the map's predictions over random squares (Yeh et al., 2019).
 
     The prediction is the map's sum over a square times the factor that fits best, so the map's
@@ -166,7 +166,7 @@ class Infidelity(Subsets):
         0.2, ge=0.01, le=0.9, description="Side of a square, as a share of the picture's"
     )
 
-    def removed(self, run: Run) -> Tensor:
+    def removed_pixels(self, run: Run) -> Tensor:
         height, width = run.x.shape[2:]
         side = max(1, round(self.side * min(height, width)))
         generator = run.generator()

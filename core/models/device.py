@@ -126,7 +126,7 @@ def require_room(needed: int, device: torch.device, name: str) -> None:
         raise _too_large(needed, free, device, name)
 
 
-def place(model: nn.Module, device: torch.device, name: str) -> nn.Module:
+def move_to_device(model: nn.Module, device: torch.device, name: str) -> nn.Module:
     """Move a model of ours to `device`, ready to be looked at: eval mode, frozen.
 
     On the CPU its 2-D convolutions are stored channels last, which runs faster there. Only they:

@@ -14,7 +14,7 @@ from torch import nn
 from core.errors import ModelError
 from core.inputs.preprocessing import Preprocessing
 from core.models import checkpoint, embedded
-from core.models.device import choose_device, place, require_room, size_of
+from core.models.device import choose_device, move_to_device, require_room, size_of
 from core.models.handle import ModelHandle
 from core.models.labels import given_labels, inferred_labels
 from core.models.spec import ModelSpec, State, spec_for
@@ -80,7 +80,7 @@ def load_model(
     where = choose_device(device)
     spec = spec_for(source, token)
     model, origin = _with_weights(spec, weights, num_classes, where)
-    place(model, where, spec.name)
+    move_to_device(model, where, spec.name)
     return _handle(model, spec.name, origin, True, labels, num_classes, preprocessing)
 
 

@@ -1,63 +1,130 @@
-"""What the page can do: plain functions from what a person asked to what the page shows.
+"""What the page can do: plain functions ``action(service, request, on_progress) -> result``.
 
-They know no widgets, so they can be called, tested and offered as an API without a browser. What
-went wrong comes back as a card that says so; nothing a person can cause raises, but for
-`CancelledError` where they no longer want the answer.
+They know no widgets, so they can be called and tested without a browser, and are what the page's
+API offers. A request is a frozen dataclass whose fields are the inputs, by name; a result holds
+what the page shows. What a person can cause or cure is raised as a `TimmscopeError`, and
+`CancelledError` once they no longer want the answer; the page turns both into what it shows.
 """
 
 from __future__ import annotations
 
-from dashboard.actions.compare import Compared, Recommended, compare, recommend
-from dashboard.actions.curve_steps import curve_choices, curve_step
-from dashboard.actions.evidence import Evidence, canvas, drawn
-from dashboard.actions.explain import Explained, explain
-from dashboard.actions.features import Featured, attention, features
-from dashboard.actions.metrics import MOST_RANDOM_MAPS, Measured, measure, metric_choices
-from dashboard.actions.model import (
-    MethodFacts,
-    ModelFacts,
-    Seen,
-    describe_method,
-    describe_model,
-    method_choices,
-    predict,
-    takes,
+from dashboard.actions.compare import COST_HEADERS, CompareRequest, CompareResult, compare
+from dashboard.actions.curve_steps import (
+    CurveStepRequest,
+    CurveStepResult,
+    curve_choices,
+    curve_step,
 )
-from dashboard.actions.question import Asked, Choices, Settings, ask
-from dashboard.actions.save import download
-from dashboard.actions.verdict import assess
+from dashboard.actions.evidence import (
+    DrawingRequest,
+    Evidence,
+    drawing_canvas,
+    metrics_on_evidence,
+    save_drawing,
+)
+from dashboard.actions.explain import ExplainRequest, ExplainResult, explain
+from dashboard.actions.features import (
+    AttentionRequest,
+    FeatureRequest,
+    FeatureResult,
+    attention,
+    features,
+)
+from dashboard.actions.methods import (
+    EstimateRequest,
+    MethodFacts,
+    MethodRequest,
+    describe_method,
+    estimate,
+    method_choices,
+)
+from dashboard.actions.metrics import (
+    MAX_RANDOM_MAPS,
+    MeasureRequest,
+    MeasureResult,
+    measure,
+    metric_choices,
+)
+from dashboard.actions.model import (
+    ModelOffers,
+    ModelRequest,
+    ModelStatus,
+    describe_model,
+    open_model,
+)
+from dashboard.actions.predict import PredictResult, predict
+from dashboard.actions.question import (
+    NO_CLASS,
+    Choices,
+    Question,
+    ResolvedQuestion,
+    Settings,
+    fault_card,
+    resolve,
+)
+from dashboard.actions.recommend import (
+    RANKING_HEADERS,
+    RecommendRequest,
+    RecommendResult,
+    recommend,
+)
+from dashboard.actions.save import SaveRequest, save
+from dashboard.actions.verdict import VerdictRequest, VerdictResult, assess
 
 __all__ = [
-    "MOST_RANDOM_MAPS",
-    "Asked",
+    "COST_HEADERS",
+    "MAX_RANDOM_MAPS",
+    "NO_CLASS",
+    "RANKING_HEADERS",
+    "AttentionRequest",
     "Choices",
-    "Compared",
+    "CompareRequest",
+    "CompareResult",
+    "CurveStepRequest",
+    "CurveStepResult",
+    "DrawingRequest",
+    "EstimateRequest",
     "Evidence",
-    "Explained",
-    "Featured",
-    "Measured",
+    "ExplainRequest",
+    "ExplainResult",
+    "FeatureRequest",
+    "FeatureResult",
+    "MeasureRequest",
+    "MeasureResult",
     "MethodFacts",
-    "ModelFacts",
-    "Recommended",
-    "Seen",
+    "MethodRequest",
+    "ModelOffers",
+    "ModelRequest",
+    "ModelStatus",
+    "PredictResult",
+    "Question",
+    "RecommendRequest",
+    "RecommendResult",
+    "ResolvedQuestion",
+    "SaveRequest",
     "Settings",
-    "ask",
+    "VerdictRequest",
+    "VerdictResult",
     "assess",
     "attention",
-    "canvas",
     "compare",
     "curve_choices",
     "curve_step",
     "describe_method",
     "describe_model",
-    "download",
-    "drawn",
+    "drawing_canvas",
+    "estimate",
     "explain",
+    "fault_card",
     "features",
     "measure",
     "method_choices",
     "metric_choices",
+    "metrics_on_evidence",
+    "open_model",
     "predict",
     "recommend",
-    "takes",
+    "resolve",
+    "save",
+    "save_drawing",
 ]

@@ -1,18 +1,18 @@
-"""An explanation as Python that gives it again."""
+"""An explanation as Python that computes it again."""
 
 from __future__ import annotations
 
 import core as package
 from core import Attribution
 from core.tasks.base import Combination, Target
-from dashboard.actions.question import Asked
+from dashboard.actions.question import ResolvedQuestion
 
 
-def code_snippet(asked: Asked, found: Attribution) -> str:
+def code_snippet(resolved: ResolvedQuestion, found: Attribution) -> str:
     """Python that gives the same map."""
-    handle = asked.explainer.model
+    handle = resolved.explainer.model
     spec = handle.source if handle.source.startswith("hf-hub:") else handle.name
-    weights = ', weights="random"' if asked.question.weights == "random" else ""
+    weights = ', weights="random"' if resolved.question.weights == "random" else ""
     extra = "".join(f", {name}={value!r}" for name, value in found.params.items())
     layer = f", layer={found.layer!r}" if found.layer else ""
     return (
@@ -21,14 +21,14 @@ def code_snippet(asked: Asked, found: Attribution) -> str:
         f'explainer = Explainer(load_model("{spec}"{weights}))\n'
         "answer = explainer.explain(\n"
         f'    "picture.jpg", "{found.method}",\n'
-        f"    target={code_of(asked.target)}{layer}{extra},\n"
+        f"    target={target_code(resolved.target)}{layer}{extra},\n"
         ")\n"
     )
 
 
-def code_of(target: Target) -> str:
+def target_code(target: Target) -> str:
     """A target as Python."""
     if isinstance(target, Combination):
         (_, one), (_, other) = target.terms
-        return f"{code_of(one)} - {code_of(other)}"
+        return f"{target_code(one)} - {target_code(other)}"
     return repr(target)

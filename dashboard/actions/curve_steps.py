@@ -1,28 +1,57 @@
-"""One step of a removal curve: what the model was shown, and what it said."""
+"""One step of a removal curve: what the model was shown, and what it predicted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
 from torch import Tensor
 
 from core import METHODS, METRICS
-from core.errors import CancelledError, TimmscopeError
 from core.inputs.batch import OnProgress
-from core.metrics.faithfulness import Removal
-from core.types import Prediction
+from core.metrics.faithfulness import RemovalCurve
+from core.types import CurveStep, Prediction
 from core.views.charts import bars_panel
 from core.views.maps import picture_panel
 from core.views.panels import Panel, empty_panel
-from dashboard.actions.explain import explained
-from dashboard.actions.question import Choices, Settings, ask, trouble
-from dashboard.controls import params_of
-from dashboard.state import Question, Service
+from dashboard.actions.explain import ExplainRequest, attribution_of
+from dashboard.actions.question import Choices, Question, Settings, params_of, resolve
+from dashboard.state import Service
 
-CURVES = {key: cls for key, cls in METRICS.items() if issubclass(cls, Removal)}
-"""Metrics whose curves can be looked into step by step."""
+CURVES = {key: cls for key, cls in METRICS.items() if issubclass(cls, RemovalCurve)}
+"""Metrics whose curves can be inspected step by step."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurveStepRequest:
+    """One step of a curve.
+
+    Attributes:
+        question: picture, model and class.
+        curve: "method metric"; see `curve_choices`.
+        share: of the pixels that were removed or restored, in per cent.
+        settings: parameters a person set.
+        layer: where CAM methods look; empty for the model's own choice.
+    """
+
+    question: Question
+    curve: str | None
+    share: float
+    settings: Settings
+    layer: str | None
+
+
+@dataclass(frozen=True)
+class CurveStepResult:
+    """One step of a curve.
+
+    Attributes:
+        panels: the picture at this step, and its five most likely classes.
+    """
+
+    panels: list[Panel]
 
 
 def curve_choices(measured: Iterable[tuple[str, str]]) -> Choices:
@@ -35,49 +64,34 @@ def curve_choices(measured: Iterable[tuple[str, str]]) -> Choices:
 
 
 def curve_step(
-    service: Service,
-    question: Question,
-    curve: str | None,
-    share: float,
-    settings: Settings,
-    layer: str | None,
-    on_progress: OnProgress | None = None,
-) -> list[Panel]:
-    """What the model was shown when a share of the pixels had had their turn, and its top five.
+    service: Service, request: CurveStepRequest, on_progress: OnProgress | None = None
+) -> CurveStepResult:
+    """The picture when a share of its pixels was removed or restored, and its prediction.
 
-    Args:
-        service: answers.
-        question: what the page asks.
-        curve: "method metric", see `curve_choices`.
-        share: of the pixels, in per cent.
-        settings: parameters a person set.
-        layer: where CAM methods look.
-        on_progress: told of rows, where the map is no longer kept.
+    Raises:
+        TimmscopeError: the curve has no such step.
     """
-    method, _, metric = str(curve or "").partition(" ")
+    method, _, metric = str(request.curve or "").partition(" ")
     if metric not in CURVES or method not in METHODS:
-        return [empty_panel("Measure deletion, insertion or the like, then choose a curve.")]
-    try:
-        asked = ask(service, question, on_progress)
-        answer = explained(asked, method, settings, layer, on_progress)
-        instance = METRICS.make(metric, params_of(settings, metric, CURVES[metric]))
-        assert isinstance(instance, Removal)
-        step = round(min(max(share, 0), 100) / 100 * instance.steps)
-        found = asked.explainer.curve_step(asked.batch, answer, instance, step=step)
-    except CancelledError:
-        raise
-    except TimmscopeError as error:
-        return [trouble("Not shown", question, error)]
-    done = "restored" if instance.restores else "removed"
-    return [
-        picture_panel(
-            _image(found.pixels[0]),
-            title=f"{found.fraction:.0%} {done}",
-            caption=f"Step {step} of {instance.steps}, the most relevant pixels first. "
-            f"In place of what is removed: {instance.baseline}.",
-        ),
-        _bars(found.prediction),
-    ]
+        message = "Measure deletion or insertion, then choose a curve."
+        return CurveStepResult([empty_panel(message)])
+    resolved = resolve(service, request.question, on_progress)
+    explanation = ExplainRequest(request.question, method, request.layer, request.settings)
+    found = attribution_of(resolved, explanation, on_progress)
+    removal = METRICS.make(metric, params_of(request.settings, metric, CURVES[metric]))
+    assert isinstance(removal, RemovalCurve)
+    step = round(min(max(request.share, 0), 100) / 100 * removal.steps)
+    shown = resolved.explainer.curve_step(resolved.batch, found, removal, step=step)
+    return CurveStepResult([_picture(shown, removal, step), _bars(shown.prediction)])
+
+
+def _picture(shown: CurveStep, removal: RemovalCurve, step: int) -> Panel:
+    return picture_panel(
+        _image(shown.pixels[0]),
+        title=f"{shown.fraction:.0%} {'restored' if removal.restores else 'removed'}",
+        caption=f"Step {step:,} of {removal.steps:,}, most relevant pixels first. "
+        f"Removed pixels are replaced by: {removal.baseline}.",
+    )
 
 
 def _image(pixels: Tensor) -> PIL.Image.Image:
@@ -88,10 +102,11 @@ def _image(pixels: Tensor) -> PIL.Image.Image:
 
 def _bars(prediction: Prediction) -> Panel:
     rows = [(label, value) for _, label, value in prediction.top(5)]
+    kind = "strongest features" if prediction.features else "most likely classes"
     return bars_panel(
         rows,
-        title="What the model says of it",
-        caption="The five likeliest classes at this step",
+        title="Prediction at this step",
+        caption=f"The five {kind}",
         highlight=None,
         shares=not prediction.features,
     )

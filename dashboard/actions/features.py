@@ -5,97 +5,120 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.analysis.features import FeatureMaps
-from core.errors import CancelledError, TimmscopeError
 from core.inputs.batch import OnProgress
 from core.views.colour import is_signed, limits
 from core.views.maps import map_panel, overlay_panel, picture_uri
 from core.views.panels import Panel
-from dashboard.actions.question import ask, trouble
-from dashboard.state import Question, Service
+from dashboard.actions.question import Question, resolve
+from dashboard.state import Service
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRequest:
+    """The channels of a layer that respond most.
+
+    Attributes:
+        question: picture and model.
+        layer: empty for the default one.
+        by: rank channels by mean "activation" or by spatial "variance".
+        top: how many channels.
+    """
+
+    question: Question
+    layer: str | None
+    by: str
+    top: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionRequest:
+    """The attention heads of a layer.
+
+    Attributes:
+        question: picture and model.
+        layer: empty for the default one.
+        query: whose attention: "auto", "class", "mean", or a patch number.
+    """
+
+    question: Question
+    layer: str | None
+    query: str
 
 
 @dataclass(frozen=True)
-class Featured:
-    """A layer's feature maps, or a layer's heads.
+class FeatureResult:
+    """A layer's feature maps, or its attention heads.
 
     Attributes:
         panels: a small map each.
-        summary: statistics of the whole layer, in Markdown.
-        question: the one answered, with the class explained; None if there is no answer.
+        summary: what they show, in Markdown.
+        question: the one answered, with the class explained.
     """
 
     panels: list[Panel]
-    summary: str = ""
-    question: Question | None = None
+    summary: str
+    question: Question
 
 
 def features(
-    service: Service,
-    question: Question,
-    layer: str | None,
-    top: int,
-    by: str,
-    on_progress: OnProgress | None = None,
-) -> Featured:
-    """The channels of a layer that respond most."""
-    try:
-        asked = ask(service, question, on_progress)
-        found = asked.explainer.features(
-            asked.batch,
-            layer=layer,
-            top=int(top),
-            by="variance" if by == "variance" else "activation",
-            on_progress=on_progress,
-        )
-    except CancelledError:
-        raise
-    except TimmscopeError as error:
-        return Featured([trouble("No feature maps", question, error)])
+    service: Service, request: FeatureRequest, on_progress: OnProgress | None = None
+) -> FeatureResult:
+    """The channels of a layer that respond most.
+
+    Raises:
+        TimmscopeError: the layer has no feature maps.
+    """
+    resolved = resolve(service, request.question, on_progress)
+    found = resolved.explainer.features(
+        resolved.batch,
+        layer=request.layer or None,
+        top=int(request.top),
+        by="variance" if request.by == "variance" else "activation",
+        on_progress=on_progress,
+    )
     signed = is_signed(found.maps)
     panels = [
         map_panel(values.numpy(), f"channel {int(channel)}", limits=limits(values, signed=signed))
         for values, channel in zip(found.maps, found.channels, strict=True)
     ]
-    return Featured(panels, _statistics(found), asked.question)
+    return FeatureResult(panels, _statistics(found), resolved.question)
 
 
 def _statistics(found: FeatureMaps) -> str:
     height, width = found.maps.shape[1:]
     return (
-        f"**{found.layer}**: {found.total} channels of {width} x {height}, {found.active} active. "
-        f"Mean {found.mean:.3g}, standard deviation {found.std:.3g}, sparsity {found.sparsity:.1%} "
-        "(values under 1% of the largest)."
+        f"**{found.layer}**: {found.total:,} channels of {width} × {height}, of which "
+        f"{found.active:,} are active. Mean {found.mean:.3g}, standard deviation {found.std:.3g}, "
+        f"sparsity {found.sparsity:.1%} (share of values below 1% of the largest)."
     )
 
 
 def attention(
-    service: Service,
-    question: Question,
-    layer: str | None,
-    query: str,
-    on_progress: OnProgress | None = None,
-) -> Featured:
-    """Where each head of a layer looks, over the picture."""
-    try:
-        asked = ask(service, question, on_progress)
-        heads = asked.explainer.attention(
-            asked.batch, layer=layer, query=query.strip() or "auto", on_progress=on_progress
-        )
-    except CancelledError:
-        raise
-    except TimmscopeError as error:
-        return Featured([trouble("No attention maps", question, error)])
-    uri = picture_uri(asked.batch.pictures[0].image, side=480)
+    service: Service, request: AttentionRequest, on_progress: OnProgress | None = None
+) -> FeatureResult:
+    """Where each head of a layer looks, over the picture.
+
+    Raises:
+        TimmscopeError: the layer has no attention maps, or there is no such query token.
+    """
+    resolved = resolve(service, request.question, on_progress)
+    heads = resolved.explainer.attention(
+        resolved.batch,
+        layer=request.layer or None,
+        query=request.query.strip() or "auto",
+        on_progress=on_progress,
+    )
+    uri = picture_uri(resolved.batch.pictures[0].image, side=480)
     panels = [
         overlay_panel(
             uri,
             head.numpy(),
-            asked.batch.geometries[0],
+            resolved.batch.geometries[0],
             title=f"head {i}",
             smooth=False,
             colorbar=False,
         )
         for i, head in enumerate(heads)
     ]
-    said = f"{len(heads)} heads; each map is what the query token attends to."
-    return Featured(panels, said, asked.question)
+    summary = f"{len(heads)} heads. Each map shows where the query token attends."
+    return FeatureResult(panels, summary, resolved.question)

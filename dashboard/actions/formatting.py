@@ -8,50 +8,52 @@ import torch
 
 from core.types import Attribution, Cost
 
-SUMS = ("completeness_error", "efficiency_error")
-"""Extras of methods whose values add up, to the score's rise, up to that error."""
+SUM_ERRORS = ("completeness_error", "efficiency_error")
+"""Extras of methods whose values add up to the change of the score, up to that error."""
+NOT_SHOWN = {"tail_rows"}
+"""Extras that say nothing to a reader of the page."""
 
 
 def pass_counts(cost: Cost) -> str:
-    """Passes through the model, such as "1 forward, 1 backward".
+    """Passes through the model.
 
-    >>> pass_counts(Cost(50, 50)), pass_counts(Cost(1))
-    ('50 forward, 50 backward', '1 forward')
+    >>> pass_counts(Cost(50, 50)), pass_counts(Cost(1)), pass_counts(Cost(4000))
+    ('50 forward, 50 backward passes', '1 forward pass', '4,000 forward passes')
     """
-    return f"{cost.forward} forward" + (f", {cost.backward} backward" if cost.backward else "")
+    backward = f", {cost.backward:,} backward" if cost.backward else ""
+    noun = "pass" if (cost.backward or cost.forward) == 1 else "passes"
+    return f"{cost.forward:,} forward{backward} {noun}"
 
 
-def spent(cost: Cost) -> str:
+def cost_text(cost: Cost) -> str:
     """Passes and time that an answer took.
 
-    >>> spent(Cost(1, 1, 0.02)), spent(Cost(400, 0, 12.34))
-    ('1 forward, 1 backward, 20 ms', '400 forward, 12.3 s')
+    >>> cost_text(Cost(1, 1, 0.02)), cost_text(Cost(400, 0, 12.34)), cost_text(Cost(0, 0, 0.001))
+    ('1 forward, 1 backward pass, 20 ms', '400 forward passes, 12.3 s', 'reused, 1 ms')
     """
     time = f"{cost.seconds * 1000:.0f} ms" if cost.seconds < 1 else f"{cost.seconds:.1f} s"
-    return f"{pass_counts(cost)}, {time}"
+    return f"{pass_counts(cost) if cost.forward else 'reused'}, {time}"
 
 
-def promised(cost: Cost) -> str:
-    """What an answer will take; it may take less, where others have asked for the same passes.
+def estimate_text(cost: Cost) -> str:
+    """How long an answer takes; less, where passes are shared with earlier answers.
 
-    >>> promised(Cost(1, 1)), promised(Cost(4000))
-    ('At most 1 forward, 1 backward pass: instant', 'At most 4000 forward passes: minutes')
-    >>> promised(Cost())
-    'No pass: instant'
+    >>> estimate_text(Cost(1, 1)), estimate_text(Cost(4000))
+    ('Instant (1 forward, 1 backward pass)', 'Minutes (4,000 forward passes)')
+    >>> estimate_text(Cost())
+    'Instant (no pass through the model)'
     """
-    if not cost.forward:
-        return "No pass: instant"
-    last = cost.backward or cost.forward
-    return f"At most {pass_counts(cost)} {'pass' if last == 1 else 'passes'}: {cost.pace}"
+    passes = pass_counts(cost) if cost.forward else "no pass through the model"
+    return f"{cost.pace.capitalize()} ({passes})"
 
 
-def fact(name: str, value: float) -> str:
+def extra_text(name: str, value: float) -> str:
     """One of an attribution's extras.
 
-    >>> fact("completeness_error", 0.0213), fact("r2", 0.8312), fact("converged", 0)
-    ('completeness error 2.1%', 'R² 0.83', 'converged: no')
-    >>> fact("standard_error", 0.01234)
-    'standard error 1.2% of the largest value, on average'
+    >>> extra_text("completeness_error", 0.0213), extra_text("r2", 0.8312)
+    ('completeness error 2.1%', 'R² 0.83')
+    >>> extra_text("converged", 0), extra_text("standard_error", 0.01234)
+    ('converged: no', 'standard error 1.2% of the largest value, on average')
     """
     words = name.replace("_", " ")
     if name == "converged":
@@ -65,23 +67,47 @@ def fact(name: str, value: float) -> str:
     return f"{words} {value:.3g}"
 
 
-def regions(found: Attribution) -> str:
-    """What the parts of the first picture say; empty for maps that are not made of parts."""
+def extras_text(found: Attribution, leave_out: Collection[str] = ()) -> str:
+    """What else a method found out about the first picture; `leave_out` names what is not told."""
+    hidden = {*leave_out, *NOT_SHOWN}
+    return "; ".join(
+        extra_text(name, value) for name, value in found.facts().items() if name not in hidden
+    )
+
+
+def sum_error_text(error: float) -> str:
+    """How well a map's values add up to the score.
+
+    >>> sum_error_text(0.0213)
+    'The map accounts for the score to within 2.1%.'
+    >>> sum_error_text(0.123)
+    'The map misses the score by 12.3%; use more steps or evaluations, if the method has them.'
+    """
+    if error < 0.05:
+        return f"The map accounts for the score to within {error:.1%}."
+    return (
+        f"The map misses the score by {error:.1%}; use more steps or evaluations, if the method "
+        "has them."
+    )
+
+
+def regions_text(found: Attribution) -> str:
+    """How many regions of the first picture support the class; empty for maps without regions."""
     labels = found.extras.get("segments")
     if labels is None:
         return ""
     parts = labels[0].flatten().long()
     weights = torch.zeros(int(parts.max()) + 1).index_add_(0, parts, found.values[0].flatten())
-    if not any(name in found.extras for name in SUMS):
+    if not any(name in found.extras for name in SUM_ERRORS):
         weights /= parts.bincount()
-    told = [f"{len(weights)} regions"]
-    for side, word in ((weights[weights > 0], "for"), (-weights[weights < 0], "against")):
-        strongest = f", the strongest by {float(side.max()):.3g}" if len(side) else ""
-        told.append(f"{len(side)} {'speaks' if len(side) == 1 else 'speak'} {word} it{strongest}")
-    return f"{told[0]}: {told[1]}; {told[2]}"
+    support, oppose = weights[weights > 0], -weights[weights < 0]
+    verb = "supports" if len(support) == 1 else "support"
+    text = f"{len(support)} of {len(weights)} regions {verb} the class{_strongest(support)}"
+    if len(oppose):
+        verb = "opposes" if len(oppose) == 1 else "oppose"
+        text += f"; {len(oppose)} {verb} it{_strongest(oppose)}"
+    return f"{text}."
 
 
-def facts(found: Attribution, besides: Collection[str] = ()) -> str:
-    """What else a method found of the first image, besides what is told elsewhere."""
-    told = [fact(name, value) for name, value in found.facts().items() if name not in besides]
-    return "; ".join(told)
+def _strongest(weights: torch.Tensor) -> str:
+    return f" (strongest: {float(weights.max()):.3g})" if len(weights) else ""

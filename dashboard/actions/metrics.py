@@ -1,4 +1,4 @@
-"""Does a map deserve trust, next to maps that know nothing?"""
+"""Scores of maps, beside those of controls that do not depend on the model."""
 
 from __future__ import annotations
 
@@ -10,101 +10,108 @@ from typing import Any
 
 from torch import Tensor
 
-from core import METHODS, METRICS, Attribution
+from core import METHODS, METRICS
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.inputs.batch import OnProgress
 from core.metrics.base import Metric, MetricInput
-from core.types import Score
+from core.types import Comparison, Score
 from core.views.charts import Curve, curves_panel
 from core.views.panels import Panel, empty_panel, error_panel
 from dashboard.actions.evidence import UNKNOWN, Evidence, ground_truth_of
-from dashboard.actions.question import Asked, Choices, Settings, answers, ask, trouble
-from dashboard.controls import params_of
-from dashboard.state import Question, Service
+from dashboard.actions.question import (
+    Choices,
+    Question,
+    ResolvedQuestion,
+    Settings,
+    compare_methods,
+    label_of,
+    params_of,
+    resolve,
+)
+from dashboard.state import Service
 
 logger = logging.getLogger(__name__)
 
-METHOD_ONLY = ["Method"]
-MOST_RANDOM_MAPS = 200
-"""The most random maps that the page sets a map among."""
+MAX_RANDOM_MAPS = 200
+"""The largest number of random maps that the page compares a map with."""
 
 
-def metric_choices() -> Choices:
-    """Every metric; one with a caveat is marked with an asterisk."""
-    return [(cls.label + (" *" if cls.caveat else ""), key) for key, cls in METRICS.items()]
+@dataclass(frozen=True, slots=True)
+class MeasureRequest:
+    """Metrics of several methods' maps.
+
+    Attributes:
+        question: picture, model and class.
+        methods: the methods' keys.
+        metrics: the metrics' keys.
+        settings: parameters a person set.
+        layer: where CAM methods look; empty for the model's own choice.
+        evidence: where it is, for metrics that need to know.
+        random_maps: how many random maps to rank each map against; 0 for none.
+    """
+
+    question: Question
+    methods: Sequence[str]
+    metrics: Sequence[str]
+    settings: Settings
+    layer: str | None
+    evidence: Evidence = UNKNOWN
+    random_maps: int | None = 0
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasureResult:
     """Curves and scores.
 
     Attributes:
-        panels: a chart for each metric.
-        table: method, then a column for each metric.
+        panels: a chart for each metric that follows a curve, then the reasons for missing scores.
+        table: a row for each method, controls last.
         headers: of the table.
-        curves: by method and metric, those that can be looked into.
+        curves: pairs of method and metric whose curves can be inspected.
         question: the one answered, with the class explained; None if there is no answer.
     """
 
     panels: list[Panel]
-    table: list[list[Any]]
-    headers: list[str]
+    table: list[list[Any]] = field(default_factory=list)
+    headers: list[str] = field(default_factory=lambda: ["Method"])
     curves: list[tuple[str, str]] = field(default_factory=list)
     question: Question | None = None
 
 
+def metric_choices() -> Choices:
+    """Every metric as (label, key); one with a caveat is marked with an asterisk."""
+    return [(cls.label + (" *" if cls.caveat else ""), key) for key, cls in METRICS.items()]
+
+
 def measure(
-    service: Service,
-    question: Question,
-    methods: Sequence[str],
-    metrics: Sequence[str],
-    settings: Settings,
-    layer: str | None,
-    on_progress: OnProgress | None = None,
-    evidence: Evidence = UNKNOWN,
-    random_maps: int = 0,
-) -> Measured:
+    service: Service, request: MeasureRequest, on_progress: OnProgress | None = None
+) -> MeasureResult:
     """Metrics of the chosen methods, beside the controls.
 
-    Args:
-        service: answers.
-        question: what the page asks.
-        methods: keys.
-        metrics: keys.
-        settings: parameters a person set.
-        layer: where CAM methods look.
-        on_progress: told of rows done and expected.
-        evidence: where it is, for metrics that need to know.
-        random_maps: how many random maps to set each map among; 0 for none.
+    Raises:
+        TimmscopeError: the question cannot be answered by any method, or the evidence cannot be
+            read.
     """
-    if not methods or not metrics:
-        panel = empty_panel("Choose at least one method and one metric.")
-        return Measured([panel], [], METHOD_ONLY)
-    try:
-        asked = ask(service, question, on_progress)
-        ground_truth = ground_truth_of(asked, evidence)
-        answer = answers(asked, methods, settings, layer, on_progress)
-        asking = _Asking(
-            asked, answer.results, ground_truth, min(random_maps, MOST_RANDOM_MAPS), on_progress
-        )
-        scores = {key: asking.scores(_made(key, settings)) for key in metrics}
-        standings = {key: asking.standings(_made(key, settings)) for key in metrics}
-    except CancelledError:
-        raise
-    except TimmscopeError as error:
-        return Measured([trouble("Not measured", question, error)], [], METHOD_ONLY)
-    panels = [_curves(key, found) for key, found in scores.items() if _has_curve(found)]
-    panels += [error_panel(METHODS[key].label, why) for key, why in answer.errors.items()]
-    panels += [error_panel(METRICS[key].label, why) for key, why in asking.reasons.items()]
-    keys = dict.fromkeys(key for found in scores.values() for key in found)
-    table = [[METHODS[key].label, *(_cell(scores[m].get(key)) for m in metrics)] for key in keys]
-    headers = [_with_arrow(key) for key in metrics]
-    for metric in [m for m in metrics if standings[m]]:
-        headers.append(f"{METRICS[metric].label}: percentile among {asking.random_maps}")
-        for key, row in zip(keys, table, strict=True):
-            row.append(standings[metric].get(key))
-    curves = [(key, m) for m in metrics for key in scores[m] if key in answer.results]
-    return Measured(panels, table, METHOD_ONLY + headers, curves, asked.question)
+    if not request.methods or not request.metrics:
+        return MeasureResult([empty_panel("Choose at least one method and one metric.")])
+    resolved = resolve(service, request.question, on_progress)
+    ground_truth = ground_truth_of(resolved, request.evidence)
+    comparison = compare_methods(
+        resolved, request.methods, request.settings, request.layer, on_progress
+    )
+    scoring = _Scoring(resolved, comparison, ground_truth, on_progress)
+    metrics = [_made(key, request.settings) for key in request.metrics]
+    maps = min(int(request.random_maps or 0), MAX_RANDOM_MAPS)
+    scores = {metric.key: scoring.scores(metric) for metric in metrics}
+    ranks = {metric.key: scoring.percentile_ranks(metric, maps) for metric in metrics}
+    headers, table = _table(scores, ranks, comparison, maps)
+    return MeasureResult(
+        _panels(scores, scoring),
+        table,
+        headers,
+        [(key, m) for m, found in scores.items() for key in found if key in comparison.results],
+        resolved.question,
+    )
 
 
 def _made(metric: str, settings: Settings) -> Metric:
@@ -112,62 +119,94 @@ def _made(metric: str, settings: Settings) -> Metric:
 
 
 @dataclass
-class _Asking:
-    """Puts metrics to maps.
+class _Scoring:
+    """Measures metrics of maps.
 
     Attributes:
-        asked: the question.
-        results: the maps, by method.
+        resolved: the question.
+        comparison: the maps.
         ground_truth: where the evidence is, if that is known.
-        random_maps: how many random maps to set each among.
         on_progress: told of rows done and expected.
-        reasons: by metric, why it says nothing of any method.
+        reasons: by metric, why there is no score of any method.
     """
 
-    asked: Asked
-    results: Mapping[str, Attribution]
+    resolved: ResolvedQuestion
+    comparison: Comparison
     ground_truth: Tensor | None
-    random_maps: int
     on_progress: OnProgress | None
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
-    def question(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         return {
-            "target": self.asked.target,
+            "target": self.resolved.target,
             "ground_truth": self.ground_truth,
             "on_progress": self.on_progress,
         }
 
     def scores(self, metric: Metric) -> dict[str, Score]:
-        """The metric of each result and then of each control, as far as it applies to them."""
-        asker, batch = self.asked.explainer, self.asked.batch
+        """The metric of each map and then of each control, as far as it applies to them."""
+        explainer, batch = self.resolved.explainer, self.resolved.batch
         own = {}
-        for key, found in self.results.items():
+        for key, found in self.comparison.results.items():
             try:
-                own[key] = asker.measure(batch, found, metric, **self.question)
+                own[key] = explainer.measure(batch, found, metric, **self.options)
             except CancelledError:
                 raise
             except TimmscopeError as reason:  # its cell stays empty
-                logger.info("%s of %s failed", metric.key, key, exc_info=True)
-                self.reasons[metric.key] = str(reason).partition("\n")[0]
+                logger.info("%s of %s has no score: %s", metric.key, key, reason)
+                self.reasons[metric.key] = str(reason)
         if own:
             self.reasons.pop(metric.key, None)
             with suppress(NotApplicableError):
-                own |= asker.controls(batch, metric, **self.question)
+                own |= explainer.controls(batch, metric, **self.options)
         return own
 
-    def standings(self, metric: Metric) -> dict[str, float]:
-        """The percentile of each result among random maps, if that is asked and applies."""
-        found: dict[str, float] = {}
-        if self.random_maps < 1 or MetricInput.METHOD in metric.needs or metric.key in self.reasons:
-            return found
-        for key, answer in self.results.items():
-            percentile_rank = self.asked.explainer.percentile_rank(
-                self.asked.batch, answer, metric, maps=self.random_maps, **self.question
-            )
-            found[key] = float(percentile_rank.percentile[0])
-        return found
+    def percentile_ranks(self, metric: Metric, maps: int) -> dict[str, float]:
+        """The percentile of each map among random ones, if that is asked for and applies."""
+        if maps < 1 or MetricInput.METHOD in metric.needs or metric.key in self.reasons:
+            return {}
+        explainer, batch = self.resolved.explainer, self.resolved.batch
+        ranks = {
+            key: explainer.percentile_rank(batch, found, metric, maps=maps, **self.options)
+            for key, found in self.comparison.results.items()
+        }
+        return {key: float(rank.percentile[0]) for key, rank in ranks.items()}
+
+
+Scores = Mapping[str, Mapping[str, Score]]
+"""By metric and method."""
+
+
+def _panels(scores: Scores, scoring: _Scoring) -> list[Panel]:
+    comparison = scoring.comparison
+    return [
+        *(_curves(key, found, comparison) for key, found in scores.items() if _has_curve(found)),
+        *(error_panel(label_of(key, comparison), why) for key, why in comparison.errors.items()),
+        *(error_panel(METRICS[key].label, why) for key, why in scoring.reasons.items()),
+    ]
+
+
+def _table(
+    scores: Scores, ranks: Mapping[str, Mapping[str, float]], comparison: Comparison, maps: int
+) -> tuple[list[str], list[list[Any]]]:
+    """Headers, and a row for each method: its scores, then its percentile ranks."""
+    ranked = [metric for metric in scores if ranks[metric]]
+    methods = dict.fromkeys(key for found in scores.values() for key in found)
+    headers = [
+        "Method",
+        *map(_with_arrow, scores),
+        *(f"{METRICS[m].label}: percentile among {maps} random maps" for m in ranked),
+    ]
+    rows = [
+        [
+            label_of(key, comparison),
+            *(_cell(found.get(key)) for found in scores.values()),
+            *(ranks[metric].get(key) for metric in ranked),
+        ]
+        for key in methods
+    ]
+    return headers, rows
 
 
 def _cell(score: Score | None) -> float | str | None:
@@ -184,27 +223,27 @@ def _has_curve(scores: Mapping[str, Score]) -> bool:
     return bool(scores) and all(score.curve_x is not None for score in scores.values())
 
 
-def _curves(metric: str, scores: Mapping[str, Score]) -> Panel:
+def _curves(metric: str, scores: Mapping[str, Score], comparison: Comparison) -> Panel:
     cls = METRICS[metric]
     better = "higher" if cls.higher_is_better else "lower"
+    sentences = [cls.about, f"Area under the curve; {better} is better.", cls.caveat]
     return curves_panel(
-        [_curve(key, score) for key, score in scores.items()],
+        [_curve(key, score, comparison) for key, score in scores.items()],
         *cls.axes,
         title=_with_arrow(metric),
-        caption=" ".join(
-            filter(None, [cls.about, f"Area under the curve; {better} is better.", cls.caveat])
-        ),
+        caption=" ".join(filter(None, sentences)),
     )
 
 
-def _curve(key: str, score: Score) -> Curve:
+def _curve(key: str, score: Score, comparison: Comparison) -> Curve:
     assert score.curve_x is not None
     assert score.curve_y is not None
+    control = key not in comparison.results or METHODS[comparison.results[key].method].is_control
     return {
-        "name": METHODS[key].label,
+        "name": label_of(key, comparison),
         "x": score.curve_x.tolist(),
         "y": score.curve_y[0].tolist(),
-        "style": "dash" if METHODS[key].is_control else "solid",
+        "style": "dash" if control else "solid",
         "auc": float(score.value[0]),
     }
 

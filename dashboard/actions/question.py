@@ -1,32 +1,93 @@
-"""What all actions share: a question met with its picture, model and target."""
+"""The question that all tabs share: a picture, a model and a class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from core import METHODS, Explainer
 from core.errors import NotApplicableError, TimmscopeError
 from core.inputs.batch import InputBatch, OnProgress
+from core.registry import Parameters
 from core.tasks.base import Target
 from core.types import Comparison, Prediction
 from core.views.panels import Panel, empty_panel, error_panel
-from dashboard.controls import params_of
-from dashboard.state import Question, Service
+from dashboard.state import Service
 
 Choices = list[tuple[str, Any]]
+"""Entries of a dropdown: what is shown, and the value."""
 Settings = dict[str, dict[str, Any]]
+"""Parameters that a person changed, by method or metric."""
+NO_CLASS = -1
+"""Stands for "no class" where a choice needs a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person asks about, on whatever tab.
+
+    Attributes:
+        picture: path of the uploaded picture.
+        model: a timm name or ``hf-hub:owner/name``.
+        weights: "pretrained" or "random".
+        target: class index or label; None for the predicted class.
+        versus: class index or label to compare with; None or `NO_CLASS` for none.
+        unit: "logit" or "probability".
+    """
+
+    picture: str | None
+    model: str
+    weights: str
+    target: int | str | None
+    versus: int | str | None
+    unit: str
+
+    @property
+    def has_versus(self) -> bool:
+        """Whether the class is compared with another."""
+        return self.versus not in (None, NO_CLASS, "")
+
+    def with_target(self, predicted: int | str) -> Question:
+        """The same question, with the predicted class where none was chosen."""
+        target = predicted if self.target in (None, "") else self.target
+        return replace(self, target=target, versus=self.versus if self.has_versus else None)
+
+    def answered_by(self, other: Question, any_target: bool = False) -> bool:
+        """Whether the answer to another question, its class chosen, answers this one too.
+
+        Args:
+            other: the question answered.
+            any_target: for answers that do not depend on the class.
+        """
+        about = (self.picture, self.model, self.weights)
+        if about != (other.picture, other.model, other.weights):
+            return False
+        return any_target or self.with_target(other.target or 0) == other
+
+    def to_target(self, explainer: Explainer, predicted: int) -> Target:
+        """The target asked for, given the predicted class.
+
+        Raises:
+            UnknownNameError: the model has no such class.
+        """
+        target = explainer.target(predicted if self.target in (None, "") else self.target)
+        assert target is not None
+        if self.has_versus:
+            rival = explainer.target(self.versus)
+            assert rival is not None
+            target = target - rival
+        return target.probability() if self.unit == "probability" else target
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question met with its picture, model and target.
+class ResolvedQuestion:
+    """A question with its model loaded and its picture decoded and classified.
 
     Attributes:
         question: as asked, with the predicted class where none was chosen.
         explainer: of the model.
-        batch: at the picture.
+        batch: the picture.
         prediction: of the picture.
         target: what is explained.
     """
@@ -38,48 +99,65 @@ class Asked:
     target: Target
 
     @property
-    def about(self) -> str:
+    def target_name(self) -> str:
         """The target in words."""
         return self.target.describe(self.prediction)
 
 
-def ask(service: Service, question: Question, on_progress: OnProgress | None = None) -> Asked:
+def resolve(
+    service: Service, question: Question, on_progress: OnProgress | None = None
+) -> ResolvedQuestion:
     """Load, decode, predict; each only the first time.
 
     Raises:
-        TimmscopeError: the picture, the model or the target does not do.
-        CancelledError: it is no longer wanted.
+        TimmscopeError: the picture, the model or the class cannot be used.
+        CancelledError: the person no longer wants it.
     """
-    explainer = service.explainer(question.model, question.weights, on_progress)
-    batch = service.prepare(explainer, question.picture)
+    explainer = service.models.get(question.model, question.weights, on_progress)
+    batch = service.batches.get(explainer, question.picture)
     prediction = explainer.predict(batch)
     if prediction.features and question.unit == "probability":
         raise NotApplicableError(
-            f"{explainer.model.name} has no classes, so no probability; explain by its logit"
+            f"{explainer.model.name} has no classes and so no probability; set Score to Logit."
         )
     predicted = prediction.top(1)[0][0]
     target = question.to_target(explainer, predicted)
-    return Asked(question.settled(predicted), explainer, batch, prediction, target)
+    return ResolvedQuestion(question.with_target(predicted), explainer, batch, prediction, target)
 
 
-def answers(
-    asked: Asked,
+def compare_methods(
+    resolved: ResolvedQuestion,
     methods: Sequence[str],
     settings: Settings,
     layer: str | None,
     on_progress: OnProgress | None,
 ) -> Comparison:
-    """Several methods' answers with the parameters a person set."""
-    return asked.explainer.compare(
-        asked.batch,
+    """Several methods' attributions, with the parameters a person set."""
+    return resolved.explainer.compare(
+        resolved.batch,
         list(methods),
         params={key: params_of(settings, key, METHODS[key]) for key in methods},
-        target=asked.target,
-        layer=layer,
+        target=resolved.target,
+        layer=layer or None,
         on_progress=on_progress,
     )
 
 
-def trouble(title: str, question: Question, error: TimmscopeError) -> Panel:
-    """A card for what went wrong, or for what to do first."""
+def label_of(key: str, comparison: Comparison) -> str:
+    """What a method of a comparison is called on the page."""
+    found = comparison.results.get(key)
+    method = key if found is None else found.method
+    return METHODS[method].label if method in METHODS else key
+
+
+def params_of(settings: Settings | None, key: str, cls: type[Parameters]) -> dict[str, Any]:
+    """The parameters a person set for `key`, of those that it has."""
+    given = settings.get(key) if isinstance(settings, Mapping) else None
+    if not isinstance(given, Mapping):
+        return {}
+    return {name: value for name, value in given.items() if name in cls.model_fields}
+
+
+def fault_card(title: str, question: Question, error: TimmscopeError) -> Panel:
+    """A card that says what went wrong, or what to do first."""
     return error_panel(title, str(error)) if question.picture else empty_panel(str(error))

@@ -3,57 +3,73 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from core import Attribution
+from core.errors import TimmscopeError
 from core.export import context_facts, result_facts, save_npz, save_png
 from core.inputs.batch import OnProgress
 from core.tasks.query import Query
 from dashboard.actions.code_snippet import code_snippet
-from dashboard.actions.explain import explained
-from dashboard.actions.question import Asked, Settings, ask
-from dashboard.state import Question, Service
+from dashboard.actions.explain import ExplainRequest, attribution_of
+from dashboard.actions.question import ResolvedQuestion, resolve
+from dashboard.state import Service
 
 
-def download(
-    service: Service,
-    question: Question,
-    method: str,
-    settings: Settings,
-    layer: str | None,
-    kind: str,
-    colormap: str,
-    alpha: float,
-    fade: bool,
-    on_progress: OnProgress | None = None,
-) -> str:
-    """A file with the explanation: PNG as shown, NPZ with raw values, JSON with the recipe.
+@dataclass(frozen=True, slots=True)
+class SaveRequest:
+    """A file of the explanation on the page.
+
+    Attributes:
+        explanation: the one on the page; None while there is none.
+        kind: "png" as shown, "npz" with raw values, "json" with what reproduces it.
+        colormap: of the picture; see `core.views.colour`.
+        alpha: opacity of the map, 0 to 1.
+        fade: whether the picture shows where the map is near zero.
+    """
+
+    explanation: ExplainRequest | None
+    kind: str
+    colormap: str = "auto"
+    alpha: float = 1.0
+    fade: bool = False
+
+
+def save(service: Service, request: SaveRequest, on_progress: OnProgress | None = None) -> str:
+    """Write the file; its path.
+
+    It takes time only where the explanation is no longer in the cache.
 
     Raises:
         TimmscopeError: there is no explanation to save.
     """
-    asked = ask(service, question, on_progress)
-    found = explained(asked, method, settings, layer, on_progress)
-    path = service.folder() / f"{Path(str(question.picture)).stem[:40]}.{method}.{kind}"
-    if kind == "png":
-        save_png(path, asked.batch, found, colormap, alpha, fade)
-    elif kind == "npz":
-        save_npz(path, asked.batch, found)
+    explanation = request.explanation
+    if explanation is None:
+        raise TimmscopeError("There is no map to save yet. Press Explain first.")
+    resolved = resolve(service, explanation.question, on_progress)
+    found = attribution_of(resolved, explanation, on_progress)
+    stem = Path(str(explanation.question.picture)).stem[:40]
+    path = service.files.new_folder() / f"{stem}.{explanation.method}.{request.kind}"
+    if request.kind == "png":
+        save_png(path, resolved.batch, found, request.colormap, request.alpha, request.fade)
+    elif request.kind == "npz":
+        save_npz(path, resolved.batch, found)
     else:
-        path.write_text(report(asked, found), encoding="utf-8")
+        path.write_text(report(resolved, found), encoding="utf-8")
     return str(path)
 
 
-def report(asked: Asked, found: Attribution) -> str:
-    """Everything needed to reproduce an explanation, as JSON."""
+def report(resolved: ResolvedQuestion, found: Attribution) -> str:
+    """Everything that reproduces an explanation, as JSON."""
+    query = Query(resolved.batch, resolved.target)
+    context = context_facts(resolved.explainer.model, query, resolved.prediction)
     return json.dumps(
         {
-            **context_facts(
-                asked.explainer.model, Query(asked.batch, asked.target), asked.prediction
-            ),
+            **context,
             "method": found.method,
             **result_facts(found),
-            "python": code_snippet(asked, found),
+            "python": code_snippet(resolved, found),
         },
         indent=2,
         ensure_ascii=False,

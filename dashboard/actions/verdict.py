@@ -1,58 +1,73 @@
-"""Whether the map on the page deserves trust."""
+"""Whether the map on the page can be trusted."""
 
 from __future__ import annotations
 
-import logging
+from dataclasses import dataclass
 
 from core import METHODS, METRICS
-from core.errors import CancelledError, TimmscopeError
+from core.errors import TimmscopeError
 from core.evaluation.verdict import Finding, Verdict
 from core.inputs.batch import OnProgress
-from core.views.panels import Panel, empty_panel, error_panel, finding_panel
-from dashboard.actions.explain import explained
-from dashboard.actions.question import Settings, ask, trouble
-from dashboard.state import Question, Service
+from core.views.panels import Panel, empty_panel, finding_panel
+from dashboard.actions.explain import ExplainRequest, attribution_of
+from dashboard.actions.question import resolve
+from dashboard.state import Service
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True)
+class VerdictRequest:
+    """A map to be tested.
+
+    Attributes:
+        explanation: the one on the page; None while there is none.
+    """
+
+    explanation: ExplainRequest | None
+
+
+@dataclass(frozen=True)
+class VerdictResult:
+    """The verdict on a map.
+
+    Attributes:
+        panels: the verdict, then a card for each test that it is drawn from.
+    """
+
+    panels: list[Panel]
 
 
 def assess(
-    service: Service,
-    question: Question,
-    method: str,
-    settings: Settings,
-    layer: str | None,
-    on_progress: OnProgress | None = None,
-) -> list[Panel]:
-    """The verdict on a map, and a card for each test that it is drawn from."""
-    if METHODS[method].is_control:
-        return [empty_panel("A control knows nothing of the model, and is not to be trusted.")]
-    try:
-        asked = ask(service, question, on_progress)
-        found = explained(asked, method, settings, layer, on_progress)
-        (judged,) = asked.explainer.verdict(
-            asked.batch, found, target=asked.target, on_progress=on_progress
-        )
-    except CancelledError:
-        raise
-    except TimmscopeError as error:
-        return [trouble("Not judged", question, error)]
-    except RuntimeError as error:  # the model's own code
-        logger.exception("judging %s failed", method)
-        return [error_panel("Not judged", str(error).partition("\n")[0])]
-    return cards(judged)
+    service: Service, request: VerdictRequest, on_progress: OnProgress | None = None
+) -> VerdictResult:
+    """Test the map on the page.
+
+    Raises:
+        TimmscopeError: there is no map to test.
+    """
+    explanation = request.explanation
+    if explanation is None:
+        raise TimmscopeError("There is no map to test yet. Press Explain first.")
+    if METHODS[explanation.method].is_control:
+        message = "A control does not depend on the model, so its map explains nothing."
+        return VerdictResult([empty_panel(message)])
+    resolved = resolve(service, explanation.question, on_progress)
+    found = attribution_of(resolved, explanation, on_progress)
+    (verdict,) = resolved.explainer.verdict(
+        resolved.batch, found, target=resolved.target, on_progress=on_progress
+    )
+    return VerdictResult(cards(verdict))
 
 
-def cards(judged: Verdict) -> list[Panel]:
+def cards(verdict: Verdict) -> list[Panel]:
     """A verdict as the page shows it, worst findings first."""
     order = ("bad", "doubtful", "good")
-    findings = sorted(judged.findings, key=lambda finding: order.index(finding.tone))
+    findings = sorted(verdict.findings, key=lambda finding: order.index(finding.tone))
     return [
-        finding_panel(f"Verdict: {judged.tone}", judged.words, judged.tone),
+        finding_panel(f"Verdict: {verdict.tone}", verdict.words, verdict.tone),
         *(_card(finding) for finding in findings),
         *(
-            finding_panel(METRICS[key].about, f"Not asked: {reason}.", "unasked")
-            for key, reason in judged.unanswered.items()
+            finding_panel(METRICS[key].about, f"Not tested: {reason.rstrip('.')}.", "unasked")
+            for key, reason in verdict.unanswered.items()
         ),
     ]
 
@@ -60,8 +75,8 @@ def cards(judged: Verdict) -> list[Panel]:
 def _card(finding: Finding) -> Panel:
     cls = METRICS[finding.metric]
     better = "higher" if cls.higher_is_better else "lower"
-    parts = [finding.words, f"{cls.label} {finding.value:.3g}, {better} is better."]
+    sentences = [finding.words, f"{cls.label} {finding.value:.3g}, {better} is better."]
     if finding.controls:
-        told = (f"{METHODS[key].label} {value:.3g}" for key, value in finding.controls.items())
-        parts.append(f"Beside it: {', '.join(told)}.")
-    return finding_panel(cls.about, " ".join(parts), finding.tone)
+        scores = (f"{METHODS[key].label} {value:.3g}" for key, value in finding.controls.items())
+        sentences.append(f"For comparison: {', '.join(scores)}.")
+    return finding_panel(cls.about, " ".join(sentences), finding.tone)

@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
-from core.inputs.batch import OnProgress
 from core.views.panels import empty_panel
 from dashboard import actions
-from dashboard.components.panels import Panels
-from dashboard.controls import Choice
-from dashboard.handlers import working
-from dashboard.sidebar import QUIET, Sidebar
-from dashboard.state import Question
-from dashboard.tabs.common import METHOD_CHOICES, cancelling, follow_model, keep
+from dashboard.actions import CompareRequest, CompareResult, RecommendRequest, RecommendResult
+from dashboard.components import Choice, Panels
+from dashboard.tabs.page import (
+    QUIET,
+    Page,
+    ResultArea,
+    cancel_on_click,
+    clear_outdated,
+    follow_model,
+)
 
+TITLE = "Compare"
 DEFAULT_METHODS = ["gradcam", "layercam", "integrated_gradients", "occlusion"]
 EMPTY = [empty_panel("Choose methods, then press Compare.")]
-RANKED = ["Method", "Gain", "From", "To", "Passes", "Remark"]
-HEADERS = ["Method", "Forward", "Backward", "ms", "Remark"]
 
 
-def build(side: Sidebar) -> None:
-    """The tab, wired."""
+@dataclass(frozen=True)
+class CompareWidgets:
+    """The tab.
+
+    Attributes:
+        methods: the methods' keys.
+        layer: where CAM methods look.
+        colour_range: whether the maps share one range of colours.
+        run: starts comparing.
+        cancel: stops whatever the tab is doing.
+        result: the maps, and how far they agree.
+        table: what each method cost.
+        recommend: asks which method to use.
+        advice: the method to use, and why.
+        ranking: how the methods rank.
+    """
+
+    methods: gr.Dropdown
+    layer: Choice
+    colour_range: gr.Radio
+    run: gr.Button
+    cancel: gr.Button
+    result: Panels
+    table: gr.Dataframe
+    recommend: gr.Button
+    advice: Panels
+    ranking: gr.Dataframe
+
+
+def layout() -> CompareWidgets:
+    """Methods at the top, their maps below, then which one to use."""
     with gr.Row(equal_height=False):
         methods = gr.Dropdown(
-            METHOD_CHOICES,
+            actions.method_choices(),
             value=DEFAULT_METHODS,
             multiselect=True,
             label="Methods",
@@ -35,11 +68,11 @@ def build(side: Sidebar) -> None:
             min_width=280,
         )
         layer = Choice([], label="Layer", info="For CAM methods", scale=1, min_width=160)
-        ranges = gr.Radio(
+        colour_range = gr.Radio(
             [("Own", "own"), ("Shared", "shared")],
             value="own",
             label="Colour range",
-            elem_id="ranges",
+            elem_id="colour-range",
             scale=1,
             min_width=160,
         )
@@ -47,81 +80,83 @@ def build(side: Sidebar) -> None:
         run = gr.Button(
             "Compare", variant="primary", elem_id="compare-run", size="md", scale=0, min_width=160
         )
-        stop = gr.Button("Cancel", size="md", scale=0, min_width=120)
+        cancel = gr.Button("Cancel", size="md", scale=0, min_width=120)
     result = Panels(EMPTY, elem_id="compare-result", card_width=260, columns=4, min_height=260)
     table = gr.Dataframe(
-        headers=HEADERS,
+        headers=actions.COST_HEADERS,
         interactive=False,
         wrap=True,
         visible=False,
         label="Cost",
         column_widths=["26%", "13%", "13%", "13%", "35%"],
     )
+    recommend, advice, ranking = _advice()
+    return CompareWidgets(
+        methods, layer, colour_range, run, cancel, result, table, recommend, advice, ranking
+    )
 
-    take = gr.Button("Which one to take?", elem_id="recommend", size="sm", variant="secondary")
+
+def _advice() -> tuple[gr.Button, Panels, gr.Dataframe]:
+    button = gr.Button(
+        "Which method should I use?", elem_id="recommend", size="sm", variant="secondary"
+    )
     advice = Panels([], elem_id="advice", card_width=320, columns=1)
     ranking = gr.Dataframe(
-        headers=RANKED,
+        headers=actions.RANKING_HEADERS,
         interactive=False,
         wrap=True,
         visible=False,
-        label="Symmetric relevance gain, over three ways of removing pixels",
+        label="Symmetric relevance gain, with three ways of removing pixels",
         elem_id="ranking",
     )
+    return button, advice, ranking
 
-    answered = gr.State()
 
-    @working(side.service, "compare")
-    def compare(
-        question: Question,
-        on_progress: OnProgress,
-        methods: list[str],
-        settings: dict[str, Any],
-        layer: str,
-        ranges: str,
-    ) -> Any:
-        shared = ranges == "shared"
-        found = actions.compare(
-            side.service, question, methods, settings, layer or None, shared, on_progress
-        )
-        rows = gr.Dataframe(found.table, visible=bool(found.table))
-        return found.panels, rows, found.question or question
+def wire(page: Page, tab: CompareWidgets) -> None:
+    """Connect the tab."""
+    hidden = gr.Dataframe(visible=False)
+    maps = ResultArea(tab.result, EMPTY, {tab.table: hidden})
+    advice = ResultArea(tab.advice, [], {tab.ranking: hidden})
+    follow_model(page, methods=tab.methods, layers=tab.layer)
+    compared = _compare(page, tab, maps)
+    recommended = _recommend(page, tab, advice)
+    compared.then(advice.cleared, None, advice.outputs, **QUIET)
+    cancel_on_click(page, tab.cancel, ["compare", "recommend"], [compared, recommended])
+    clear_outdated(page, maps, [compared])
+    clear_outdated(page, advice, [recommended])
 
-    @working(side.service, "recommend")
-    def recommend(
-        question: Question,
-        on_progress: OnProgress,
-        methods: list[str],
-        settings: dict[str, Any],
-        layer: str,
-    ) -> Any:
-        found = actions.recommend(
-            side.service, question, methods, settings, layer or None, on_progress
-        )
-        rows = gr.Dataframe(found.table, visible=bool(found.table))
-        return found.panels, rows, found.question or question
 
-    follow_model(side, methods=methods, layers=layer)
-    work = gr.on(
-        [run.click, ranges.input],
-        compare,
-        [*side.question, methods, side.store, layer, ranges],
-        [result, table, answered],
+def _compare(page: Page, tab: CompareWidgets, area: ResultArea) -> Dependency:
+    def show(found: CompareResult) -> dict[Any, Any]:
+        table = gr.Dataframe(found.table, visible=bool(found.table))
+        return {tab.result: found.panels, tab.table: table, area.answered: found.question}
+
+    inputs = page.inputs(CompareRequest, tab)
+    failed = area.on_fault("The methods could not be compared")
+    compared: Dependency = gr.on(
+        [tab.run.click, tab.colour_range.input],
+        page.handler("compare", actions.compare, inputs, show, failed),
+        inputs.components,
+        area.outputs,
         api_name="compare",
         trigger_mode="always_last",
-        show_progress_on=result,
+        show_progress_on=tab.result,
     )
-    advised = take.click(
-        recommend,
-        [*side.question, methods, side.store, layer],
-        [advice, ranking, answered],
+    return compared
+
+
+def _recommend(page: Page, tab: CompareWidgets, area: ResultArea) -> Dependency:
+    def show(found: RecommendResult) -> dict[Any, Any]:
+        table = gr.Dataframe(found.table, visible=bool(found.table))
+        return {tab.advice: found.panels, tab.ranking: table, area.answered: found.question}
+
+    inputs = page.inputs(RecommendRequest, tab)
+    failed = area.on_fault("No recommendation")
+    return tab.recommend.click(
+        page.handler("recommend", actions.recommend, inputs, show, failed),
+        inputs.components,
+        area.outputs,
         api_name="recommend",
         trigger_mode="always_last",
-        show_progress_on=advice,
-    )
-    work.then(lambda: ([], gr.Dataframe(visible=False)), None, [advice, ranking], **QUIET)
-    cancelling(side, stop, ["compare", "recommend"], [work, advised])
-    hidden = gr.Dataframe(visible=False)
-    keep(
-        side, answered, [work, advised], {result: EMPTY, table: hidden, advice: [], ranking: hidden}
+        show_progress_on=tab.advice,
     )

@@ -2,213 +2,258 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 from gradio.events import Dependency
 
 from core import METHODS
-from core.errors import CancelledError, TimmscopeError
-from core.inputs.batch import OnProgress
+from core.errors import TimmscopeError
 from dashboard import actions
-from dashboard.components.panels import Panels
-from dashboard.controls import Choice, settings
-from dashboard.handlers import begin, working
-from dashboard.sidebar import QUIET, Sidebar
-from dashboard.state import Question
-from dashboard.tabs.common import METHOD_CHOICES, cancelling
+from dashboard.actions import ExplainRequest, SaveRequest, VerdictRequest
+from dashboard.components import Choice, Panels, settings_group
+from dashboard.state.models import MAX_LOADS
+from dashboard.tabs.page import QUIET, Page, cancel_on_click
 
+TITLE = "Explain"
 DEFAULT_METHOD = "gradcam"
 KINDS = ("png", "npz", "json")
 SAVE_JS = "() => setTimeout(() => document.querySelector('#download-file').click(), 50)"
 
 
-def build(side: Sidebar, view: list[Component]) -> None:
-    """The tab, wired; files are saved as the view shows them."""
-    with gr.Row(equal_height=False, elem_id="explain"):
-        with gr.Column(scale=2, min_width=260, elem_id="ask"):
-            method = gr.Dropdown(
-                METHOD_CHOICES, value=DEFAULT_METHOD, label="Method", elem_id="method"
-            )
-            about = gr.Markdown(METHODS[DEFAULT_METHOD].about, elem_classes="ts-note")
-            cost = gr.Markdown(elem_classes="ts-note", elem_id="takes")
-            layer = Choice([], label="Layer", elem_id="layer")
-            with gr.Row():
-                run = gr.Button(
-                    "Explain", variant="primary", elem_id="run", size="md", min_width=100
-                )
-                stop = gr.Button("Cancel", elem_id="stop", size="md", min_width=80)
-            with gr.Column(elem_id="method-settings"):
-                groups = settings(METHODS, side.store, DEFAULT_METHOD)
-        with gr.Column(scale=5, min_width=300):
-            result = Panels(elem_id="result", card_width=280, columns=1, min_height=320)
-            trust = gr.Markdown(elem_id="trust", elem_classes="ts-note")
-            with gr.Row():
-                saves = {
-                    kind: gr.Button(
-                        f"Save {kind.upper()}", size="sm", elem_id=f"save-{kind}", min_width=90
-                    )
-                    for kind in KINDS
-                }
-            judge = gr.Button(
-                "Can this map be trusted?", elem_id="judge", size="sm", variant="secondary"
-            )
-            verdict = Panels([], elem_id="verdict", card_width=240, columns=2)
-            file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")
-            with gr.Accordion("The same in Python", open=False):
-                code_snippet = gr.Code(language="python", interactive=False, show_label=False)
+@dataclass(frozen=True)
+class ExplainWidgets:
+    """The tab.
 
-    service = side.service
-    asked: list[Component] = [*side.question, method, layer, side.store]
-    last = gr.State()
-    shown = [result, trust, code_snippet, last]
-
-    @working(service, "explain")
-    def explain(
-        question: Question,
-        on_progress: OnProgress,
-        method: str,
-        layer: str | None,
-        settings: dict[str, Any],
-    ) -> Any:
-        found = actions.explain(service, question, method, settings, layer, on_progress)
-        last = question, method, settings, layer
-        return found.panels, found.summary, found.code_snippet, last
-
-    def takes(
-        model: str, weights: str, method: str, layer: str | None, settings: dict[str, Any]
-    ) -> str:
-        return actions.takes(service, model, weights, method, settings, layer)
-
-    def describe_method(model: str, weights: str, method: str) -> list[Any]:
-        facts = actions.describe_method(service, model, weights, method)
-        choice = gr.Dropdown(facts.layers, value=facts.layer, visible=bool(facts.layers))
-        return [facts.about, choice, *(gr.Group(visible=method == key) for key in groups)]
-
-    def follow_model(model: str, weights: str, method: str) -> list[Any]:
-        facts = actions.describe_model(service, model, weights)
-        return [gr.Dropdown(facts.methods), *describe_method(model, weights, method)]
-
-    which = [side.model, side.weights, method]
-    described = [about, layer, *groups.values()]
-    followed = side.opened.success(follow_model, which, [method, *described], **QUIET)
-    picked = method.input(
-        describe_method,
-        which,
-        described,
-        queue=False,
-        show_progress="hidden",
-        api_name="describe_method",
-    )
-    triggers: list[Any] = [followed.then, picked.then, layer.change, side.store.change]
-    for trigger in triggers:
-        trigger(takes, [*which, layer, side.store], cost, queue=False, **QUIET)
-    first = gr.on(
-        [run.click, layer.input, *side.inputs],
-        explain,
-        asked,
-        shown,
-        api_name="explain",
-        trigger_mode="always_last",
-        show_progress_on=result,
-    )
-    rest = [
-        event.then(
-            explain,
-            asked,
-            shown,
-            api_visibility="private",
-            trigger_mode="always_last",
-            show_progress_on=result,
-        )
-        for event in (picked, *side.ready)
-    ]
-    saved = [
-        _saving(side, button, kind, [last, *view], file, result) for kind, button in saves.items()
-    ]
-    for event in (first, *rest):  # a verdict is on the map before
-        event.then(lambda: [], None, verdict, queue=False, **QUIET)
-    judged = _judging(side, judge, last, verdict)
-    cancelling(side, stop, ["explain", "save", "trust"], [first, *rest, *saved, judged])
-
-
-def _judging(side: Sidebar, button: gr.Button, last: gr.State, verdict: Panels) -> Dependency:
-    """A button that puts the explanation on the page to the test."""
-
-    def judge(
-        last: Any,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it there
-    ) -> Any:
-        if last is None:
-            raise gr.Error("nothing to judge yet; press Explain first")
-        question, method, settings, layer = last
-        on_progress = begin(side.service, "trust", request, progress)
-        try:
-            return actions.assess(side.service, question, method, settings, layer, on_progress)
-        except CancelledError:
-            return gr.skip()
-
-    return button.click(
-        judge,
-        last,
-        verdict,
-        show_progress_on=verdict,
-        api_visibility="private",
-        trigger_mode="always_last",
-    )
-
-
-def _saving(
-    side: Sidebar,
-    button: gr.Button,
-    kind: str,
-    shown: list[Component],
-    file: gr.DownloadButton,
-    result: Component,
-) -> Dependency:
-    """A button that writes the explanation as the page shows it now, and saves it.
-
-    It takes time only where the explanation is no longer kept.
+    Attributes:
+        method: the method's key.
+        about: what the method is good for.
+        cost: how long it takes.
+        layer: where it looks.
+        run: starts explaining.
+        cancel: stops whatever the tab is doing.
+        method_settings: holds the method's parameters.
+        result: the map.
+        summary: how far it can be believed.
+        save: buttons that save the map, by kind of file.
+        test: starts testing the map.
+        verdict: whether it can be trusted.
+        file: the saved file, for the browser to fetch.
+        code: the explanation in Python.
+        explanation: the `ExplainRequest` behind the map; None while there is none.
     """
 
-    def write(
-        last: Any,
-        colormap: str,
-        alpha: float,
-        fade: bool,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it there
-    ) -> str:
-        if last is None:
-            raise gr.Error("nothing to save yet; press Explain first")
-        on_progress = begin(side.service, "save", request, progress)
-        question, method, settings, layer = last
-        try:
-            return actions.download(
-                side.service,
-                question,
-                method,
-                settings,
-                layer,
-                kind,
-                colormap,
-                alpha,
-                fade,
-                on_progress,
-            )
-        except TimmscopeError as error:
-            raise gr.Error(str(error)) from None
+    method: gr.Dropdown
+    about: gr.Markdown
+    cost: gr.Markdown
+    layer: Choice
+    run: gr.Button
+    cancel: gr.Button
+    method_settings: gr.Column
+    result: Panels
+    summary: gr.Markdown
+    save: Mapping[str, gr.Button]
+    test: gr.Button
+    verdict: Panels
+    file: gr.DownloadButton
+    code: gr.Code
+    explanation: gr.State
 
-    written = button.click(
-        write,
-        shown,
-        file,
+
+def layout() -> ExplainWidgets:
+    """What to ask on the left, the map on the right."""
+    with gr.Row(equal_height=False, elem_id="explain"):
+        with gr.Column(scale=2, min_width=260, elem_id="ask"):
+            asked = _question()
+        with gr.Column(scale=5, min_width=300):
+            shown = _answer()
+    return ExplainWidgets(**asked, **shown, explanation=gr.State())
+
+
+def _question() -> dict[str, Any]:
+    choices = actions.method_choices()
+    method = gr.Dropdown(choices, value=DEFAULT_METHOD, label="Method", elem_id="method")
+    about = gr.Markdown(METHODS[DEFAULT_METHOD].about, elem_classes="ts-note")
+    cost = gr.Markdown(elem_classes="ts-note", elem_id="cost")
+    layer = Choice([], label="Layer", elem_id="layer")
+    with gr.Row():
+        run = gr.Button("Explain", variant="primary", elem_id="run", size="md", min_width=100)
+        cancel = gr.Button("Cancel", elem_id="cancel", size="md", min_width=80)
+    column = gr.Column(elem_id="method-settings")
+    return {
+        "method": method,
+        "about": about,
+        "cost": cost,
+        "layer": layer,
+        "run": run,
+        "cancel": cancel,
+        "method_settings": column,
+    }
+
+
+def _answer() -> dict[str, Any]:
+    result = Panels(elem_id="result", card_width=280, columns=1, min_height=320)
+    summary = gr.Markdown(elem_id="summary", elem_classes="ts-note")
+    with gr.Row():
+        save = {
+            kind: gr.Button(f"Save {kind.upper()}", size="sm", elem_id=f"save-{kind}", min_width=90)
+            for kind in KINDS
+        }
+    test = gr.Button("Can this map be trusted?", elem_id="test", size="sm", variant="secondary")
+    verdict = Panels([], elem_id="verdict", card_width=240, columns=2)
+    file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")
+    with gr.Accordion("Python code", open=False):
+        code = gr.Code(language="python", interactive=False, show_label=False)
+    return {
+        "result": result,
+        "summary": summary,
+        "save": save,
+        "test": test,
+        "verdict": verdict,
+        "file": file,
+        "code": code,
+    }
+
+
+def wire(page: Page, tab: ExplainWidgets) -> None:
+    """Connect the tab."""
+    picked = _follow_method(page, tab)
+    _show_settings(page, tab)
+    explained = _explain(page, tab, picked)
+    saved = [_save(page, tab, kind) for kind in KINDS]
+    tested = _test(page, tab)
+    for event in explained:  # the verdict was on the map before
+        event.then(lambda: [], None, tab.verdict, queue=False, **QUIET)
+    cancel_on_click(page, tab.cancel, ["explain", "save", "test"], [*explained, *saved, tested])
+
+
+def _follow_method(page: Page, tab: ExplainWidgets) -> Dependency:
+    """Say what the method is good for, where it can look, and how long it takes.
+
+    Returns:
+        The event after a person has picked a method.
+    """
+
+    def chosen(facts: actions.MethodFacts) -> dict[Any, Any]:
+        layer = gr.Dropdown(facts.layers, value=facts.layer, visible=bool(facts.layers))
+        return {tab.about: facts.about, tab.layer: layer}
+
+    def opened(facts: actions.MethodFacts) -> dict[Any, Any]:
+        return {tab.method: gr.Dropdown(facts.methods), **chosen(facts)}
+
+    def failed(request: actions.MethodRequest, error: TimmscopeError) -> dict[Any, Any]:
+        about = METHODS[request.method].about
+        return chosen(actions.MethodFacts(about, actions.method_choices()))
+
+    inputs = page.inputs(actions.MethodRequest, tab)
+    outputs = [tab.about, tab.layer]
+    followed = page.model_opened.success(
+        page.handler("", actions.describe_method, inputs, opened, failed),
+        inputs.components,
+        [tab.method, *outputs],
+        **QUIET,
+    )
+    picked = tab.method.input(
+        page.handler("", actions.describe_method, inputs, chosen, failed),
+        inputs.components,
+        outputs,
+        show_progress="hidden",
+        api_name="describe_method",
+        trigger_mode="always_last",
+        concurrency_limit=MAX_LOADS,
+    )
+    _estimate(page, tab, [followed, picked])
+    return picked
+
+
+def _estimate(page: Page, tab: ExplainWidgets, described: list[Dependency]) -> None:
+    """Say how long the method takes, as it is set."""
+    inputs = page.inputs(actions.EstimateRequest, tab)
+    estimate = page.handler(
+        "", actions.estimate, inputs, lambda text: text, lambda request, error: ""
+    )
+    triggers: list[Any] = [
+        *(event.then for event in described),
+        tab.layer.change,
+        page.settings.change,
+    ]
+    for trigger in triggers:
+        trigger(estimate, inputs.components, tab.cost, queue=False, **QUIET)
+
+
+def _show_settings(page: Page, tab: ExplainWidgets) -> None:
+    """Show the parameters of the chosen method only."""
+
+    def draw(method: str, settings: actions.Settings) -> None:
+        settings_group(METHODS[method], settings, page.settings)
+
+    triggers = [page.demo.load, tab.method.change]
+    with tab.method_settings:
+        gr.render([tab.method, page.settings], triggers, show_progress="hidden")(draw)
+
+
+def _explain(page: Page, tab: ExplainWidgets, picked: Dependency) -> list[Dependency]:
+    """Explain on request, and whenever there is something new to explain."""
+    outputs = [tab.result, tab.summary, tab.code, tab.explanation]
+
+    def show(found: actions.ExplainResult) -> list[Any]:
+        return [found.panels, found.summary, found.code, found.request]
+
+    def failed(request: ExplainRequest, error: TimmscopeError) -> list[Any]:
+        title = "This could not be explained"
+        return [[actions.fault_card(title, request.question, error)], "", "", None]
+
+    inputs = page.inputs(ExplainRequest, tab)
+    explain = page.handler("explain", actions.explain, inputs, show, failed)
+    options: dict[str, Any] = {"trigger_mode": "always_last", "show_progress_on": tab.result}
+    asked = gr.on(
+        [tab.run.click, tab.layer.input, *page.target_changed],
+        explain,
+        inputs.components,
+        outputs,
+        api_name="explain",
+        **options,
+    )
+    followed = [
+        event.then(explain, inputs.components, outputs, api_visibility="private", **options)
+        for event in (picked, *page.explainable)
+    ]
+    return [asked, *followed]
+
+
+def _save(page: Page, tab: ExplainWidgets, kind: str) -> Dependency:
+    """Write the map as the page shows it now, and have the browser fetch the file."""
+    inputs = page.inputs(SaveRequest, tab, kind=kind)
+    saved = tab.save[kind].click(
+        page.handler("save", actions.save, inputs, lambda path: path),
+        inputs.components,
+        tab.file,
         show_progress="minimal",
-        show_progress_on=result,
+        show_progress_on=tab.result,
         api_visibility="private",
         trigger_mode="always_last",
     )
-    written.success(None, None, None, js=SAVE_JS)
-    return written
+    saved.success(None, None, None, js=SAVE_JS)
+    return saved
+
+
+def _test(page: Page, tab: ExplainWidgets) -> Dependency:
+    """Test whether the map can be trusted."""
+
+    def failed(request: VerdictRequest, error: TimmscopeError) -> list[Any]:
+        if request.explanation is None:
+            raise gr.Error(str(error), print_exception=False)
+        title = "This map could not be tested"
+        return [actions.fault_card(title, request.explanation.question, error)]
+
+    inputs = page.inputs(VerdictRequest, tab)
+    return tab.test.click(
+        page.handler("test", actions.assess, inputs, lambda found: found.panels, failed),
+        inputs.components,
+        tab.verdict,
+        show_progress_on=tab.verdict,
+        api_visibility="private",
+        trigger_mode="always_last",
+    )

@@ -2,95 +2,170 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from core.inputs.batch import OnProgress
 from core.views.panels import empty_panel
 from dashboard import actions
-from dashboard.components.panels import Panels
-from dashboard.controls import Choice
-from dashboard.handlers import working
-from dashboard.sidebar import Sidebar
-from dashboard.state import Question
-from dashboard.tabs.common import cancelling, follow_model, keep
+from dashboard.actions import AttentionRequest, FeatureRequest, FeatureResult
+from dashboard.components import Choice, Panels
+from dashboard.tabs.page import Page, ResultArea, cancel_on_click, clear_outdated, follow_model
 
+TITLE = "Features"
 EMPTY = [empty_panel("Choose a layer, then press Show.")]
 
 
-def build(side: Sidebar) -> None:
-    """The tab, wired."""
+@dataclass(frozen=True)
+class MapWidgets:
+    """The upper half: feature maps.
+
+    Attributes:
+        layer: whose channels.
+        by: how channels are ranked.
+        top: how many channels.
+        run: starts the work.
+        cancel: stops it.
+        summary: statistics of the layer.
+        maps: the channels.
+    """
+
+    layer: Choice
+    by: gr.Radio
+    top: gr.Slider
+    run: gr.Button
+    cancel: gr.Button
+    summary: gr.Markdown
+    maps: Panels
+
+
+@dataclass(frozen=True)
+class HeadWidgets:
+    """The lower half: attention heads.
+
+    Attributes:
+        layer: whose heads.
+        query: whose attention.
+        run: starts the work.
+        cancel: stops it.
+        summary: what the maps show.
+        maps: the heads.
+    """
+
+    layer: Choice
+    query: gr.Textbox
+    run: gr.Button
+    cancel: gr.Button
+    summary: gr.Markdown
+    maps: Panels
+
+
+@dataclass(frozen=True)
+class FeatureWidgets:
+    """The tab.
+
+    Attributes:
+        channels: the upper half.
+        heads: the lower half.
+    """
+
+    channels: MapWidgets
+    heads: HeadWidgets
+
+
+def layout() -> FeatureWidgets:
+    """Feature maps above, attention heads below."""
+    return FeatureWidgets(_channels(), _heads())
+
+
+def _channels() -> MapWidgets:
     gr.Markdown("### Feature maps")
     with gr.Row(equal_height=False):
         layer = Choice([], label="Layer", elem_id="feature-layer", min_width=200)
         by = gr.Radio(
             [("Activation", "activation"), ("Variance", "variance")],
             value="activation",
-            label="Strongest by",
+            label="Rank channels by",
             min_width=200,
         )
-        top = gr.Slider(4, 64, 16, step=4, label="How many", min_width=160)
-        run = gr.Button(
-            "Show", variant="primary", elem_id="feature-run", size="md", scale=0, min_width=120
-        )
-        stop = gr.Button("Cancel", size="md", scale=0, min_width=100)
-    statistics = gr.Markdown(elem_id="feature-statistics", elem_classes="ts-note")
+        top = gr.Slider(4, 64, 16, step=4, label="Number of channels", min_width=160)
+        run, cancel = _buttons("feature-run")
+    summary = gr.Markdown(elem_id="feature-statistics", elem_classes="ts-note")
     maps = Panels(EMPTY, elem_id="feature-maps", card_width=120, columns=8, gap=16, min_height=140)
+    return MapWidgets(layer, by, top, run, cancel, summary, maps)
+
+
+def _heads() -> HeadWidgets:
     gr.Markdown("### Attention heads")
     with gr.Row(equal_height=False):
-        attention_layer = Choice([], label="Attention layer", elem_id="attention-layer")
+        layer = Choice([], label="Attention layer", elem_id="attention-layer")
         query = gr.Textbox(
             "auto",
             label="Query token",
-            info="auto, class, mean, or a patch's number",
+            info="auto, class, mean, or the number of a patch",
             elem_id="attention-query",
         )
-        batch = gr.Button(
-            "Show", variant="primary", elem_id="attention-run", size="md", scale=0, min_width=120
-        )
-        halt = gr.Button("Cancel", size="md", scale=0, min_width=100)
-    said = gr.Markdown(elem_classes="ts-note")
-    heads = Panels(
+        run, cancel = _buttons("attention-run")
+    summary = gr.Markdown(elem_classes="ts-note")
+    maps = Panels(
         EMPTY, elem_id="attention-maps", card_width=150, columns=6, gap=16, min_height=140
     )
+    return HeadWidgets(layer, query, run, cancel, summary, maps)
 
-    maps_of, heads_of = gr.State(), gr.State()
 
-    @working(side.service, "features")
-    def features(
-        question: Question, on_progress: OnProgress, layer: str, top: int, by: str
-    ) -> tuple[Any, ...]:
-        found = actions.features(side.service, question, layer or None, top, by, on_progress)
-        return found.panels, found.summary, found.question or question
+def _buttons(run_id: str) -> tuple[gr.Button, gr.Button]:
+    run = gr.Button("Show", variant="primary", elem_id=run_id, size="md", scale=0, min_width=120)
+    return run, gr.Button("Cancel", size="md", scale=0, min_width=100)
 
-    @working(side.service, "attention")
-    def attention(
-        question: Question, on_progress: OnProgress, layer: str, query: str
-    ) -> tuple[Any, ...]:
-        found = actions.attention(side.service, question, layer or None, query, on_progress)
-        return found.panels, found.summary, found.question or question
 
-    follow_model(side, layers=layer, attention=attention_layer)
-    featured = gr.on(
-        [run.click, layer.input, by.input, top.release],
-        features,
-        [*side.question, layer, top, by],
-        [maps, statistics, maps_of],
+def wire(page: Page, tab: FeatureWidgets) -> None:
+    """Connect the tab."""
+    follow_model(page, layers=tab.channels.layer, attention=tab.heads.layer)
+    _wire_channels(page, tab.channels)
+    _wire_heads(page, tab.heads)
+
+
+def _wire_channels(page: Page, half: MapWidgets) -> None:
+    area = ResultArea(half.maps, EMPTY, {half.summary: ""})
+    inputs = page.inputs(FeatureRequest, half)
+    failed = area.on_fault("No feature maps")
+    shown = gr.on(
+        [half.run.click, half.layer.input, half.by.input, half.top.release],
+        page.handler("features", actions.features, inputs, _show(half, area), failed),
+        inputs.components,
+        area.outputs,
         api_name="features",
         trigger_mode="always_last",
-        show_progress_on=maps,
+        show_progress_on=half.maps,
     )
-    attended = gr.on(
-        [batch.click, attention_layer.input, query.submit],
-        attention,
-        [*side.question, attention_layer, query],
-        [heads, said, heads_of],
+    cancel_on_click(page, half.cancel, ["features"], [shown])
+    clear_outdated(page, area, [shown], any_target=True)
+
+
+def _wire_heads(page: Page, half: HeadWidgets) -> None:
+    area = ResultArea(half.maps, EMPTY, {half.summary: ""})
+    inputs = page.inputs(AttentionRequest, half)
+    failed = area.on_fault("No attention maps")
+    shown = gr.on(
+        [half.run.click, half.layer.input, half.query.submit],
+        page.handler("attention", actions.attention, inputs, _show(half, area), failed),
+        inputs.components,
+        area.outputs,
         api_name="attention",
         trigger_mode="always_last",
-        show_progress_on=heads,
+        show_progress_on=half.maps,
     )
-    cancelling(side, stop, ["features"], [featured])
-    cancelling(side, halt, ["attention"], [attended])
-    keep(side, maps_of, [featured], {maps: EMPTY, statistics: ""}, whatever_target=True)
-    keep(side, heads_of, [attended], {heads: EMPTY, said: ""}, whatever_target=True)
+    cancel_on_click(page, half.cancel, ["attention"], [shown])
+    clear_outdated(page, area, [shown], any_target=True)
+
+
+def _show(half: MapWidgets | HeadWidgets, area: ResultArea) -> Any:
+    def show(found: FeatureResult) -> dict[Any, Any]:
+        return {
+            half.maps: found.panels,
+            half.summary: found.summary,
+            area.answered: found.question,
+        }
+
+    return show

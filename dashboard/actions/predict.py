@@ -1,0 +1,70 @@
+"""What the model predicts for a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from core.inputs.batch import OnProgress
+from core.types import Prediction
+from core.views.charts import bars_panel
+from core.views.panels import Panel
+from dashboard.actions.question import Choices, Question
+from dashboard.state import Service
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What the model predicts for a picture.
+
+    Attributes:
+        panels: the most likely classes as bars.
+        classes: every class as (label, index), most likely first.
+        predicted: the predicted class; of a model without classes, the strongest feature.
+        notes: what a person should know of the picture.
+    """
+
+    panels: list[Panel]
+    classes: Choices = field(default_factory=list)
+    predicted: int | None = None
+    notes: str = ""
+
+
+def predict(
+    service: Service, question: Question, on_progress: OnProgress | None = None
+) -> PredictResult:
+    """The most likely classes, and every class to choose from.
+
+    Raises:
+        TimmscopeError: the model or the picture cannot be used.
+    """
+    explainer = service.models.get(question.model, question.weights, on_progress)
+    batch = service.batches.get(explainer, question.picture)
+    prediction = explainer.predict(batch)
+    notes = list(batch.pictures[0].notes)
+    if question.weights == "random":
+        notes.append("random weights: the prediction has no meaning")
+    return PredictResult(
+        [_bars(prediction)], _classes(prediction), prediction.top(1)[0][0], "; ".join(notes)
+    )
+
+
+def _classes(prediction: Prediction) -> Choices:
+    """Every class, the five most likely ones first and with how likely they are."""
+    top = prediction.top(5)
+    first = {index for index, _, _ in top}
+    form = "{:.3g}" if prediction.features else "{:.1%}"
+    likely: Choices = [(f"{label} · {form.format(value)}", index) for index, label, value in top]
+    rest = [i for i in range(prediction.logits.shape[1]) if i not in first]
+    return likely + [(prediction.label(i), i) for i in rest]
+
+
+def _bars(prediction: Prediction) -> Panel:
+    rows = [(label, value) for _, label, value in prediction.top(5)]
+    if prediction.features:
+        return bars_panel(
+            rows,
+            title="Strongest features",
+            caption="This model has no classes. Click a bar to explain that feature.",
+            shares=False,
+        )
+    return bars_panel(rows, title="Prediction", caption="Click a bar to explain that class.")

@@ -1,0 +1,105 @@
+"""Which of several methods to use for a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from core import METHODS
+from core.evaluation.recommendation import Recommendation
+from core.inputs.batch import OnProgress
+from core.types import Comparison
+from core.views.panels import Panel, Tone, empty_panel, error_panel, finding_panel
+from dashboard.actions.question import Question, Settings, compare_methods, label_of, resolve
+from dashboard.state import Service
+
+RANKING_HEADERS = ["Method", "Mean gain", "Lowest", "Highest", "Passes", "Notes"]
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendRequest:
+    """Which of several methods to use.
+
+    Attributes:
+        question: picture, model and class.
+        methods: the methods' keys.
+        settings: parameters a person set.
+        layer: where CAM methods look; empty for the model's own choice.
+    """
+
+    question: Question
+    methods: Sequence[str]
+    settings: Settings
+    layer: str | None
+
+
+@dataclass(frozen=True)
+class RecommendResult:
+    """Which method to use.
+
+    Attributes:
+        panels: the recommendation in words, or why there is none.
+        table: a row for each method, controls last; see `RANKING_HEADERS`.
+        question: the one answered, with the class explained; None if there is no answer.
+    """
+
+    panels: list[Panel]
+    table: list[list[Any]] = field(default_factory=list)
+    question: Question | None = None
+
+
+def recommend(
+    service: Service, request: RecommendRequest, on_progress: OnProgress | None = None
+) -> RecommendResult:
+    """Which of the chosen methods to use for this picture, and why.
+
+    Raises:
+        TimmscopeError: none of the methods can be compared.
+    """
+    if not request.methods:
+        return RecommendResult([empty_panel("Choose at least one method.")])
+    resolved = resolve(service, request.question, on_progress)
+    comparison = compare_methods(
+        resolved, request.methods, request.settings, request.layer, on_progress
+    )
+    failed = [error_panel(label_of(k, comparison), why) for k, why in comparison.errors.items()]
+    if not comparison.results:
+        return RecommendResult(failed, question=resolved.question)
+    found = resolved.explainer.recommend(
+        resolved.batch, comparison.results, target=resolved.target, on_progress=on_progress
+    )
+    return RecommendResult(
+        [_card(found, comparison), *failed], _table(found, comparison), resolved.question
+    )
+
+
+def _card(found: Recommendation, comparison: Comparison) -> Panel:
+    if found.method is None:
+        return finding_panel("None of these methods", found.words, "bad")
+    tone: Tone = "good" if found.firm else "doubtful"
+    return finding_panel(label_of(found.method, comparison), found.words, tone)
+
+
+def _table(found: Recommendation, comparison: Comparison) -> list[list[Any]]:
+    methods = [
+        [
+            label_of(one.method, comparison),
+            *(round(gain, 3) for gain in (one.gain, min(one.gains), max(one.gains))),
+            one.cost_in_passes,
+            _note(found, one.method),
+        ]
+        for one in found.ranking
+    ]
+    controls = [
+        [METHODS[key].label, round(gain, 3), None, None, None, "control"]
+        for key, gain in sorted(found.controls.items(), key=lambda item: -item[1])
+    ]
+    return methods + controls
+
+
+def _note(found: Recommendation, method: str) -> str:
+    if method == found.method:
+        return "recommended"
+    rival = found.doubtful.get(method)
+    return f"no better than {METHODS[rival].label}" if rival else ""

@@ -1,0 +1,78 @@
+"""Widgets made from the parameters that methods and metrics declare."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from core.registry import Parameters
+from dashboard.actions.question import Settings, params_of
+
+MAX_SLIDER_STEPS = 600
+"""A range of more steps is typed, not dragged."""
+
+
+def widget_for(schema: dict[str, Any], value: Any) -> Component:
+    """The widget for one parameter.
+
+    Args:
+        schema: the parameter's JSON schema.
+        value: what the widget starts with.
+    """
+    common: dict[str, Any] = {
+        "label": schema["title"],
+        "info": schema.get("description"),
+        "value": value,
+        "interactive": True,
+    }
+    kind = schema.get("type")
+    if kind == "boolean":
+        return gr.Checkbox(**common)
+    if kind == "array":
+        return gr.CheckboxGroup(choices=schema["items"]["enum"], **common)
+    if "enum" in schema:
+        return gr.Dropdown(choices=schema["enum"], **common)
+    if kind in ("integer", "number"):
+        return _number(schema, common)
+    return gr.Textbox(**common)
+
+
+def _number(schema: dict[str, Any], common: dict[str, Any]) -> Component:
+    """A slider, or a box to type in where the range is open or wide."""
+    low, high = schema.get("minimum"), schema.get("maximum")
+    whole = schema["type"] == "integer"
+    step = 1 if whole else 0.01
+    if low is None or high is None or (high - low) / step > MAX_SLIDER_STEPS:
+        return gr.Number(precision=0 if whole else None, minimum=low, maximum=high, **common)
+    # Without the button that resets: it would go back to what the person set, not to the default.
+    return gr.Slider(low, high, step=step, buttons=[], **common)
+
+
+def settings_group(cls: type[Parameters], settings: Settings | None, store: gr.JSON) -> None:
+    """Widgets for the parameters of one method or metric; for use within ``gr.render``.
+
+    What a person changes goes into `store` as ``{key: {parameter: value}}`` without a request, so
+    it is there again when they come back to the method.
+
+    Args:
+        cls: the method or metric.
+        settings: what the store holds.
+        store: collects what differs from the defaults.
+    """
+    fields = cls.schema_of_fields()
+    changed = params_of(settings, cls.key, cls)
+    if not fields:
+        return
+    with gr.Group():
+        for name, schema in fields.items():
+            widget: Any = widget_for(schema, changed.get(name, schema.get("default")))
+            # Not `change`, which also fires when a widget appears.
+            widget.input(None, [widget, store], store, js=_store_js(cls.key, name))
+
+
+def _store_js(key: str, name: str) -> str:
+    key, name = json.dumps(key), json.dumps(name)
+    return f"(value, kept) => ({{...kept, [{key}]: {{...(kept ?? {{}})[{key}], [{name}]: value}}}})"

@@ -1,0 +1,34 @@
+"""Everything the page's actions need of the server, in one object."""
+
+from __future__ import annotations
+
+from core.runtime.cache import Cache
+from dashboard.state.batches import Batches
+from dashboard.state.files import SavedFiles
+from dashboard.state.models import Models
+from dashboard.state.tasks import Tasks
+
+
+class Service:
+    """Models, pictures, files and running tasks, shared by everybody who has the page open.
+
+    Args:
+        models: how many models stay loaded; the least recently used goes first.
+        cache_bytes: memory for all cached answers, in bytes.
+        public: whether strangers can reach the page; they do not get this machine's access to
+            the hub.
+
+    Attributes:
+        models: loaded models.
+        batches: decoded pictures.
+        files: files written for the browser to fetch.
+        tasks: what is running, for whom.
+    """
+
+    def __init__(
+        self, models: int = 3, cache_bytes: int = 512 * 2**20, *, public: bool = False
+    ) -> None:
+        self.models = Models(Cache(cache_bytes), models, public=public)
+        self.batches = Batches()
+        self.files = SavedFiles()
+        self.tasks = Tasks()

@@ -1,0 +1,246 @@
+"""What all tabs ask about: the picture, the model, the class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.events import Dependency
+
+from core.errors import TimmscopeError
+from core.inputs.assets import asset
+from dashboard import actions
+from dashboard.actions import NO_CLASS
+from dashboard.components import Choice, Panels, Picture
+from dashboard.state import MODELS, Service
+from dashboard.state.models import MAX_LOADS
+from dashboard.tabs.binding import inputs_of
+from dashboard.tabs.handlers import handler, session
+from dashboard.tabs.page import QUIET, Page
+from dashboard.tabs.view import ViewWidgets
+
+SAMPLES = asset("samples")
+EXAMPLES = {
+    "cat": "chelsea.jpg",
+    "coffee": "coffee.jpg",
+    "cat and coffee": "chelsea_coffee.jpg",
+    "rocket": "rocket.jpg",
+    "astronaut": "astronaut.jpg",
+}
+
+
+@dataclass(frozen=True)
+class SidebarWidgets:
+    """The column on the left; the fields of a `Question` have its names.
+
+    Attributes:
+        picture: the picture.
+        notes: what a person should know of the picture.
+        model: the model's name.
+        weights: "pretrained" or "random".
+        about_model: what the model is, or that it is loading.
+        cancel_loading: stops waiting for the model.
+        bars: the most likely classes.
+        target: the class to explain.
+        versus: the class to compare it with.
+        unit: which score is explained.
+        settings: parameters that a person changed, by method or metric.
+    """
+
+    picture: Picture
+    notes: gr.Markdown
+    model: gr.Dropdown
+    weights: gr.Radio
+    about_model: gr.Markdown
+    cancel_loading: gr.Button
+    bars: Panels
+    target: Choice
+    versus: Choice
+    unit: gr.Radio
+    settings: gr.JSON
+
+
+def layout() -> SidebarWidgets:
+    """The column on the left."""
+    picture = _picture()
+    notes = gr.Markdown(visible=False, elem_classes="ts-note")
+    model, weights = _model()
+    about_model = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
+    cancel = gr.Button("Cancel loading", size="sm", visible=False, elem_id="cancel-loading")
+    bars = Panels(elem_id="prediction", card_width=240, min_height=240)
+    target = Choice([], label="Class to explain", elem_id="target")
+    with gr.Accordion("Compare with another class", open=False):
+        versus = Choice(
+            [],
+            label="Instead of",
+            info="Explain why the class above rather than this one",
+            elem_id="versus",
+        )
+        unit = gr.Radio(
+            [("Logit", "logit"), ("Probability", "probability")],
+            value="logit",
+            label="Score",
+            elem_id="unit",
+        )
+    settings = gr.JSON({}, visible="hidden", elem_id="settings")
+    return SidebarWidgets(
+        picture, notes, model, weights, about_model, cancel, bars, target, versus, unit, settings
+    )
+
+
+def _picture() -> Picture:
+    picture = Picture(
+        str(SAMPLES / EXAMPLES["cat"]),
+        label="Picture",
+        sources=["upload", "webcam", "clipboard"],
+        height=220,
+        buttons=["fullscreen"],
+        elem_id="picture",
+    )
+    gr.Examples(
+        [[str(SAMPLES / name)] for name in EXAMPLES.values()],
+        [picture],
+        label="Examples",
+        example_labels=list(EXAMPLES),
+        cache_examples=False,
+    )
+    return picture
+
+
+def _model() -> tuple[gr.Dropdown, gr.Radio]:
+    with gr.Group():
+        model = gr.Dropdown(
+            list(MODELS),
+            value=MODELS[0],
+            label="Model",
+            info="A timm model name, or hf-hub:owner/name",
+            allow_custom_value=True,
+            elem_id="model",
+        )
+        weights = gr.Radio(
+            [("Pretrained", "pretrained"), ("Random", "random")],
+            value="pretrained",
+            label="Weights",
+            elem_id="weights",
+        )
+    return model, weights
+
+
+def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidgets) -> Page:
+    """Connect the column; what the tabs are given."""
+    # First: the events of one component run in this order, and the others take time.
+    forgotten = gr.on(
+        [side.picture.change, side.model.change, side.weights.change],
+        None,
+        None,
+        [side.target, side.versus],
+        js=f"() => [null, {NO_CLASS}]",
+    )
+    opened = _open_model(service, demo, side)
+    explainable = _predict(service, side, opened)
+    chosen = [side.target.input, side.versus.input, side.unit.input]
+    return Page(
+        service=service,
+        demo=demo,
+        widgets={**vars(side), **vars(view)},
+        model_opened=opened,
+        explainable=explainable,
+        target_changed=chosen,
+        question_changed=[forgotten.then, *chosen, *(event.then for event in explainable)],
+    )
+
+
+def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Dependency:
+    """Load the model when it changes; a button stops the waiting."""
+    outputs: list[Any] = [side.about_model, side.cancel_loading]
+
+    def show(status: actions.ModelStatus) -> list[Any]:
+        return [status.text, gr.Button(visible=status.loading)]
+
+    def stopped(model: str) -> list[Any]:
+        text = f"No longer waiting for {model}. Choose another model, or press Explain to wait."
+        return show(actions.ModelStatus(text))
+
+    def failed(request: actions.ModelRequest, error: TimmscopeError) -> list[Any]:
+        return show(actions.ModelStatus(str(error)))
+
+    def stop(model: str, visitor: gr.Request) -> list[Any]:
+        service.tasks.cancel(session(visitor, "model"))
+        return stopped(model)
+
+    inputs = inputs_of(actions.ModelRequest, side)
+    open_model = handler(
+        service,
+        "model",
+        actions.open_model,
+        inputs,
+        show,
+        failed,
+        # Said here too: the handler's last outputs may arrive after the button's.
+        on_cancel=lambda request: stopped(request.model),
+    )
+    opened: Dependency = gr.on(
+        [demo.load, side.model.change, side.weights.change],
+        open_model,
+        inputs.components,
+        outputs,
+        show_progress="hidden",
+        api_name="describe_model",
+        trigger_mode="always_last",
+        concurrency_limit=MAX_LOADS,
+    )
+    side.cancel_loading.click(stop, side.model, outputs, queue=False, cancels=[opened], **QUIET)
+    return opened
+
+
+@dataclass(frozen=True)
+class _BarClick:
+    """A click on one of the bars."""
+
+    question: actions.Question
+    event: gr.EventData
+
+
+def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list[Dependency]:
+    """Predict when the picture or the model changes, and take a class by its bar.
+
+    Returns:
+        The events after which there is something new to explain.
+    """
+    outputs: list[Any] = [side.bars, side.target, side.versus, side.notes]
+
+    def show(found: actions.PredictResult) -> list[Any]:
+        return [
+            found.panels,
+            gr.Dropdown(found.classes, value=found.predicted),
+            gr.Dropdown([("—", NO_CLASS), *found.classes], value=NO_CLASS),
+            gr.Markdown(found.notes, visible=bool(found.notes)),
+        ]
+
+    def failed(question: actions.Question, error: TimmscopeError) -> list[Any]:
+        return show(actions.PredictResult([actions.fault_card("No prediction", question, error)]))
+
+    def pick(service: Service, click: _BarClick, on_progress: object = None) -> Any:
+        return actions.predict(service, click.question).classes[click.event.index][1]
+
+    inputs = inputs_of(actions.Question, side)
+    predict = handler(service, "", actions.predict, inputs, show, failed)
+    again = opened.success(predict, inputs.components, outputs, api_name="predict_again", **QUIET)
+    changed = side.picture.change(
+        predict,
+        inputs.components,
+        outputs,
+        show_progress="hidden",
+        api_name="predict",
+        trigger_mode="always_last",
+    )
+    clicked = inputs_of(_BarClick, side)
+    picked = side.bars.select(
+        handler(service, "", pick, clicked, lambda target: target),
+        clicked.components,
+        side.target,
+        queue=False,
+        **QUIET,
+    )
+    return [again, changed, picked]
