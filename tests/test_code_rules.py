@@ -66,6 +66,8 @@ def test_core_loads_neither_the_page_nor_its_libraries() -> None:
     core = loaded_by("import core; [*core.METHODS], [*core.METRICS]")
     assert {"core", "torch", "timm"} <= core
     assert not {"plotly", *page} & core
+    # They take seconds, and only tables, statistics and annotations need them.
+    assert not {"pandas", "statsmodels", "pycocotools", "skimage"} & core
     assert not page & loaded_by("import core.cli, core.views.maps, core.views.charts")
 
 

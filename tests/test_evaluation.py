@@ -332,7 +332,7 @@ CONTROLS = {"random": (0.0, 0.0, 0.0), "centre": (0.1, 0.2, 0.3)}
         (
             [contender("gradcam", 0.5, 0.6, 3), contender("layercam", 0.2, 0.3, 3)],
             "gradcam",
-            "clearly the most",
+            "more than any other with each baseline",
         ),
         (
             [contender("occlusion", 0.5, 0.6, 300), contender("gradcam", 0.42, 0.62, 3)],
@@ -347,7 +347,7 @@ CONTROLS = {"random": (0.0, 0.0, 0.0), "centre": (0.1, 0.2, 0.3)}
         (
             [contender("gradcam", 0.5, 0.6), contender("saliency", 0.0, 0.1)],
             "gradcam",
-            "Do not trust here: Saliency; Centre (control) does at least as well.",
+            "Do not trust Saliency here: Centre (control) does at least as well.",
         ),
         ([contender("saliency", 0.0, 0.1)], None, "Take none of them"),
     ],

@@ -204,6 +204,14 @@ def test_a_polygon_may_lie_across_the_rim_of_the_picture() -> None:
         canvas.polygon([left, top, right, top, right, bottom, left, bottom])
     canvas.polygon([1, 5, 2, 5])  # no area
     assert np.array_equal(canvas.mask, expected)
+    rng, far = np.random.default_rng(0), 20
+    for _ in range(30):
+        corners = rng.uniform(-8, 14, size=6)
+        small, large = MaskCanvas(SIZE), MaskCanvas((SIZE[0] + 2 * far, SIZE[1] + 2 * far))
+        small.polygon((corners.clip(-6, 12)).tolist())
+        large.polygon((corners.clip(-6, 12) + far).tolist())
+        inner = large.mask[far : far + SIZE[0], far : far + SIZE[1]]
+        assert np.array_equal(small.mask, inner)
 
 
 @pytest.mark.parametrize("kind", ["runs", "compressed"])

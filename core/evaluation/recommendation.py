@@ -91,7 +91,7 @@ def recommend(
         words += f" Read it with care: with another baseline, {told} does as well."
     if doubtful:
         told = ", ".join(names[key] for key in doubtful)
-        words += f" Do not trust here: {told}; {names[rival]} does at least as well."
+        words += f" Do not trust {told} here: {names[rival]} does at least as well."
     return Recommendation(chosen.method, words, ranking, means, doubtful, not close)
 
 
@@ -113,5 +113,7 @@ def _why(
             f"({chosen.gain:.2f}) at {cost_share(share)}."
         )
     others = [names[c.method] for c in level if c is not best]
-    rest = f"; no clear difference from {', '.join(others)}" if others else ", clearly the most"
+    rest = ", more than any other with each baseline"
+    if others:
+        rest = f"; no clear difference from {', '.join(others)}"
     return f"Take {names[best.method]}: it{first.removeprefix(names[best.method])}{rest}."
