@@ -1,4 +1,4 @@
-"""Pictures that come along: photographs, and objects of the generated world."""
+"""Sample pictures: photographs and synthetic scenes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def sample_files() -> list[Path]:
-    """The pictures of one subject each, photographs first."""
+    """Paths of the samples that show one object each, photographs first."""
     photographs = (ASSETS / "samples").glob("*.jpg")
     objects = (ASSETS / "synthetic").glob("*.png")
     return [
@@ -24,5 +24,5 @@ def sample_files() -> list[Path]:
 
 
 def sample_inputs(preprocessing: Preprocessing) -> Tensor:
-    """These pictures (n, C, H, W) as a model sees them."""
+    """The samples of `sample_files` as model inputs (n, C, H, W), in model units."""
     return torch.stack([preprocessing(open_picture(path).image)[0] for path in sample_files()])
