@@ -130,8 +130,8 @@ def test_no_private_vocabulary(path: Path) -> None:
 
 
 ALLOWED: dict[str, set[str]] = {"types": {"shape", "order"}}
-"""Retired words that are the field's own in a file: `Layout.shape` is a tensor's shape, `Group.order`
-the place of a group in a list."""
+"""Retired words that are usual in a file: `Layout.shape` is a tensor's shape, and `Group.order`
+is a group's position in a list."""
 
 
 @EACH_FILE

@@ -18,8 +18,8 @@ import torch
 from PIL import Image, ImageCms, ImageFile
 from timm.data import create_transform
 
-from core import image as subject
 from core.errors import ModelError, PictureError, UnknownNameError
+from core.inputs import image as subject
 from core.inputs.image import Picture, open_picture
 from core.inputs.preprocessing import Geometry, Preprocessing
 
@@ -99,11 +99,11 @@ TEXT_BOMB = b"Comment\x00\x00" + zlib.compress(bytes(80_000_000))
         ("notes.jpg", "Merci, à demain.\n".encode(), "is text, not a picture", "choose a JPEG"),
         ("page.png", b"<html><body>404</body></html>", "is text, not a picture", "choose a JPEG"),
         ("noise.jpg", bytes(range(256)) * 9, "is damaged, or not in a format", "save it as JPEG"),
-        ("cut.jpg", saved(photo(), "JPEG")[:-200], "is damaged or cut short", "download it again"),
-        ("cut.png", saved(photo(), "PNG")[:-60], "is damaged or cut short", "download it again"),
+        ("cut.jpg", saved(photo(), "JPEG")[:-200], "is damaged or incomplete", "download it again"),
+        ("cut.png", saved(photo(), "PNG")[:-60], "is damaged or incomplete", "download it again"),
         ("cut.webp", saved(photo(), "WEBP")[:-60], "is damaged", "save"),
-        ("cut.gif", saved(photo(), "GIF")[:-60], "is damaged or cut short", "download it again"),
-        ("cut.tif", saved(photo(), "TIFF")[:900], "is damaged or cut short", "download it again"),
+        ("cut.gif", saved(photo(), "GIF")[:-60], "is damaged or incomplete", "download it again"),
+        ("cut.tif", saved(photo(), "TIFF")[:900], "is damaged or incomplete", "download it again"),
         ("head.jpg", saved(photo(), "JPEG")[:40], "is damaged", "save"),
         ("wrong.png", png(9, 9, rows=zlib.compress(b"\x09" * 90)), "is damaged", "download it"),
         ("phone.heic", HEIC, "is a HEIC photo", "save it as JPEG or PNG"),
@@ -142,7 +142,7 @@ def test_a_decompression_bomb_is_never_decoded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     assert "million pixels; make it smaller first" in refused(path)
-    assert "9000 x 9000 pixels, 81 million where 64 million is the limit" in refused(bomb(9_000))
+    assert "9000 x 9000 pixels (81 million); the limit is 64 million" in refused(bomb(9_000))
 
 
 def test_the_limit_on_pixels_can_be_moved():
@@ -161,15 +161,15 @@ def test_a_packed_comment_does_not_unpack_into_memory():
 
 def test_files_that_are_not_there_or_not_files(tmp_path):
     assert refused(tmp_path / "cat.jpg") == "no file 'cat.jpg'; check its name and folder"
-    assert refused(tmp_path) == f"{tmp_path.name!r} is a folder; name one picture in it"
-    assert refused("") == "'picture' is a folder; name one picture in it"
+    assert refused(tmp_path) == f"{tmp_path.name!r} is a folder; give the path of one picture in it"
+    assert refused("") == "'picture' is a folder; give the path of one picture in it"
     assert refused(tmp_path / "cat.jpg" / "dog.jpg") == refused("dog.jpg")
     assert "no file" in refused("a\0b.jpg")
     assert "no file" in refused("x" * 5000 + ".jpg")
     pipe = tmp_path / "pipe.jpg"
     os.mkfifo(pipe)
     end = os.open(pipe, os.O_RDWR)  # without another end, opening a pipe waits for ever
-    assert refused(pipe) == "'pipe.jpg' is not a file; save the picture as one"
+    assert refused(pipe) == "'pipe.jpg' is not a regular file; save the picture as a file"
     os.close(end)
 
 
@@ -182,12 +182,12 @@ def test_a_file_that_may_not_be_opened(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(path), "open", denied)
     sentence = refused(path)
-    assert sentence == "'secret.png' cannot be opened (Permission denied); check who may read it"
+    assert sentence == "'secret.png' cannot be opened (Permission denied); check its permissions"
 
 
 def test_a_file_too_large_to_read_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(subject, "MAX_BYTES", 100)
-    assert "more than 0; make it smaller first" in refused(saved(photo(), "PNG"))
+    assert "the limit is 0 MB; make it smaller first" in refused(saved(photo(), "PNG"))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,9 @@ def test_whatever_a_decoder_raises_is_one_sentence(monkeypatch, fault):
         raise fault("at byte 7")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    assert refused(saved(photo(), "BMP"), name="x.bmp").startswith("'x.bmp' is damaged or cut")
+    assert refused(saved(photo(), "BMP"), name="x.bmp").startswith(
+        "'x.bmp' is damaged or incomplete"
+    )
 
 
 def test_nothing_at_all_is_no_picture():
@@ -207,7 +209,7 @@ def test_nothing_at_all_is_no_picture():
 
 @pytest.mark.parametrize("source", [None, 3, [[0, 1]], torch.zeros(3, 4, 4)])
 def test_things_that_are_no_picture(source):
-    assert f"read from {type(source).__name__}; give a file" in refused(source)
+    assert f"read a picture from {type(source).__name__}; give a file" in refused(source)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_wide_numbers_follow_the_documented_rule(values, dtype, expected, note):
 def test_numbers_that_are_none_are_refused():
     for odd in (np.nan, np.inf):
         values = Image.fromarray(np.array([[0, odd]], np.float32))
-        assert "'x.tif' holds infinite or undefined" in refused(saved(values, "TIFF"), name="x.tif")
+        assert "'x.tif' holds infinite or NaN" in refused(saved(values, "TIFF"), name="x.tif")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "HSV", "YCbCr", "RGBX"])
@@ -438,7 +440,7 @@ def test_damaged_exif_does_not_cost_the_picture():
     content = saved(photo(), "PNG", exif=b"not exif at all")
     shown = open_picture(content)
     assert np.array_equal(np.asarray(shown.image), np.asarray(photo()))
-    assert shown.notes == ("its EXIF data is damaged, so it may lie on its side",)
+    assert shown.notes == ("EXIF data damaged: the picture may be rotated",)
 
 
 # Arrays.
@@ -674,7 +676,7 @@ def test_other_channel_counts_are_refused():
 
 def test_a_plain_module_must_be_told():
     module = torch.nn.Conv2d(3, 8, 3)
-    with pytest.raises(ModelError, match=r"Conv2d does not say .*; give input_size, mean, std"):
+    with pytest.raises(ModelError, match=r"Conv2d does not define .*; give input_size, mean, std"):
         Preprocessing.from_model(module)
     given = Preprocessing.from_model(module, input_size=(3, 32, 32), mean=HALF, std=HALF)
     assert given == Preprocessing((3, 32, 32), HALF, HALF)

@@ -285,7 +285,7 @@ def test_attention_over_the_whole_picture(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "layer", "reason"),
     [
-        ("xcit", "blocks.0.attn", "attends among channels"),
+        ("xcit", "blocks.0.attn", "attention is among channels"),
     ],
 )
 def test_other_attention_says_why_not(name: str, layer: str, reason: str) -> None:

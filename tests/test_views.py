@@ -450,7 +450,7 @@ def test_curves_tell_controls_from_methods() -> None:
 
 
 def test_curve_with_missing_points_is_refused() -> None:
-    with pytest.raises(TimmscopeError, match="curve 'a' has 2 x but 1 y"):
+    with pytest.raises(TimmscopeError, match="curve 'a' has 2 x but 1 y values"):
         charts.curves_panel([{"name": "a", "x": [0, 1], "y": [1]}], "x", "y")
 
 

@@ -91,7 +91,7 @@ def attention_heads(run: Run, query: str = "auto") -> Tensor:
     layer = run.subject.attention_layers.get(run.layer or "")
     if layer is None or layer.layout is None:
         raise NotApplicableError(
-            f"{run.layer!r} of {run.subject.name} has no attention that can be mapped to the "
+            f"layer {run.layer!r} of {run.subject.name} has no attention that can be mapped to the "
             "picture; choose an attention layer"
         )
     heads = run.attention()[layer.name][0]

@@ -1,1 +1,1 @@
-"""From a file to a tensor: pictures, preprocessing, ground truth, sample pictures."""
+"""From a file to a tensor: decoding, preprocessing, ground truth and sample pictures."""

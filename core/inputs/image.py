@@ -1,4 +1,4 @@
-"""Decode and check an untrusted picture."""
+"""Decodes and checks untrusted pictures."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from core.errors import PictureError
 
 MAX_PIXELS = 64_000_000
-"""More pixels than this are refused from the header alone: decoded, they take 192 MB or more."""
+"""Largest number of pixels. Larger pictures are refused before decoding, which would take more than
+192 MB."""
 MAX_ASPECT = 50
-"""Longest side over shortest. Models resize the *short* side, so a strip one pixel wide and
-30000 long would grow to gigabytes on its way in."""
+"""Largest ratio of the longer to the shorter side. Preprocessing resizes the *shorter* side, so a
+strip of 1 x 30,000 pixels would grow to gigabytes."""
 MAX_BYTES = 2**29
-"""Largest file, since some decoders read all of it before they look at it."""
+"""Largest file in bytes, because some decoders read the whole file first."""
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "PPM")
-"""The Pillow decoders an untrusted file may reach."""
+"""The Pillow decoders that are allowed for untrusted files."""
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _AVIF = {b"avif", b"avis"}
 _READS_AVIF = features.check("avif")
 
-# Decoders given hostile bytes let all of these through, not only the errors they document.
+# Decoders raise all of these on hostile files, not only the documented errors.
 _DECODER_FAULTS = (
     OSError,
     EOFError,
@@ -54,9 +55,9 @@ _DECODER_FAULTS = (
     struct.error,
     zlib.error,
 )
-# Warning filters belong to the whole process, so two threads must not change them at once; one
-# picture at a time also bounds the memory that hostile files can claim together.
-_ONE_AT_A_TIME = threading.Lock()
+# Warning filters are global, so two threads must not change them at the same time. Decoding one
+# picture at a time also limits the total memory that hostile files can use.
+_DECODER_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +65,9 @@ class Picture:
     """A picture that is safe to use: decoded, upright, 8-bit RGB, without metadata.
 
     Attributes:
-        image: the pixels, mode RGB; to be read, never written.
-        name: what to call it in a sentence: a file's base name, cleaned.
-        notes: what a person should know of how it is shown, such as
+        image: the pixels, mode RGB; must not be changed.
+        name: the cleaned base name of the file, for messages.
+        notes: remarks on how the picture was converted, such as
             "animated: first of 12 frames shown".
     """
 
@@ -81,13 +82,13 @@ class Picture:
 
     @cached_property
     def digest(self) -> str:
-        """Identifies the pixels, whatever the file was called or how it was stored."""
+        """A hash of the size and the pixels; it does not depend on the file's name or format."""
         shape = f"{self.image.width}x{self.image.height}:".encode()
         return blake2b(shape + self.image.tobytes(), digest_size=20).hexdigest()
 
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any] | Picture
-"""Anything that `open_picture` takes."""
+"""The types that `open_picture` accepts."""
 
 
 def open_picture(
@@ -96,23 +97,25 @@ def open_picture(
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Picture:
-    """Decodes and checks a picture that nobody vouches for.
+    """Decodes and checks an untrusted picture.
 
-    Colours come out as 8-bit RGB. Transparent parts lie on white. An animation shows its first
-    frame, a document its first page. EXIF rotation is applied and all metadata dropped. 16-bit
-    grey keeps its full range. Integers and floats of 32 bits carry no agreed white: it is the
-    first of 1, 255 and 65535 that no value exceeds, and where none fits or a value is below zero
-    the least becomes black and the greatest white, with a note that says so.
+    The result is 8-bit RGB. Transparent parts are drawn on white. The first frame of an animation
+    and the first page of a multi-page file are used. EXIF rotation is applied and all metadata is
+    removed. 16-bit grey values are scaled from their full range. 32-bit integers and floats have no
+    defined white; it is set to the first of 1, 255 and 65535 that no value exceeds. If there is
+    none, or if a value is negative, the smallest value becomes black and the largest white, and a
+    note is added.
 
     Args:
-        source: a file, the bytes of one, a PIL image, an array, or a `Picture`, which comes back
-            as it is. Arrays are (H, W), (H, W, 3) or (H, W, 4), of uint8 or of floats in [0, 1].
-        name: what to call it in sentences, where `source` is not a file.
-        max_pixels: most pixels to decode. Pillow's own limit, `2 * Image.MAX_IMAGE_PIXELS`,
-            stays in force.
+        source: a file, the bytes of a file, a PIL image, an array, or a `Picture`, which is
+            returned unchanged. Arrays are (H, W), (H, W, 3) or (H, W, 4), uint8 or floats from 0
+            to 1.
+        name: name of the picture in messages, if `source` is not a file.
+        max_pixels: largest number of pixels to decode. Pillow's own limit,
+            `2 * Image.MAX_IMAGE_PIXELS`, also applies.
 
     Raises:
-        PictureError: it cannot be read, or must not be.
+        PictureError: the picture cannot be read or is too large.
 
     >>> picture = open_picture(np.zeros((2, 3), np.uint8), name="dark.png")
     >>> picture.name, picture.size, picture.image.mode, picture.notes
@@ -128,12 +131,12 @@ def open_picture(
         rgb, more = _rgb(upright, label)
         if image is not source:
             more += _frames(image)
-        rgb.info = {}  # no position or owner of the camera travels on into a saved result
+        rgb.info = {}  # so that no location or owner of the camera is saved with a result
         return Picture(rgb, label, notes + more)
 
 
 def _label(source: object, name: str | None) -> str:
-    """A short printable base name: names come from strangers and end up in sentences."""
+    """A short printable base name for messages; names of uploaded files are untrusted."""
     if name is None and isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
     elif name is None and isinstance(source, Image.Image):
@@ -149,8 +152,8 @@ def _label(source: object, name: str | None) -> str:
 
 @contextmanager
 def _decoding(label: str) -> Iterator[None]:
-    """Turns whatever a decoder raises or warns of into one sentence, or into silence."""
-    with _ONE_AT_A_TIME, warnings.catch_warnings():
+    """Converts all errors of a decoder to `PictureError` and hides its warnings."""
+    with _DECODER_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
@@ -161,13 +164,13 @@ def _decoding(label: str) -> Iterator[None]:
             raise PictureError(f"{label!r} has {pixels}; make it smaller first") from error
         except _DECODER_FAULTS as error:
             raise PictureError(
-                f"{label!r} is damaged or cut short; save or download it again"
+                f"{label!r} is damaged or incomplete; save or download it again"
             ) from error
 
 
 @contextmanager
 def _opened(source: object, label: str) -> Iterator[Image.Image]:
-    """The source as a PIL image, its header read but its pixels not yet decoded."""
+    """The source as a PIL image with its header read but its pixels not decoded."""
     if isinstance(source, Image.Image):
         yield source
     elif isinstance(source, np.ndarray):
@@ -179,7 +182,7 @@ def _opened(source: object, label: str) -> Iterator[Image.Image]:
             yield _identify(stream, os.fstat(stream.fileno()).st_size, label)
     else:
         raise PictureError(
-            f"a picture cannot be read from {type(source).__name__}; "
+            f"cannot read a picture from {type(source).__name__}; "
             "give a file, its bytes, a PIL image or an array"
         )
 
@@ -190,14 +193,14 @@ def _file(path: Path, label: str) -> BinaryIO:
     except (OSError, ValueError) as error:
         raise PictureError(f"no file {label!r}; check its name and folder") from error
     if stat.S_ISDIR(mode):
-        raise PictureError(f"{label!r} is a folder; name one picture in it")
+        raise PictureError(f"{label!r} is a folder; give the path of one picture in it")
     if not stat.S_ISREG(mode):  # a pipe or a device might never end
-        raise PictureError(f"{label!r} is not a file; save the picture as one")
+        raise PictureError(f"{label!r} is not a regular file; save the picture as a file")
     try:
         return path.open("rb")
     except OSError as error:
         raise PictureError(
-            f"{label!r} cannot be opened ({error.strerror}); check who may read it"
+            f"{label!r} cannot be opened ({error.strerror}); check its permissions"
         ) from error
 
 
@@ -206,7 +209,7 @@ def _identify(stream: BinaryIO, size: int, label: str) -> Image.Image:
         raise PictureError(f"{label!r} is empty (0 bytes); save or download it again")
     if size > MAX_BYTES:
         raise PictureError(
-            f"{label!r} has {size / 1e6:.0f} MB, more than {MAX_BYTES / 1e6:.0f}; "
+            f"{label!r} has {size / 1e6:.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB; "
             "make it smaller first"
         )
     head = stream.read(1024)
@@ -218,7 +221,7 @@ def _identify(stream: BinaryIO, size: int, label: str) -> Image.Image:
 
 
 def _kind(head: bytes) -> str:
-    """What a file that no decoder takes seems to be, and the way out."""
+    """Describes a file that no decoder accepts, and what to do."""
     for what, found in (
         ("a HEIC photo", head[4:8] == b"ftyp" and head[8:12] in _HEIC),
         ("an AVIF picture", head[4:8] == b"ftyp" and head[8:12] in _AVIF and not _READS_AVIF),
@@ -238,13 +241,13 @@ def _check_size(size: tuple[int, int], label: str, max_pixels: int) -> None:
         raise PictureError(f"{label!r} has no pixels ({width} x {height}); choose another picture")
     if width * height > max_pixels:
         raise PictureError(
-            f"{label!r} is {width} x {height} pixels, {width * height / 1e6:.0f} million where "
-            f"{max_pixels / 1e6:g} million is the limit; make it smaller first"
+            f"{label!r} is {width} x {height} pixels ({width * height / 1e6:.0f} million); the "
+            f"limit is {max_pixels / 1e6:g} million; make it smaller first"
         )
     if max(size) > MAX_ASPECT * min(size):
         raise PictureError(
-            f"{label!r} is {width} x {height} pixels, more than {MAX_ASPECT} times as long as "
-            "wide; crop it first"
+            f"{label!r} is {width} x {height} pixels, so one side is more than {MAX_ASPECT} times "
+            "as long as the other; crop it first"
         )
 
 
@@ -264,15 +267,15 @@ def _from_array(array: np.ndarray[Any, Any], label: str) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """A copy of a decoded image, turned as its EXIF data asks."""
+    """A copy of a decoded image, rotated by its EXIF orientation, and notes."""
     try:
         return ImageOps.exif_transpose(image), ()
     except _DECODER_FAULTS:
-        return image.copy(), ("its EXIF data is damaged, so it may lie on its side",)
+        return image.copy(), ("EXIF data damaged: the picture may be rotated",)
 
 
 def _frames(image: Image.Image) -> tuple[str, ...]:
-    if image.format == "MPO":  # a photo with its own previews or a second eye, not an animation
+    if image.format == "MPO":  # a photo with previews or a stereo pair, not an animation
         return ()
     try:
         count = int(getattr(image, "n_frames", 1))
@@ -296,10 +299,10 @@ def _rgb(image: Image.Image, label: str) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _from_values(values: np.ndarray[Any, Any], label: str) -> tuple[Image.Image, tuple[str, ...]]:
-    """Greys from numbers that carry no agreed white; see `open_picture` for the rule."""
+    """A grey image from values without a defined white; see `open_picture` for the rule."""
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
-        raise PictureError(f"{label!r} holds infinite or undefined values; replace them first")
+        raise PictureError(f"{label!r} holds infinite or NaN values; replace them first")
     white = next((white for white in (1, 255, 65535) if low >= 0 and high <= white), None)
     if white is not None:
         return _grey(values, 0, white), ()

@@ -1,7 +1,7 @@
-"""From a picture to a model's input, and back to the picture's own pixels.
+"""Preprocessing of pictures, and the geometry that maps a model's input back to the picture.
 
-`Preprocessing` is the only way from a picture to a tensor, and `Geometry` says which part of the
-picture that tensor shows.
+Every picture becomes a tensor through `Preprocessing`; `Geometry` says which part of the picture
+the tensor shows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core.errors import ModelError, PictureError, unknown
 from core.inputs.image import MAX_PIXELS, Source, open_picture
 
 MAX_SIDE = 8192
-"""The longest side of an input; a configuration from elsewhere may ask for anything."""
+"""Longest allowed side of an input in pixels; a foreign configuration may request any size."""
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _CROP_MODES = ("center", "squash", "border")
@@ -29,14 +29,14 @@ _CROP_MODES = ("center", "squash", "border")
 class Geometry:
     """Which part of a picture a model's input shows.
 
-    Coordinates run along pixel *edges*: x from 0 at the left edge of the first column to W at the
-    right edge of the last, so pixel (row i, column j) has its centre at (j + 0.5, i + 0.5).
+    Coordinates refer to pixel *edges*: x is 0 at the left edge of the first column and W at the
+    right edge of the last one, so the centre of pixel (row i, column j) is (j + 0.5, i + 0.5).
 
     Attributes:
         picture: height and width of the picture, pixels.
         input: height and width of the model's input, pixels.
-        box: left, top, right, bottom of the part shown, in picture pixels; it reaches beyond the
-            picture where the preprocessing pads.
+        box: left, top, right, bottom of the part shown, in picture pixels; it is larger than the
+            picture if the preprocessing pads.
 
     >>> crop = Geometry(picture=(100, 200), input=(50, 50), box=(50.0, 0.0, 150.0, 100.0))
     >>> crop.whole, crop.to_picture(25, 25), crop.to_input(50, 100)
@@ -49,25 +49,25 @@ class Geometry:
 
     @property
     def whole(self) -> bool:
-        """Whether the model sees all of the picture."""
+        """Whether the input shows the whole picture."""
         left, top, right, bottom = self.box
         height, width = self.picture
         return left <= 0 and top <= 0 and right >= width and bottom >= height
 
     def to_picture(self, x: float, y: float) -> tuple[float, float]:
-        """The point of the picture that lies at (x, y) of the model's input."""
+        """Maps the point (x, y) of the model's input to the picture."""
         left, top, right, bottom = self.box
         height, width = self.input
         return left + x * (right - left) / width, top + y * (bottom - top) / height
 
     def to_input(self, x: float, y: float) -> tuple[float, float]:
-        """The point of the model's input at which (x, y) of the picture lies."""
+        """Maps the point (x, y) of the picture to the model's input."""
         left, top, right, bottom = self.box
         height, width = self.input
         return (x - left) * width / (right - left), (y - top) * height / (bottom - top)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """All values, ready for JSON."""
         return {
             "picture": list(self.picture),
             "input": list(self.input),
@@ -78,21 +78,21 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How pictures become a model's input, pixel for pixel as timm's evaluation transform does it.
+    """Converts pictures to a model's input exactly as timm's evaluation transform does.
 
     Attributes:
         input_size: channels, height and width of the input; 3 channels are RGB, 1 is luminance.
-        mean: per channel, taken off pixel values in [0, 1].
-        std: per channel, dividing what is left.
-        interpolation: one of nearest, bilinear, bicubic, box, hamming, lanczos. timm's "random"
-            becomes bilinear: the same picture must give the same input.
-        crop_pct: side of the input over the side that the picture is resized to.
-        crop_mode: "center" resizes the short side and cuts the middle out; "squash" stretches
-            both sides; "border" resizes the long side and pads with the mean.
+        mean: per channel, subtracted from pixel values in [0, 1].
+        std: per channel, the divisor after the subtraction.
+        interpolation: one of nearest, bilinear, bicubic, box, hamming, lanczos. Timm's "random"
+            becomes bilinear, so that the same picture always gives the same input.
+        crop_pct: side of the input divided by the side that the picture is resized to.
+        crop_mode: "center" resizes the shorter side and crops the centre; "squash" resizes both
+            sides; "border" resizes the longer side and pads with the mean.
 
     Raises:
-        ModelError: a setting makes no sense.
-        UnknownNameError: no such interpolation or crop mode.
+        ModelError: a setting is invalid.
+        UnknownNameError: there is no such interpolation or crop mode.
 
     >>> prepare = Preprocessing((3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.875)
     >>> from PIL import Image
@@ -146,17 +146,17 @@ class Preprocessing:
 
     @classmethod
     def from_model(cls, model: nn.Module, **overrides: Any) -> Preprocessing:
-        """What a model was evaluated with, as its `pretrained_cfg` says.
+        """The preprocessing that a model was evaluated with, from its `pretrained_cfg`.
 
-        The size and channels that the model was built with win over its configuration's.
+        The input size and channels that the model was built with override its configuration.
 
         Args:
-            model: any timm model; any other module with `input_size`, `mean` and `std` given.
-            overrides: fields to set otherwise.
+            model: a timm model; or any module if `input_size`, `mean` and `std` are given.
+            overrides: fields with values that replace those of the model.
 
         Raises:
-            ModelError: the model does not say, or takes neither 3 channels nor 1.
-            UnknownNameError: no such field.
+            ModelError: a required field is missing, or the model takes neither 3 channels nor 1.
+            UnknownNameError: there is no such field.
         """
         known = [field.name for field in fields(cls)]
         for name in overrides:
@@ -166,16 +166,16 @@ class Preprocessing:
         missing = [name for name in ("input_size", "mean", "std") if name not in settings]
         if missing:
             raise ModelError(
-                f"{type(model).__name__} does not say how its pictures are prepared; "
+                f"{type(model).__name__} does not define its preprocessing; "
                 f"give {', '.join(missing)}"
             )
         return cls(**settings)
 
     def __call__(self, source: Source) -> tuple[Tensor, Geometry]:
-        """The model's input for one picture, and which part of the picture it shows.
+        """The model's input for one picture, and its geometry.
 
         Args:
-            source: anything that `open_picture` takes.
+            source: a picture of any type that `open_picture` accepts.
 
         Returns:
             The input (C, H, W), float32 in model units, and its `Geometry`.
@@ -194,7 +194,7 @@ class Preprocessing:
         return x.float(), geometry
 
     def _check_shape(self, size: tuple[int, int], name: str) -> None:
-        """Refuses a strip that would grow past `MAX_PIXELS`, or vanish, when resized."""
+        """Refuses a narrow picture that would exceed `MAX_PIXELS`, or vanish, when resized."""
         side = max(self.input_size[1:]) / self.crop_pct
         thinnest = min(self.input_size[1:]) / self.crop_pct
         aspect = max(size) / min(size)
@@ -207,22 +207,22 @@ class Preprocessing:
             )
 
     def _geometry(self, picture: tuple[int, int], resized: tuple[int, int]) -> Geometry:
-        """From the sizes (width, height) before the crop, so that timm's rounding is kept."""
+        """The geometry from the sizes (width, height) before the crop, with timm's rounding."""
         _, height, width = self.input_size
         left, right = _span(picture[0], resized[0], width)
         top, bottom = _span(picture[1], resized[1], height)
         return Geometry((picture[1], picture[0]), (height, width), (left, top, right, bottom))
 
     def to_model(self, pixels: Tensor) -> Tensor:
-        """Pixel values (..., C, H, W) in [0, 1], in model units."""
+        """Converts pixel values (..., C, H, W) in [0, 1] to model units."""
         return (pixels - _per_channel(self.mean, pixels)) / _per_channel(self.std, pixels)
 
     def to_pixels(self, x: Tensor) -> Tensor:
-        """Model units (..., C, H, W) back to pixel values, clamped to [0, 1]."""
+        """Converts model units (..., C, H, W) to pixel values, clamped to [0, 1]."""
         return (x * _per_channel(self.std, x) + _per_channel(self.mean, x)).clamp(0, 1)
 
     def pixel(self, value: float | Sequence[float]) -> Tensor:
-        """One colour, a level or one level per channel in [0, 1], as (C, 1, 1) in model units.
+        """A colour as (C, 1, 1) in model units; `value` is one or one per channel, in [0, 1].
 
         >>> Preprocessing((3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3).pixel(0.0).flatten()
         tensor([-2., -2., -2.])
@@ -231,12 +231,12 @@ class Preprocessing:
         return self.to_model(colour[:, None, None])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON, and as `timm.data.create_transform` takes it."""
+        """All fields, ready for JSON, and as arguments of `timm.data.create_transform`."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 def _timm_settings(model: nn.Module) -> dict[str, Any]:
-    """What a timm model's configuration says; empty for any other module."""
+    """The settings in a timm model's configuration; empty for any other module."""
     if not getattr(model, "pretrained_cfg", None):
         return {}
     settings: dict[str, Any] = resolve_model_data_config(model)
@@ -250,7 +250,7 @@ def _timm_settings(model: nn.Module) -> dict[str, Any]:
 
 
 def _built_size(model: nn.Module) -> tuple[int, int] | None:
-    """The size a model was built for, where its position embedding or windows fix one."""
+    """The input size that a model was built for, if its position embedding or windows fix it."""
     for module in model.modules():
         size = getattr(module, "img_size", None)
         if isinstance(size, int):
@@ -261,7 +261,13 @@ def _built_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _span(full: int, resized: int, crop: int) -> tuple[float, float]:
-    """Where the middle `crop` of `resized` pixels lies along a picture's side of `full` pixels."""
+    """Start and end of the centre crop, in pixels of a picture's side.
+
+    Args:
+        full: length of the side.
+        resized: its length after resizing.
+        crop: length of the crop, in resized pixels.
+    """
     start = round((resized - crop) / 2) if resized >= crop else -((crop - resized) // 2)
     return start * full / resized, (start + crop) * full / resized
 

@@ -1,4 +1,4 @@
-"""Pictures that come along: photographs, and objects of the generated world."""
+"""Sample pictures: photographs and synthetic scenes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sample_picture(name: str) -> Path:
 
 
 def sample_files() -> list[Path]:
-    """The pictures of one subject each, photographs first."""
+    """Paths of the samples that show one object each, photographs first."""
     return [
         *(path for path in _photographs() if "_" not in path.stem),
         *(path for path in _scenes() if "_and_" not in path.stem),
@@ -37,7 +37,7 @@ def sample_files() -> list[Path]:
 
 
 def sample_inputs(preprocessing: Preprocessing) -> Tensor:
-    """These pictures (n, C, H, W) as a model sees them."""
+    """The samples of `sample_files` as model inputs (n, C, H, W), in model units."""
     return torch.stack([preprocessing(open_picture(path).image)[0] for path in sample_files()])
 
 

@@ -104,9 +104,10 @@ class Lime(Segmented):
             run, image, self._masker(run, image, labels), shown[1:], labels
         )
         # Parameters of the fit are not part of the key, so changing them reuses the scores.
-        asked = self.model_dump_json(include={*Segmented.model_fields, "samples", "baseline"})
-        kept = run.scores(copies, self.samples - 1, keep=("lime", asked, image, run.seed))
-        scores = torch.cat([run.score()[image : image + 1], kept]).cpu().double()
+        settings = self.model_dump_json(include={*Segmented.model_fields, "samples", "baseline"})
+        key = "lime", settings, image, run.seed
+        copy_scores = run.scores(copies, self.samples - 1, keep=key)
+        scores = torch.cat([run.score()[image : image + 1], copy_scores]).cpu().double()
         fit, r2 = self._fit(shown.double().numpy(), scores.numpy())
         return torch.from_numpy(fit), r2
 

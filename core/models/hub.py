@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub, or a sentence that says why not, within bounded time."""
+"""Downloads files from the Hugging Face hub in bounded time, with clear error messages."""
 
 from __future__ import annotations
 
@@ -31,29 +31,33 @@ from huggingface_hub.errors import (
 from core.errors import ModelError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Names under which timm's repositories keep their weights, best first."""
+"""File names of weights in timm's repositories, preferred first."""
 
 OPEN = "timm/"
-"""Whose repositories are open to everybody: timm's own."""
+"""Prefix of the repositories that anyone may download: timm's own."""
 
 _WAY_OUT = "use the embedded tf_efficientnet_lite0, weights=FILE or weights='random'"
 
 
 def fetch(repo: str, names: tuple[str, ...], what: str, token: str | bool | None = None) -> Path:
-    """The first of `names` that a repository has, downloaded unless the newest is here already.
+    """Downloads the first of `names` that a repository has, unless the newest version is cached.
 
-    Where the hub cannot be reached, a copy from an earlier download serves. Without a token it
-    must be of an open repository: any other might be private, which cannot be asked then.
+    If the hub cannot be reached, a copy from an earlier download is used. Without a token, this
+    works only for open repositories, because any other may be private and access to it cannot be
+    checked.
 
     Args:
         repo: `owner/name`, or `owner/name@revision`.
-        names: file names, best first.
-        what: what is being fetched, for the sentence.
-        token: None for the one this machine is logged in with, False for none.
+        names: file names, preferred first.
+        what: what is downloaded, for the error message.
+        token: an access token; None for the one this machine is logged in with, False for none.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        ModelError: there is no such repository or file, it is not open to this person, or there is
-            no connection and no earlier copy.
+        ModelError: there is no such repository or file, access is denied, or there is neither a
+            connection nor an earlier copy.
     """
     repo_id, _, revision = repo.partition("@")
     try:
@@ -69,29 +73,29 @@ def fetch(repo: str, names: tuple[str, ...], what: str, token: str | bool | None
 
 def _fetch(repo: str, name: str, revision: str | None, token: str | bool | None) -> str:
     try:
-        # Asked once and without retries: the library would go on asking for minutes when offline.
+        # One request without retries, because the library retries for minutes when offline.
         url = hf_hub_url(repo, name, revision=revision)
         get_hf_file_metadata(url, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
         raise
     except (httpx.HTTPError, OSError):
-        may = token is not False or repo.startswith(OPEN)
-        kept = kept_copy(repo, name, revision) if may else None
-        if kept is None:
+        may_use_cache = token is not False or repo.startswith(OPEN)
+        cached = cached_copy(repo, name, revision) if may_use_cache else None
+        if cached is None:
             raise
-        return kept
+        return cached
     return hf_hub_download(repo, name, revision=revision, token=token)
 
 
-def kept_copy(repo: str, name: str, revision: str | None = None) -> str | None:
-    """Path of an earlier download; None if there is none. Never touches the network."""
-    kept = try_to_load_from_cache(repo, name, revision=revision)
-    return kept if isinstance(kept, str) else None
+def cached_copy(repo: str, name: str, revision: str | None = None) -> str | None:
+    """Path of an earlier download; None if there is none. Does not use the network."""
+    cached = try_to_load_from_cache(repo, name, revision=revision)
+    return cached if isinstance(cached, str) else None
 
 
-def is_kept(repo: str) -> bool:
-    """Whether a repository's weights are here from an earlier download."""
-    return any(kept_copy(repo, name) for name in WEIGHTS)
+def is_cached(repo: str) -> bool:
+    """Whether the weights of a repository are cached from an earlier download."""
+    return any(cached_copy(repo, name) for name in WEIGHTS)
 
 
 def revision_of(file: Path) -> str:
@@ -101,11 +105,16 @@ def revision_of(file: Path) -> str:
 
 
 def fetch_url(url: str, what: str) -> Path:
-    """A weights file from a plain address, kept where torch keeps its own, checked by the digest
-    that its name carries.
+    """Downloads a weights file from a URL into torch's own cache, unless it is there.
+
+    The file is checked against the digest in its name, if there is one.
+
+    Args:
+        url: the address.
+        what: what is downloaded, for the error message.
 
     Raises:
-        ModelError: no connection, no such file, or another digest.
+        ModelError: there is no connection or no such file, or the digest is wrong.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
     if file.is_file():
@@ -116,7 +125,7 @@ def fetch_url(url: str, what: str) -> Path:
         digest = _stream(url, part)
         named = re.search(r"-([0-9a-f]{8,64})\.", file.name)
         if named is not None and not digest.startswith(named[1]):
-            raise OSError("the file that arrived has another digest than its name says")
+            raise OSError("the digest of the downloaded file is not the one in its name")
         part.replace(file)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise ModelError(f"cannot download {what} ({_cause(error, url)}); {_WAY_OUT}") from error
@@ -126,7 +135,7 @@ def fetch_url(url: str, what: str) -> Path:
 
 
 def _stream(url: str, target: Path) -> str:
-    """Download to `target`; the SHA-256 digest of what came."""
+    """Downloads to `target` and returns the SHA-256 digest of the file."""
     digest = hashlib.sha256()
     with httpx.stream("GET", url, follow_redirects=True, timeout=10) as answer:
         answer.raise_for_status()
@@ -138,7 +147,7 @@ def _stream(url: str, target: Path) -> str:
 
 
 def _cause(error: Exception, where: str) -> str:
-    """Why a download failed, in a few words."""
+    """The cause of a failed download, for an error message."""
     match error:
         case HFValidationError() | httpx.InvalidURL():
             return f"{where[:80]!r} is not a repository; write owner/name"

@@ -1,4 +1,4 @@
-"""Class names: from the caller, from the model's own configuration, or from ImageNet."""
+"""Class names: given by the caller, from the model's configuration, or from ImageNet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_FILE = 32_000_000
 
 
 def given_labels(labels: Sequence[str] | str | Path, classes: int | None) -> tuple[str, ...]:
-    """Class names that a person gave.
+    """Class names given by the caller.
 
     Args:
         labels: the names in output order; or a file: `.json` (a list, {index: name} or
@@ -26,10 +26,10 @@ def given_labels(labels: Sequence[str] | str | Path, classes: int | None) -> tup
         classes: how many there must be; None if unknown.
 
     Returns:
-        The names, told apart by their class number where two are the same.
+        The names; equal names get their class number appended.
 
     Raises:
-        ModelError: the file cannot be read, or the number is wrong.
+        ModelError: the file cannot be read, or the number of names is wrong.
 
     >>> given_labels(["cat", "dog"], classes=2)
     ('cat', 'dog')
@@ -42,7 +42,7 @@ def given_labels(labels: Sequence[str] | str | Path, classes: int | None) -> tup
     names = _names(_read(path) if path is not None else labels)
     if names is None:
         raise ModelError(
-            f"{what} must be a list of names or name every class index from 0 on; found neither"
+            f"{what} must be a list of names, or map every class index from 0 on to a name"
         )
     if classes is not None and len(names) != classes:
         raise ModelError(
@@ -53,14 +53,14 @@ def given_labels(labels: Sequence[str] | str | Path, classes: int | None) -> tup
 
 
 def inferred_labels(cfg: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
-    """Class names from a model's configuration, else ImageNet's where the number of classes tells.
+    """Class names from a model's configuration, or from the ImageNet variant of that many classes.
 
     Args:
         cfg: timm's `pretrained_cfg`; `label_names` and `label_descriptions` are read.
         classes: number of classes of the model.
 
     Returns:
-        One distinct name per class, or None if they are not known.
+        One distinct name per class; None if they are unknown.
 
     >>> inferred_labels({"label_names": ["n01", "n02"], "label_descriptions": {"n01": "tench"}}, 2)
     ('tench', 'n02')
@@ -74,28 +74,30 @@ def inferred_labels(cfg: Mapping[str, Any], classes: int) -> tuple[str, ...] | N
         return _imagenet(subset) if subset else None
     if len(names) != classes:
         return None
-    told = cfg.get("label_descriptions")
-    told = told if isinstance(told, Mapping) else {}
-    return _distinct([_clean(str(told.get(name) or name)) for name in names])
+    descriptions = cfg.get("label_descriptions")
+    descriptions = descriptions if isinstance(descriptions, Mapping) else {}
+    return _distinct([_clean(str(descriptions.get(name) or name)) for name in names])
 
 
 @functools.cache
 def _imagenet(subset: str) -> tuple[str, ...]:
-    """ImageNet's names, each as short as it can be without meaning another class too."""
+    """ImageNet's class names, each as short as possible but distinct."""
     info = ImageNetInfo(subset)
     synonyms = info.label_descriptions()
-    gists = (text.partition(": ")[2] for text in info.label_descriptions(detailed=True))
+    definitions = (text.partition(": ")[2] for text in info.label_descriptions(detailed=True))
     first = [text.partition(",")[0].strip() for text in synonyms]
     defined = [
-        f"{name} ({textwrap.shorten(gist.partition(';')[0], 45, placeholder=' ...')})"
-        for name, gist in zip(first, gists, strict=True)
+        f"{name} ({textwrap.shorten(text.partition(';')[0], 45, placeholder=' ...')})"
+        for name, text in zip(first, definitions, strict=True)
     ]
     return _distinct(first, synonyms, defined)
 
 
 def _distinct(names: Sequence[str], *longer: Sequence[str]) -> tuple[str, ...]:
-    """Names that differ even in lower case: where some are the same, their longer forms in turn,
-    and their class number in the end.
+    """Makes names distinct, ignoring case.
+
+    Equal names are replaced by the next of their `longer` forms, and at last by the name with its
+    class number.
     """
     numbered = [f"{name} (class {i})" for i, name in enumerate(names)]
     for form in (*longer, numbered):
@@ -108,7 +110,7 @@ def _distinct(names: Sequence[str], *longer: Sequence[str]) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> Any:
-    """A labels file's content: what its JSON says, or its lines."""
+    """The content of a labels file: parsed JSON, or a list of lines."""
     is_json = path.suffix.lower() == ".json"
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -129,7 +131,7 @@ def _read(path: Path) -> Any:
 
 
 def _names(content: Any) -> list[str] | None:
-    """The names in output order that a list, {index: name} or {name: index} stands for."""
+    """Names in output order from a list, {index: name} or {name: index}; None for other content."""
     if isinstance(content, Mapping):
         if content and all(isinstance(value, int) for value in content.values()):
             content = {index: name for name, index in content.items()}
@@ -145,5 +147,5 @@ def _names(content: Any) -> list[str] | None:
 
 
 def _clean(name: str) -> str:
-    """A name on one line, without characters that cannot be shown."""
+    """A name on one line without unprintable characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in name).split())

@@ -1,4 +1,4 @@
-"""What a model's layers are: how each output lies on the picture, where attention happens."""
+"""Finds a model's layers: the layout of each output, and the attention layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.models.attention_layout import OWN_ORDER, Located, locate
+from core.models.attention_layout import UNKNOWN_ORDER, AttentionMapLayout, find_attention_layouts
 from core.models.layout_check import out_of_order
 from core.runtime.attention_capture import record_attention
 from core.runtime.capture import (
@@ -26,23 +26,24 @@ from core.tasks.outputs import has_no_classes, read_logits
 from core.types import AttentionLayer, Format, Layer, Layout
 
 _CLASS_TOKEN = re.compile(r"(.*\.)?(cls|class)_token(_?\d+)?$")
-"""What models call the parameter that a class token starts from."""
+"""Names of the parameter that holds a class token."""
 SMALLEST_GRID = 3
-"""A map of fewer cells than this on a side says nothing about where."""
+"""Smallest height and width of a grid, in cells, that is useful for localisation."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one pass of noise through a model told.
+    """What one forward pass of a noise image shows about a model.
 
     Attributes:
         layers: every module by name, in order of execution.
         attention: every module that computes attention, by name, in order of execution.
-        default_layer: where CAM methods look unless told otherwise; None if there is no such place.
+        default_layer: the layer that CAM methods use by default; None if no layer fits.
         outputs: number of outputs (classes).
         differentiable: whether the output has a gradient with respect to the input.
         row_bytes: bytes of all layer outputs for one row.
-        stem: the convolution that alone sees the picture; None if it is not one, or not alone.
+        stem: name of the convolution that is the only module to read the picture; None if there is
+            no such convolution.
     """
 
     layers: Mapping[str, Layer]
@@ -55,12 +56,12 @@ class Probe:
 
 
 def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Probe:
-    """Send one picture of noise through `model` and look at everything that comes out.
+    """Runs one noise image through a model and records the outputs of all modules.
 
     Args:
         model: any module from (1, C, H, W) to (1, N).
         input_size: (C, H, W).
-        name: what the model is called in messages.
+        name: the model's name, for error messages.
 
     Raises:
         ModelError: the model does not give one row of scores per image.
@@ -87,9 +88,9 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
         logits = read_logits(call_model(model, x, name=name), name, features=has_no_classes(model))
     modules = dict(model.named_modules())
     stages = stage_names(model)
-    guess = _Guess(model, input_size[1:])
+    reader = LayoutReader(model, input_size[1:])
     layers = {
-        n: Layer(n, type(modules[n]).__name__, guess.layout(n, seen.get(n)), n in stages)
+        n: Layer(n, type(modules[n]).__name__, reader.layout(n, seen.get(n)), n in stages)
         for n in order
     }
     layouts = {n: layer.layout for n, layer in layers.items() if layer.layout is not None}
@@ -99,7 +100,7 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
     sizes = [t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n])]
     return Probe(
         layers=layers,
-        attention=_attention(model, x.detach(), maps, layers.values(), guess, name),
+        attention=_attention(model, x.detach(), maps, layers.values(), reader, name),
         default_layer=_default_layer(model, layers, x.detach(), name),
         outputs=logits.shape[1],
         differentiable=logits.requires_grad,
@@ -109,7 +110,7 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
 
 
 def _stem(model: nn.Module, x: Tensor, first_modules: Sequence[str], model_name: str) -> str | None:
-    """The convolution among the modules that get `x` itself, if nothing else depends on `x`."""
+    """The convolution that reads `x`, if the output depends on `x` through it only; else None."""
     stems = [name for name in first_modules if isinstance(model.get_submodule(name), nn.Conv2d)]
     if len(stems) != 1:
         return None
@@ -120,31 +121,39 @@ def _stem(model: nn.Module, x: Tensor, first_modules: Sequence[str], model_name:
 
 
 def stage_names(model: nn.Module) -> list[str]:
-    """The modules that close the model's stages, from timm's `feature_info`; else its children."""
-    return _said_stages(model) or [n for n, _ in model.named_children()]
+    """Names of the last modules of all stages, from timm's `feature_info`; else its children."""
+    return _declared_stages(model) or [n for n, _ in model.named_children()]
 
 
-def _said_stages(model: nn.Module) -> list[str]:
+def _declared_stages(model: nn.Module) -> list[str]:
+    """The stages in timm's `feature_info`; empty if there is none."""
     known = dict(model.named_modules())
     prefix, info = _feature_info(model)
     names = [f"{prefix}{entry.get('module')}" for entry in info]
     return [n for n in names if n in known]
 
 
-class _Guess:
-    """Reads layouts off shapes, given what the model says of itself."""
+class LayoutReader:
+    """Infers layouts from the shapes of outputs and the attributes of the model.
+
+    Args:
+        model: the model.
+        size: height and width of the input, in pixels.
+    """
 
     def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
         self.size = size
-        self.prefer: Format = "NHWC" if _said(model, "output_fmt")[1] == "NHWC" else "NCHW"
-        prefix = _said(model, "num_prefix_tokens")[1]
+        self.prefer: Format = (
+            "NHWC" if _find_attribute(model, "output_fmt")[1] == "NHWC" else "NCHW"
+        )
+        prefix = _find_attribute(model, "num_prefix_tokens")[1]
         self.prefixes = [prefix] if isinstance(prefix, int) and prefix else []
         self.class_token = any(_CLASS_TOKEN.match(n) for n, _ in model.named_parameters())
         self.prefixes += [0, 1] if self.class_token or not self.prefixes else [0]
         self.strides = _strides(model)
 
     def layout(self, name: str, output: Tensor | None) -> Layout | None:
-        """How an output of batch size one lies on the picture; None if it does not."""
+        """The layout of an output of batch size 1; None if it does not lie on a grid."""
         if output is None or output.shape[0] != 1 or not output.is_floating_point():
             return None
         if output.ndim == 4:
@@ -181,16 +190,18 @@ class _Guess:
         return (height, width) if fits else None
 
     def _is_grid(self, height: int, width: int) -> bool:
-        """Whether a grid is the picture seen at one stride, give or take rounding at the rim."""
+        """Whether a grid has the proportions of the input, apart from rounding at the border."""
         H, W = self.size
         if height > H or width > W or min(height, width) < 2:
             return False
         return abs(height * W - width * H) < max(H, W)
 
-    def whole(self, name: str, weights: Tensor, layers: Iterable[Layer]) -> AttentionLayer | None:
-        """The layer whose map is (1, heads, T, T) over all tokens of the picture; None if not so.
+    def global_attention(
+        self, name: str, weights: Tensor, layers: Iterable[Layer]
+    ) -> AttentionLayer | None:
+        """The attention layer whose map is (1, heads, T, T) over all tokens; None if it is not.
 
-        Its tokens must be those of some layer: attention among channels has square maps, too.
+        Its tokens must be those of some layer, because channel attention has square maps too.
         """
         heads, (queries, keys) = weights.shape[1], weights.shape[-2:]
         if weights.ndim != 4 or weights.shape[0] != 1 or queries != keys:
@@ -211,39 +222,46 @@ def _attention(
     x: Tensor,
     maps: Mapping[str, Tensor],
     layers: Iterable[Layer],
-    guess: _Guess,
+    reader: LayoutReader,
     model_name: str,
 ) -> dict[str, AttentionLayer]:
-    """What the recorded maps (..., queries, keys) are maps of."""
+    """The attention layers that the recorded maps (..., queries, keys) belong to."""
     layers = list(layers)
-    found = {name: guess.whole(name, weights, layers) for name, weights in maps.items()}
+    found = {name: reader.global_attention(name, weights, layers) for name, weights in maps.items()}
     others = [name for name, layer in found.items() if layer is None]
-    located = locate(model, x, others, lambda t: guess.layout("", t), model_name) if others else {}
-    if OWN_ORDER in located.values():
-        return {n: _grouped_layer(n, weights, OWN_ORDER) for n, weights in maps.items()}
+    layouts: dict[str, AttentionMapLayout | str] = {}
+    if others:
+        layouts = find_attention_layouts(
+            model, x, others, lambda t: reader.layout("", t), model_name
+        )
+    if UNKNOWN_ORDER in layouts.values():
+        return {n: _grouped_layer(n, weights, UNKNOWN_ORDER) for n, weights in maps.items()}
     return {
-        name: layer or _grouped_layer(name, maps[name], located[name])
+        name: layer or _grouped_layer(name, maps[name], layouts[name])
         for name, layer in found.items()
     }
 
 
-def _grouped_layer(name: str, weights: Tensor, found: Located | str) -> AttentionLayer:
+def _grouped_layer(name: str, weights: Tensor, found: AttentionMapLayout | str) -> AttentionLayer:
+    """An attention layer with grouped maps; `found` is their layout or why it is unknown."""
     queries = weights.shape[-2]
     if isinstance(found, str):
         return AttentionLayer(name, weights.shape[1], queries, None, found)
     heads = weights.shape[found.axis]
-    if min(*found.seen.grid, *found.query_layout.grid) < SMALLEST_GRID:
-        reason = f"patches lie on a grid of {found.seen.grid[0]}x{found.seen.grid[1]} only"
+    if min(*found.key_layout.grid, *found.query_layout.grid) < SMALLEST_GRID:
+        reason = (
+            f"the grid of patches is only {found.key_layout.grid[0]}x{found.key_layout.grid[1]}"
+        )
         return AttentionLayer(name, heads, queries, None, reason)
     same = (found.query_layout.grid, found.query_layout.prefix) == (
-        found.seen.grid,
-        found.seen.prefix,
+        found.key_layout.grid,
+        found.key_layout.prefix,
     )
     return AttentionLayer(
         name,
         heads,
         queries,
-        replace(found.seen, channels=heads),
+        replace(found.key_layout, channels=heads),
         keys=found.keys,
         queries=found.queries,
         query_layout=None if same else found.query_layout,
@@ -252,19 +270,19 @@ def _grouped_layer(name: str, weights: Tensor, found: Located | str) -> Attentio
 
 
 def _strides(model: nn.Module) -> set[float]:
-    """How many pixels apart tokens may lie, as far as the model says."""
+    """The strides of the model's stages in pixels, from timm's `feature_info`."""
     return {float(e["reduction"]) for e in _feature_info(model)[1] if e.get("reduction")}
 
 
 def _feature_info(model: nn.Module) -> tuple[str, list[dict[str, Any]]]:
-    """Timm's description of the stages, and what to put before the module names in it."""
-    prefix, info = _said(model, "feature_info")
+    """Timm's description of the stages, and the prefix of the module names in it."""
+    prefix, info = _find_attribute(model, "feature_info")
     entries = getattr(info, "info", info)
     return prefix, list(entries) if isinstance(entries, (list, tuple)) else []
 
 
-def _said(model: nn.Module, attribute: str) -> tuple[str, Any]:
-    """What a model, or the model it wraps, says of itself, and where: ``("inner.", value)``."""
+def _find_attribute(model: nn.Module, attribute: str) -> tuple[str, Any]:
+    """An attribute of the model or of a model inside it, with its prefix: ``("inner.", value)``."""
     for name, module in model.named_modules():
         value = getattr(module, attribute, None)
         if value is not None:
@@ -279,14 +297,14 @@ def _is_leaf(module: nn.Module) -> bool:
 def _default_layer(
     model: nn.Module, layers: Mapping[str, Layer], x: Tensor, model_name: str
 ) -> str | None:
-    """The deepest layer that still says where: spatial, and every cell of it matters to the output.
+    """The deepest layer on a grid for which more than half of the cells have a gradient.
 
-    Candidates are stages, top-level modules and normalisations. In a transformer that reads its
-    answer off a class token, patch tokens of the last block's output have no gradient at all, and
-    the search ends at the normalisation before the last attention, the customary place.
+    Candidates are stages, top-level modules and normalisations. In a transformer that classifies by
+    a class token, the patch tokens of the last block's output have no gradient. The search then
+    ends at the normalisation before the last attention, which is the usual choice.
     """
     modules = dict(model.named_modules())
-    for batch in _candidates(modules, layers, _said_stages(model)):
+    for batch in _candidates(modules, layers, _declared_stages(model)):
         with evaluation_mode(model), record_layers(model, batch) as outputs:
             response = _response(model, x, model_name)
             if not response.requires_grad:
@@ -311,9 +329,10 @@ def _default_layer(
 
 
 def _response(model: Any, x: Tensor, model_name: str) -> Tensor:
-    """A scalar that depends on all the model concludes, before the classifier where timm lets us.
+    """A scalar that depends on all features before the classifier, or else on all outputs.
 
-    Classifiers often start from zero weights, and then no gradient passes them.
+    The classifier is skipped where timm allows it, because classifiers are often initialised with
+    zero weights, which give no gradient.
     """
     parted = hasattr(model, "forward_features") and hasattr(model, "forward_head")
     if parted and not has_no_classes(model):
@@ -330,13 +349,13 @@ def _response(model: Any, x: Tensor, model_name: str) -> Tensor:
 def _candidates(
     modules: Mapping[str, nn.Module],
     layers: Mapping[str, Layer],
-    said: Collection[str],
+    declared: Collection[str],
     size: int = 8,
 ) -> Iterator[list[str]]:
-    """Names worth trying as default layer, deepest first, a few at a time.
+    """Candidates for the default layer, deepest first, a few at a time.
 
-    A module without parameters (dropout, pooling) is none, unless timm names it in `said`: the last
-    stage may end in an activation or an identity.
+    Modules without parameters (dropout, pooling) are excluded unless timm names them in `declared`,
+    because the last stage may end in an activation or an identity.
     """
     stages = [layer.name for layer in layers.values() if layer.stage]
     names = [
@@ -344,7 +363,7 @@ def _candidates(
         for n, layer in reversed(list(layers.items()))
         if layer.layout is not None
         and min(layer.layout.grid) >= SMALLEST_GRID
-        and (n in said or next(modules[n].parameters(), None) is not None)
+        and (n in declared or next(modules[n].parameters(), None) is not None)
         and not any(stage.startswith(f"{n}.") for stage in stages)
         and (layer.stage or "." not in n or "norm" in layer.kind.lower())
     ]

@@ -1,4 +1,4 @@
-"""Which models there are, without building any."""
+"""Lists the available models without building them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from core.synthetic import SYNTHETIC_MODELS
 
 
 def list_models(pattern: str = "", limit: int | None = None) -> dict[str, dict[str, object]]:
-    """Every model that can be named: the small ones of the generated world, and timm's.
+    """All models by name: the small models trained on synthetic scenes, and timm's.
 
     Args:
-        pattern: part of a name, or a pattern with ``*``, ``?`` or ``[...]``; upper and lower case
-            mean the same.
-        limit: the most to list; None for all.
+        pattern: part of a name, or a pattern with ``*``, ``?`` or ``[...]``; case is ignored.
+        limit: maximum number of models; None for all.
 
     Returns:
         For each full name (`architecture.tag`): `pretrained`, whether there are trained weights;
-        `offline`, whether these need no download; `input_size`, (channels, height, width) in
-        pixels; `classes`, 0 for a model that ends in features.
+        `offline`, whether they need no download; `input_size`, (channels, height, width) in
+        pixels; `classes`, 0 for a model without a classifier.
 
     >>> list_models("tf_*lite0*")["tf_efficientnet_lite0.in1k"]
     {'pretrained': True, 'offline': True, 'input_size': [3, 224, 224], 'classes': 1000}
@@ -39,25 +38,25 @@ def list_models(pattern: str = "", limit: int | None = None) -> dict[str, dict[s
 
 def _facts(name: str) -> dict[str, object]:
     cfg = find(name)
-    kept = embedded.is_embedded(name) and embedded.is_there(name)
+    available = embedded.is_embedded(name) and embedded.is_available(name)
     return {
         "pretrained": embedded.is_embedded(name) or bool(cfg.has_weights),
-        "offline": kept or bool(cfg.hf_hub_id and hub.is_kept(cfg.hf_hub_id)),
+        "offline": available or bool(cfg.hf_hub_id and hub.is_cached(cfg.hf_hub_id)),
         "input_size": list(cfg.input_size),
         "classes": cfg.num_classes,
     }
 
 
 def find(name: str) -> PretrainedCfg:
-    """What timm knows of a model: its architecture, its weights' place, its preprocessing.
+    """Timm's configuration of a model: architecture, location of the weights, preprocessing.
 
     Args:
-        name: `architecture`, `architecture.tag`, or a former name of one, `timm/` may precede it;
-            or one of the models in `core.synthetic`.
+        name: `architecture` or `architecture.tag`, also a deprecated name or one that starts with
+            `timm/`; or the name of a model in `core.synthetic`.
 
     Raises:
-        UnknownNameError: timm has no such architecture, or no such tag for it.
-        ModelError: timm no longer has it.
+        UnknownNameError: timm has no such architecture, or no such tag of it.
+        ModelError: timm has removed the model.
 
     >>> find("timm/resnet50.a1_in1k").hf_hub_id
     'timm/resnet50.a1_in1k'
@@ -88,10 +87,12 @@ def find(name: str) -> PretrainedCfg:
 
 
 def _current(name: str) -> str:
-    """The present name of a model that timm has renamed."""
+    """The current name of a model that timm has renamed."""
     renamed = get_deprecated_models()
     if name not in renamed:
         return name
     if renamed[name] is None:
-        raise ModelError(f"timm no longer has {name!r}; see `models` for those it has")
+        raise ModelError(
+            f"timm no longer has {name!r}; the command `models` lists the available ones"
+        )
     return str(renamed[name])

@@ -1,4 +1,4 @@
-"""`load_model`: any timm model, from wherever its weights are, behind one `ModelHandle`."""
+"""`load_model`: loads a timm model from its name, a folder, a checkpoint or a module."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from core.models.labels import given_labels, inferred_labels
 from core.models.spec import ModelSpec, State, spec_for
 
 DEFAULT_MODEL = embedded.NAME
-"""The model that is used where none is named; it needs no download."""
+"""The default model; it needs no download."""
 
 _SEED = 0
-_BUILDING = threading.Lock()  # building borrows the process's random state
+_BUILDING = threading.Lock()  # building sets the random state of the process
 UNBUILDABLE = (
     TypeError,
     ValueError,
@@ -32,7 +32,7 @@ UNBUILDABLE = (
     LookupError,
     AttributeError,
 )
-"""What timm raises where a model cannot be built from its name and arguments."""
+"""Errors that timm raises if a model cannot be built from its name and arguments."""
 
 
 def load_model(
@@ -45,29 +45,28 @@ def load_model(
     preprocessing: Mapping[str, object] | None = None,
     token: str | bool | None = None,
 ) -> ModelHandle:
-    """A model ready to be asked about pictures.
+    """Loads a model.
 
     Args:
         source: a timm name (``"resnet50"``, ``"resnet50.a1_in1k"``); ``"hf-hub:owner/name"``, also
             with ``@revision``; a folder with `config.json` and weights, as timm exports it; or a
-            module, which is used as it is, where it is.
-        weights: None for the pretrained ones; ``"random"`` for the same random ones each time; or
-            a checkpoint for this architecture, whose number of classes is read from the file.
-        labels: class names in output order, or a file of them; None takes the model's own or, going
-            by the number of classes, ImageNet's.
-        device: where to run; None takes the fastest there is.
-        num_classes: how many classes random weights are to have; with any other weights, how many
-            they are expected to have.
-        preprocessing: what to do otherwise than the model's configuration says (`input_size`,
-            `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`); a module that has no
+            module, which is used unchanged on its own device.
+        weights: None for the pretrained weights; ``"random"`` for random weights from a fixed seed;
+            or a checkpoint of this architecture, whose number of classes is read from the file.
+        labels: class names in output order, or a file of them; None uses those of the model or, if
+            the number of classes fits, those of ImageNet.
+        device: where to run; None for the fastest device.
+        num_classes: number of classes for random weights; for other weights, the expected number.
+        preprocessing: settings that replace those of the model's configuration (`input_size`,
+            `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`); a module without
             `pretrained_cfg` needs the first three.
-        token: for the hub: None for the one this machine is logged in with, False for none, so that
-            only what is public is found; or a token.
+        token: access token for the hub; None for the one this machine is logged in with, False for
+            none, so that only public models are found.
 
     Raises:
         UnknownNameError: there is no such model or device.
-        ModelError: the weights cannot be had, are damaged or unsafe, or do not fit.
-        MemoryExhaustedError: the model is too large for the device.
+        ModelError: the weights are unavailable, damaged or unsafe, or do not fit.
+        MemoryExhaustedError: the model does not fit into the memory of the device.
 
     >>> load_model(device="cpu")
     ModelHandle('tf_efficientnet_lite0', 1000 outputs, cpu)
@@ -115,19 +114,19 @@ def _preprocessing(model: nn.Module, name: str, given: Mapping[str, Any]) -> Pre
     needed = {"input_size", "mean", "std"}
     if not getattr(model, "pretrained_cfg", None) and not needed <= given.keys():
         raise ModelError(
-            f"{name} does not say how its pictures are prepared; pass preprocessing="
+            f"{name} does not define its preprocessing; pass preprocessing="
             "{'input_size': (3, height, width), 'mean': (r, g, b), 'std': (r, g, b)}"
         )
     try:
         return Preprocessing.from_model(model, **given)
     except TypeError as error:
         raise ModelError(
-            f"the preprocessing of {name} has a value of the wrong kind ({error}); "
+            f"the preprocessing of {name} has a value of the wrong type ({error}); "
             "see the fields of Preprocessing"
         ) from error
 
 
-# -- a module of the caller's ---------------------------------------------------------------------
+# -- modules of the caller ------------------------------------------------------------------------
 
 
 def _refuse_for_modules(
@@ -140,7 +139,7 @@ def _refuse_for_modules(
         raise ModelError("the module is on the meta device, without weights; load them first")
     if device is not None and choose_device(device) != here:
         raise ModelError(
-            f"the module is on {here}, not {device}, and is never moved by us; "
+            f"the module is on {here}, not {device}, and load_model does not move it; "
             f"call module.to({str(device)!r}) first"
         )
 
@@ -161,7 +160,7 @@ def _name_of(model: nn.Module) -> str:
 def _with_weights(
     spec: ModelSpec, weights: str | Path | None, classes: int | None, device: torch.device
 ) -> tuple[nn.Module, str]:
-    """The model on the CPU, and where its weights come from."""
+    """The model on the CPU, and a text that says where its weights come from."""
     if weights == "random":
         _skeleton(spec, classes, device)
         return _build(spec, classes), f"random weights (seed {_SEED})"
@@ -176,11 +175,12 @@ def _with_weights(
 def _skeleton(
     spec: ModelSpec, classes: int | None, device: torch.device, copies: int = 1
 ) -> nn.Module:
-    """The model without memory behind its weights, after a look at whether there is room for it.
+    """Builds the model on the meta device, after checking that it fits into memory.
 
-    It is put together on the CPU first, where there must be room for `copies`: the file's tensors
-    and the model's. An architecture that cannot be outlined is built, but only with the arguments
-    that timm itself gives: those of a configuration from elsewhere could ask for any size.
+    The weights are read on the CPU first, which needs memory for `copies` of the model: the tensors
+    of the file and those of the model. If an architecture cannot be built on the meta device, it is
+    built on the CPU, but only with timm's own arguments, because a foreign configuration could
+    request any size.
     """
     try:
         with torch.device("meta"):
@@ -195,7 +195,7 @@ def _skeleton(
 
 
 def _build(spec: ModelSpec, classes: int | None, state: State | None = None) -> nn.Module:
-    """The model with random weights, the same each time; or with what timm makes of `state`."""
+    """The model with random weights from a fixed seed, or with `state` as timm converts it."""
     cfg = {**spec.cfg, "state_dict": state}
     args = dict(spec.args)
     if classes is not None:
@@ -223,7 +223,7 @@ def _loaded(
     skeleton: nn.Module,
     device: torch.device,
 ) -> nn.Module:
-    """The model with `state` in it, its head as large as the file's."""
+    """The model with the weights of `state`, with as many classes as `state` has."""
     state = checkpoint.align(state, skeleton.state_dict())
     classes = checkpoint.head_size(state, spec.cfg.get("classifier"))
     has = skeleton.num_classes if classes is None else classes
@@ -236,7 +236,7 @@ def _loaded(
         skeleton = _skeleton(spec, classes, device, copies=2)
     wanted = skeleton.state_dict()
     complete = checkpoint.with_counters(state, wanted)
-    differences = checkpoint.misfit(complete, wanted)
+    differences = checkpoint.describe_mismatch(complete, wanted)
     if differences:
         return _converted(spec, state, what, classes, differences)
     checkpoint.require_finite(complete, what)
@@ -248,20 +248,20 @@ def _loaded(
 def _converted(
     spec: ModelSpec, state: State, what: str, classes: int | None, differences: str
 ) -> nn.Module:
-    """The model with weights that timm knows to convert from another project's names."""
+    """The model with weights that timm converts from another project's naming."""
     try:
         model = _build(spec, classes, state)
     except ModelError as error:
-        raise _misfit(spec, what, differences) from error
-    # Some architectures let timm load in part and say nothing; what stayed random gives it away.
+        raise _mismatch(spec, what, differences) from error
+    # Some architectures load a part of the weights silently; parameters that stayed random show it.
     fresh = dict(_build(spec, classes).named_parameters())
     if any(p.ndim > 1 and torch.equal(p, fresh[n]) for n, p in model.named_parameters()):
-        raise _misfit(spec, what, differences)
+        raise _mismatch(spec, what, differences)
     checkpoint.require_finite(model.state_dict(), what)
     return model
 
 
-def _misfit(spec: ModelSpec, what: str, differences: str) -> ModelError:
+def _mismatch(spec: ModelSpec, what: str, differences: str) -> ModelError:
     return ModelError(
         f"{what} does not fit {spec.architecture}: {differences}; "
         "name the architecture it was trained with"

@@ -1,4 +1,4 @@
-"""What a model's name stands for: an architecture, its configuration, and where its weights are."""
+"""ModelSpec: the architecture, configuration and weights that a model's name stands for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from core.synthetic import SYNTHETIC_MODELS
 
 State = dict[str, Tensor]
 
-# A configuration from elsewhere describes the module, not how and from where it is loaded.
+# Arguments that a foreign configuration may not set: they concern loading, not the module.
 _NOT_FOR_CONFIGS = frozenset(
     {
         "cache_dir",
@@ -40,14 +40,15 @@ _NOT_FOR_CONFIGS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """How to build a model, before any memory is spent on it.
+    """How to build a model; it holds no weights.
 
     Attributes:
-        name: what it is called.
-        architecture: timm's name of it.
-        cfg: timm's `pretrained_cfg`, without places of weights.
+        name: the model's name.
+        architecture: timm's name of the architecture.
+        cfg: timm's `pretrained_cfg` without the location of the weights.
         args: further arguments of the architecture.
-        pretrained: gets its own weights, and says where they come from.
+        pretrained: loads the pretrained weights and returns them with a text that says where they
+            come from.
     """
 
     name: str
@@ -58,46 +59,46 @@ class ModelSpec:
 
 
 def spec_for(source: str | Path, token: str | bool | None = None) -> ModelSpec:
-    """How to build what a person named; of the hub, only the configuration is fetched.
+    """The spec of a named model. From the hub, only the configuration is downloaded.
 
     Args:
-        source: as `load_model` takes it, modules excepted.
-        token: for the hub; see `load_model`.
+        source: as in `load_model`, except modules.
+        token: access token for the hub; see `load_model`.
 
     Raises:
         UnknownNameError: there is no such model.
-        ModelError: its configuration cannot be had, or makes no sense.
+        ModelError: its configuration is unavailable or invalid.
     """
     text = str(source)
     scheme, _, rest = text.partition(":")
     if scheme.lower() in ("hf-hub", "hf_hub"):
-        return _hub_plan(rest, token)
+        return _hub_spec(rest, token)
     if scheme.lower() == "local-dir":
-        return _folder_plan(Path(rest))
+        return _folder_spec(Path(rest))
     if not isinstance(source, Path):
         try:
-            return _timm_plan(text, token)
+            return _timm_spec(text, token)
         except UnknownNameError:
-            if not _there(text):
+            if not _exists(text):
                 raise
-    if _there(text) and Path(text).is_file():
+    if _exists(text) and Path(text).is_file():
         raise ModelError(
             f"{text!r} is a file of weights; name its architecture as well: "
             f"load_model('resnet50', weights={text!r})"
         )
-    return _folder_plan(Path(text))
+    return _folder_spec(Path(text))
 
 
-def _there(path: str | Path) -> bool:
-    return os.path.exists(path)  # noqa: PTH110  unlike Path, False for a name no disk could hold
+def _exists(path: str | Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110  unlike Path, False for an invalid name
 
 
-def _timm_plan(name: str, token: str | bool | None) -> ModelSpec:
+def _timm_spec(name: str, token: str | bool | None) -> ModelSpec:
     cfg = find(name)
     name = name.removeprefix("timm/")
     source = _timm_source(name, cfg, token)
     args = SYNTHETIC_MODELS[name].args if name in SYNTHETIC_MODELS else {}
-    return ModelSpec(name, str(cfg.architecture), _placeless(cfg), args, source)
+    return ModelSpec(name, str(cfg.architecture), _without_location(cfg), args, source)
 
 
 def _timm_source(
@@ -113,37 +114,41 @@ def _timm_source(
     return partial(_no_weights, name)
 
 
-def _hub_plan(repo: str, token: str | bool | None) -> ModelSpec:
+def _hub_spec(repo: str, token: str | bool | None) -> ModelSpec:
     what = f"hf-hub:{repo[:100]}"
     config = hub.fetch(repo, ("config.json",), what, token)
-    cfg, architecture, args = _described(config.parent, what)
+    cfg, architecture, args = _read_config(config.parent, what)
     name = repo.partition("@")[0]
     pretrained = partial(_from_hub, repo, cfg.hf_hub_filename, f"the weights of {what}", token)
-    return ModelSpec(name, architecture, _placeless(cfg), args, pretrained)
+    return ModelSpec(name, architecture, _without_location(cfg), args, pretrained)
 
 
-def _folder_plan(folder: Path) -> ModelSpec:
-    if not _there(folder / "config.json"):
+def _folder_spec(folder: Path) -> ModelSpec:
+    if not _exists(folder / "config.json"):
         raise ModelError(
             f"there is no config.json in {str(folder)!r}; "
             "name a folder that timm exported a model into"
         )
-    cfg, architecture, args = _described(folder, str(folder))
+    cfg, architecture, args = _read_config(folder, str(folder))
     return ModelSpec(
-        folder.resolve().name, architecture, _placeless(cfg), args, partial(_from_folder, folder)
+        folder.resolve().name,
+        architecture,
+        _without_location(cfg),
+        args,
+        partial(_from_folder, folder),
     )
 
 
-def _described(folder: Path, what: str) -> tuple[PretrainedCfg, str, dict[str, Any]]:
-    """What a `config.json` says: preprocessing and labels, architecture, its arguments."""
+def _read_config(folder: Path, what: str) -> tuple[PretrainedCfg, str, dict[str, Any]]:
+    """Reads `config.json`: configuration with preprocessing and labels, architecture, arguments."""
     known = {field.name for field in fields(PretrainedCfg)}
     try:
-        told, architecture, args = load_model_config_from_path(folder)
-        cfg = PretrainedCfg(**{k: v for k, v in told.items() if k in known})
+        content, architecture, args = load_model_config_from_path(folder)
+        cfg = PretrainedCfg(**{k: v for k, v in content.items() if k in known})
         args = {k: v for k, v in args.items() if k not in _NOT_FOR_CONFIGS}
         architecture = find(str(architecture)).architecture
     except TimmscopeError as error:
-        raise ModelError(f"{what} asks for an architecture that is not there: {error}") from error
+        raise ModelError(f"{what} has an unknown architecture: {error}") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{what} is not a timm model: its config.json names no architecture; "
@@ -152,9 +157,10 @@ def _described(folder: Path, what: str) -> tuple[PretrainedCfg, str, dict[str, A
     return cfg, str(architecture), args
 
 
-def _placeless(cfg: PretrainedCfg) -> dict[str, Any]:
-    nowhere = dict.fromkeys(("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict"))
-    return dict(replace(cfg, custom_load=False, **nowhere).to_dict())
+def _without_location(cfg: PretrainedCfg) -> dict[str, Any]:
+    """The configuration without the location of the weights."""
+    removed = dict.fromkeys(("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict"))
+    return dict(replace(cfg, custom_load=False, **removed).to_dict())
 
 
 def _from_hub(

@@ -1,7 +1,7 @@
-"""One model of every family timm has, as small as it comes.
+"""The smallest model of every timm family, with random weights, for tests on all families.
 
-What is said of any timm model is tried on these. Which model and which picture size stand for a
-family is measured, by `smallest` and `least_size`, and kept in `zoo.json`.
+The model and input size of each family are measured by `smallest` and `least_size` and stored in
+`zoo.json`.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from core.models.load import UNBUILDABLE
 from core.runtime.model_call import call_model
 
 TABLE = Path(__file__).with_name("zoo.json")
-"""The model and the picture size of each family."""
+"""File with the model and input size of each family."""
 CLASSES = 7
-"""How many classes a model gets that has any."""
+"""Number of classes of a model with a classifier."""
 DEPTH = 3
-"""How many blocks a transformer keeps, where timm lets one choose: some have no small variant."""
+"""Number of transformer blocks, where timm can set it; some families have no small variant."""
 LINEAR = nn.Linear | nn.Conv2d
 LEAST = 1e-3
-"""Weights of which none is as large as this are drawn anew."""
+"""A weight tensor whose largest absolute value is below this is drawn again."""
 SIDES = (64, 96, 112, 128, 160, 192, 224, 256)
-"""Picture sizes to try before the usual one, in pixels."""
+"""Input sizes to try before the model's own size, in pixels."""
 LARGEST = 512
-"""Models made for larger pictures are compared with themselves at this size, in pixels."""
+"""Upper limit of the reference input size, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What stands for a family.
+    """The model that represents a family.
 
     Attributes:
-        family: timm's name of the module that defines it.
+        family: timm's name of the module that defines the family.
         model: timm's name of the model.
-        side: of the square pictures it is given, in pixels.
+        side: side of its square input, in pixels.
     """
 
     family: str
@@ -55,19 +55,19 @@ class Member:
     side: int
 
     def handle(self) -> ModelHandle:
-        """A fresh handle on it, with random weights."""
+        """A new handle on the model, with random weights."""
         return build(self.model, self.side)
 
 
 @cache
 def members() -> dict[str, Member]:
-    """Every family's member by the family's name."""
+    """The member of every family by the family's name."""
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     return {family: Member(family, name, side) for family, (name, side) in table.items()}
 
 
 def member(family: str) -> Member:
-    """What stands for `family`.
+    """The model that represents `family`.
 
     Raises:
         UnknownNameError: there is no such family.
@@ -78,16 +78,16 @@ def member(family: str) -> Member:
 
 
 def build(name: str, side: int | None = None) -> ModelHandle:
-    """A timm model with random weights, the same each time, that tells pictures apart.
+    """A timm model with random weights from a fixed seed whose output depends on the picture.
 
-    Several families start from a classifier or branches of zeros or nearly so, and others lose the
-    picture on the way, as their normalisations do not know yet what they will see. Then nothing
-    depends on anything. So no weights are left next to zero, batch normalisations are shown noise,
-    and classifiers are scaled to differ between pictures.
+    Several families initialise the classifier or branches with zeros, and untrained batch
+    normalisations may remove the signal. Then the output does not depend on the input. So weights
+    near zero are drawn again, batch normalisations get the statistics of noise images, and the
+    classifier is scaled so that logits differ between pictures.
 
     Args:
         name: timm's name of the model.
-        side: of the pictures it is to see; by default what it was made for.
+        side: side of the square input in pixels; None for the model's own size.
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -104,7 +104,7 @@ def build(name: str, side: int | None = None) -> ModelHandle:
 
 
 def smooth_noise(count: int, size: tuple[int, int, int], seed: int) -> Tensor:
-    """Pictures of smooth noise (count, C, H, W) in model units, the same for the same seed."""
+    """Smooth noise images (count, C, H, W) in model units, determined by the seed."""
     channels, height, width = size
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn((count, channels, 8, 8), generator=generator)
@@ -113,12 +113,12 @@ def smooth_noise(count: int, size: tuple[int, int, int], seed: int) -> Tensor:
 
 @torch.no_grad()
 def _settle(model: nn.Module, noise: Tensor, name: str) -> None:
-    """Let batch normalisations take their statistics from one batch of noise."""
+    """Sets the statistics of all batch normalisations to those of one batch of noise."""
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # the plain mean of what is seen
+        layer.momentum = None  # None averages all batches equally
         layer.train()
     if layers:
         call_model(model, noise, name=name)
@@ -128,24 +128,24 @@ def _settle(model: nn.Module, noise: Tensor, name: str) -> None:
 
 @torch.no_grad()
 def _spread(model: Any, noise: Tensor, name: str) -> None:
-    """Scale a linear classifier so that a logit varies by about one between pictures of noise."""
+    """Scales a linear classifier so that a logit varies by about 1 between noise images."""
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
     heads = head if isinstance(head, tuple | list) else [head]
     linear = [m for h in heads if h is not None for m in h.modules() if isinstance(m, LINEAR)]
-    if linear:  # side by side, where there are several
+    if linear:  # several classifiers are used side by side
         spread = call_model(model, noise, name=name).std(0).mean()
         for module in linear:
             module.weight /= spread
 
 
 def _built(name: str, side: int | None) -> nn.Module:
-    """The model as timm makes it, told its depth and the size of its pictures if it can be told."""
+    """The timm model, with reduced depth and the given input size if timm accepts them."""
     cfg = get_pretrained_cfg(name, allow_unregistered=True)
     settings = {"num_classes": CLASSES} if cfg is None or cfg.num_classes else {}
     size = {} if side is None else {"img_size": side}
-    for wish in ({**size, "depth": DEPTH}, size, {"depth": DEPTH}):
+    for options in ({**size, "depth": DEPTH}, size, {"depth": DEPTH}):
         with suppress(TypeError, ValueError, AssertionError):  # no such argument, or not this value
-            sized: nn.Module = timm.create_model(name, **settings, **wish)
+            sized: nn.Module = timm.create_model(name, **settings, **options)
             return sized
     try:
         model: nn.Module = timm.create_model(name, **settings)
@@ -154,17 +154,17 @@ def _built(name: str, side: int | None) -> nn.Module:
     return model
 
 
-# -- how the table came to be ----------------------------------------------------------------------
+# -- how the table was made ------------------------------------------------------------------------
 
 
 def smallest(family: str) -> str:
-    """The model of a family that has the fewest parameters."""
+    """The model with the fewest parameters of a family."""
     names: list[str] = sorted(timm.list_models(module=family))
     return min(names, key=_parameters)
 
 
 def _parameters(name: str) -> float:
-    """How many a model has, counted without making room for them; infinite if that fails."""
+    """Number of parameters, counted on the meta device; infinite if that fails."""
     try:
         with torch.device("meta"):
             model: nn.Module = timm.create_model(name)
@@ -174,22 +174,22 @@ def _parameters(name: str) -> float:
 
 
 def least_size(name: str) -> int:
-    """The smallest picture, in pixels, on which CAMs look where they do at the usual size.
+    """The smallest input side, in pixels, with the same default layer as at the usual size.
 
     Raises:
-        TimmscopeError: there is no layer to look at.
+        TimmscopeError: the model has no default layer.
     """
     cfg = get_pretrained_cfg(name, allow_unregistered=True)
     usual = min(LARGEST, cfg.input_size[-1] if cfg is not None else LARGEST)
-    place = _place(name, usual)
+    usual_layer = _default_layer(name, usual)
     for side in sorted({*SIDES, usual}):
-        if place is not None and _place(name, side) == place:
+        if usual_layer is not None and _default_layer(name, side) == usual_layer:
             return side
-    raise TimmscopeError(f"{name} has no layer to look at; choose another model for its family")
+    raise TimmscopeError(f"{name} has no layer on a grid; choose another model for its family")
 
 
-def _place(name: str, side: int) -> str | None:
-    """Where CAMs look by default; None where the model cannot take pictures of that size."""
+def _default_layer(name: str, side: int) -> str | None:
+    """The default layer of CAM methods; None if the model cannot take inputs of that size."""
     try:
         return build(name, side).default_layer
     except TimmscopeError:

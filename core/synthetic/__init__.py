@@ -1,7 +1,7 @@
-"""Worlds with known truth: generated pictures, and small models trained on them.
+"""Synthetic scenes with known evidence, and small models trained on them.
 
-A model of the world knows six classes of objects and nothing else. What its explanations ought to
-point at is known pixel by pixel, so that they can be right or wrong. The weights are part of the
+The models distinguish six classes of objects. The pixels that show the evidence of a class are
+known, so explanations of these models can be checked against them. The weights are part of the
 repository; ``python -m core.synthetic.train`` makes them.
 """
 
@@ -22,36 +22,36 @@ FOLDER = asset("synthetic")
 
 @dataclass(frozen=True, slots=True)
 class SyntheticModel:
-    """A model of the world.
+    """A small model that is trained on synthetic scenes.
 
     Attributes:
-        name: what `load_model` calls it.
-        architecture: timm's name of it.
-        args: how it differs from timm's.
-        classifier: the module that gives the scores.
-        rate: the highest learning rate it was trained with.
-        views: how many pictures it saw in training, repetitions counted.
-        cells: whether it was also taught, in training, what each cell of its last grid shows.
-        rescaled: whether its weights began at a size that goes by the width of each layer; timm's
-            fixed one is made for wider networks.
+        name: its name for `load_model`.
+        architecture: timm's name of the architecture.
+        args: arguments of the architecture that differ from timm's defaults.
+        classifier: name of the classifier module.
+        max_learning_rate: the highest learning rate in training.
+        training_images: number of images seen in training, including repetitions.
+        cell_supervision: whether training also predicted the class of each cell of the last grid.
+        rescaled_init: whether the initial weights of each layer are scaled by its width. Timm's
+            fixed scale is meant for wider networks.
     """
 
     name: str
     architecture: str
     args: Mapping[str, Any]
     classifier: str
-    rate: float
-    views: int
-    cells: bool = False
-    rescaled: bool = False
+    max_learning_rate: float
+    training_images: int
+    cell_supervision: bool = False
+    rescaled_init: bool = False
 
     @property
     def file(self) -> Path:
-        """Its weights."""
+        """Path of the weights file."""
         return FOLDER / f"{self.name}.safetensors"
 
     def cfg(self) -> dict[str, Any]:
-        """Timm's `pretrained_cfg`: how pictures are prepared, what the classes are called."""
+        """Timm's `pretrained_cfg` with preprocessing and class names."""
         return {
             "architecture": self.architecture,
             "input_size": (3, SIDE, SIDE),
@@ -67,39 +67,46 @@ class SyntheticModel:
         }
 
 
-_FINE: Mapping[str, Any] = MappingProxyType({"output_stride": 16})
+_FINE_GRID: Mapping[str, Any] = MappingProxyType({"output_stride": 16})
 
 RECIPES: Mapping[str, SyntheticModel] = MappingProxyType(
     {
-        world.name: world
-        for world in (
+        model.name: model
+        for model in (
             SyntheticModel(
                 "world_vit",
                 "test_vit",
                 MappingProxyType({"img_size": SIDE, "patch_size": 12}),
                 "head",
-                rate=2e-3,
-                views=352_000,
-                cells=True,
+                max_learning_rate=2e-3,
+                training_images=352_000,
+                cell_supervision=True,
             ),
             SyntheticModel(
                 "world_convnext",
                 "test_convnext",
-                MappingProxyType({**_FINE, "ls_init_value": None, "stem_type": "overlap_act"}),
+                MappingProxyType({**_FINE_GRID, "ls_init_value": None, "stem_type": "overlap_act"}),
                 "head.fc",
-                rate=4e-3,
-                views=160_000,
-                cells=True,
-                rescaled=True,
+                max_learning_rate=4e-3,
+                training_images=160_000,
+                cell_supervision=True,
+                rescaled_init=True,
             ),
-            SyntheticModel("world_resnet", "test_resnet", _FINE, "fc", rate=3e-3, views=80_000),
+            SyntheticModel(
+                "world_resnet",
+                "test_resnet",
+                _FINE_GRID,
+                "fc",
+                max_learning_rate=3e-3,
+                training_images=80_000,
+            ),
         )
     }
 )
-"""The models that can be trained: a transformer with a class token on a grid of 8 x 8, and two
-convolutional networks that keep one of 6 x 6 to the end."""
+"""All models by name: a transformer with a class token and a grid of 8 x 8 patches, and two
+convolutional networks whose last grid is 6 x 6."""
 
 SYNTHETIC_MODELS: Mapping[str, SyntheticModel] = MappingProxyType(
-    {name: world for name, world in RECIPES.items() if world.file.is_file()}
+    {name: model for name, model in RECIPES.items() if model.file.is_file()}
 )
-"""The models by name, those whose weights are here."""
+"""The models whose weights file exists, by name."""

@@ -1,9 +1,9 @@
-"""Generated pictures whose evidence is known pixel by pixel.
+"""Synthetic scenes in which the pixels that show the evidence are known.
 
-A scene shows one object of a class, or two of different classes side by side, on a textured ground
-among distractors: blobs, bars, shapes of no class, patches of texture with more contrast than any
-object has. Ground and distractors are drawn without regard to the class, so that nothing but the
-object's own pixels can tell it.
+A scene shows one object, or two objects of different classes side by side, on a textured background
+with distractors: blobs, bars, shapes of no class, and patches of texture with more contrast than
+any object. Background and distractors do not depend on the class, so only the pixels of an object
+identify its class.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.uint8]
 Shape = Callable[[Floats, Floats], Mask]
-"""Where a form is, or a pattern has its first colour: a mask over coordinates (u, v), in which the
-form fits into the unit circle."""
+"""A mask over coordinates (u, v): True inside a form, which fits into the unit circle, or where a
+pattern has its second colour."""
 
 SIDE = 96
-"""Height and width of a picture, pixels."""
+"""Height and width of a picture, in pixels."""
 HELD_OUT = 1_000_000
-"""Scenes from this seed on are never trained on."""
+"""Seeds from this number on are not used in training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture and the truth about it.
+    """A picture with its objects.
 
     Attributes:
-        picture: (SIDE, SIDE, 3) what is seen.
-        ground: (SIDE, SIDE, 3) the same before the objects were put on it.
+        picture: (SIDE, SIDE, 3) uint8.
+        ground: (SIDE, SIDE, 3) uint8, the background with distractors but without objects.
         classes: the class of each object, an index into `CLASSES`.
         masks: (objects, SIDE, SIDE) the pixels of each object.
     """
@@ -46,11 +46,12 @@ class Scene:
 
 
 def scene(seed: int, objects: int = 1) -> Scene:
-    """The scene of a seed; the same everywhere and always.
+    """The scene of a seed. It is deterministic.
 
     Args:
         seed: 0 or more.
-        objects: 1, seldom in the middle; or 2 of different classes, side by side.
+        objects: number of objects: 1, rarely in the centre, or 2 of different classes, side by
+            side.
 
     >>> found = scene(HELD_OUT)
     >>> found.picture.shape, found.masks.shape, CLASSES[found.classes[0]]
@@ -62,8 +63,8 @@ def scene(seed: int, objects: int = 1) -> Scene:
         _DISTRACTORS[kind](rng, ground)
     before = _to_pixels(ground)
     classes = tuple(int(c) for c in rng.choice(len(CLASSES), objects, replace=False))
-    places = [_somewhere(rng)] if objects == 1 else [_half(rng, side) for side in range(objects)]
-    masks = [_put(rng, ground, _KINDS[c], place) for c, place in zip(classes, places, strict=True)]
+    circles = [_off_centre(rng)] if objects == 1 else [_half(rng, side) for side in range(objects)]
+    masks = [_paint(rng, ground, _KINDS[c], at) for c, at in zip(classes, circles, strict=True)]
     return Scene(_to_pixels(ground), before, classes, np.stack(masks))
 
 
@@ -71,7 +72,7 @@ def scene(seed: int, objects: int = 1) -> Scene:
 
 
 def _star(points: int, notch: float) -> Shape:
-    """A star with its notches at radius `notch`; a regular polygon where the notch is no notch."""
+    """A star whose inner corners have radius `notch`; a regular polygon for a suitable radius."""
     half = math.pi / points
     across, up = notch * math.cos(half) - 1, notch * math.sin(half)
 
@@ -130,16 +131,16 @@ _BY_NAME: dict[str, tuple[Shape, Shape]] = {
     "spoked hexagon": (_star(6, math.cos(math.pi / 6)), _spokes),
 }
 CLASSES = tuple(_BY_NAME)
-"""Names of the classes. Each has a form and a pattern of its own; colours tell nothing."""
+"""Names of the classes. Each has its own form and pattern; colours do not depend on the class."""
 _KINDS = tuple(_BY_NAME.values())
 
 
-# -- places and paint -----------------------------------------------------------------------------
+# -- positions and painting -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A circle that a shape is put into, in pixels, and how far the shape is turned."""
+class _Circle:
+    """The circle around a shape, in pixels, and the rotation of the shape, in radians."""
 
     x: float
     y: float
@@ -147,7 +148,7 @@ class _Place:
     angle: float
 
     def box(self) -> tuple[slice, slice]:
-        """Rows and columns that the circle touches."""
+        """The rows and columns of the circle's bounding box, cut at the border."""
         rows, columns = (
             slice(max(0, math.floor(at - self.radius)), min(SIDE, math.ceil(at + self.radius)))
             for at in (self.y, self.x)
@@ -155,7 +156,7 @@ class _Place:
         return rows, columns
 
     def coordinates(self) -> tuple[Floats, Floats]:
-        """(u, v) of the pixel centres in the box; 1 is the radius."""
+        """(u, v) of the pixel centres in the box, in units of the radius."""
         rows, columns = self.box()
         down = np.arange(rows.start, rows.stop)[:, None] + 0.5 - self.y
         right = np.arange(columns.start, columns.stop)[None] + 0.5 - self.x
@@ -163,44 +164,44 @@ class _Place:
         return right * cos + down * sin, down * cos - right * sin
 
 
-def _somewhere(rng: np.random.Generator) -> _Place:
-    """A place for an object: whole in the picture, seldom in its middle."""
+def _off_centre(rng: np.random.Generator) -> _Circle:
+    """A circle inside the picture, rarely in the centre."""
     while True:
         radius = rng.uniform(15, 22)
         x, y = rng.uniform(radius, SIDE - radius, 2)
         if math.hypot(x - SIDE / 2, y - SIDE / 2) > 0.22 * SIDE or rng.random() < 0.1:
-            return _Place(x, y, radius, rng.uniform(0, 2 * math.pi))
+            return _Circle(x, y, radius, rng.uniform(0, 2 * math.pi))
 
 
-def _half(rng: np.random.Generator, side: int) -> _Place:
-    """A place whole in the left half (side 0) or the right one (side 1)."""
+def _half(rng: np.random.Generator, side: int) -> _Circle:
+    """A circle inside the left half (side 0) or the right half (side 1)."""
     radius = rng.uniform(15, 21)
     x = side * SIDE / 2 + rng.uniform(radius, SIDE / 2 - radius)
-    return _Place(x, rng.uniform(radius, SIDE - radius), radius, rng.uniform(0, 2 * math.pi))
+    return _Circle(x, rng.uniform(radius, SIDE - radius), radius, rng.uniform(0, 2 * math.pi))
 
 
-def _anywhere(rng: np.random.Generator, least: float, most: float) -> _Place:
-    """A place for a distractor, which the picture's rim may cut."""
+def _anywhere(rng: np.random.Generator, least: float, most: float) -> _Circle:
+    """A circle for a distractor; it may be cut at the border."""
     x, y = rng.uniform(0, SIDE, 2)
-    return _Place(x, y, rng.uniform(least, most), rng.uniform(0, 2 * math.pi))
+    return _Circle(x, y, rng.uniform(least, most), rng.uniform(0, 2 * math.pi))
 
 
-def _put(
-    rng: np.random.Generator, picture: Floats, kind: tuple[Shape, Shape], place: _Place
+def _paint(
+    rng: np.random.Generator, picture: Floats, kind: tuple[Shape, Shape], circle: _Circle
 ) -> Mask:
-    """Paint an object onto `picture`; which pixels it took."""
+    """Paints an object onto `picture` and returns the mask of its pixels."""
     form, pattern = kind
-    u, v = place.coordinates()
+    u, v = circle.coordinates()
     inside = form(u, v)
     colours = _two_colours(rng, 0.3, 0.55)
-    picture[place.box()][inside] = colours[pattern(u, v)[inside].astype(int)]
+    picture[circle.box()][inside] = colours[pattern(u, v)[inside].astype(int)]
     mask = np.zeros((SIDE, SIDE), dtype=bool)
-    mask[place.box()] = inside
+    mask[circle.box()] = inside
     return mask
 
 
 def _two_colours(rng: np.random.Generator, least: float, most: float) -> Floats:
-    """Two colours (2, 3) in [0, 1] whose brightness differs by `least` to `most`."""
+    """Two colours (2, 3) in [0, 1] whose mean values differ by `least` to `most`."""
     while True:
         colours = rng.random((2, 3))
         if least <= abs(float(colours[0].mean() - colours[1].mean())) <= most:
@@ -215,7 +216,7 @@ def _to_pixels(picture: Floats) -> Pixels:
 
 
 def _interpolation(cells: int) -> Floats:
-    """The matrix (SIDE, cells) that reads values at even distances off a line, linearly."""
+    """The matrix (SIDE, cells) of linear interpolation from `cells` to SIDE points."""
     at = np.linspace(0, cells - 1, SIDE)[:, None]
     return np.asarray(np.maximum(0, 1 - np.abs(at - np.arange(cells)[None])))
 
@@ -230,10 +231,10 @@ def _noise(rng: np.random.Generator, cells: int) -> Floats:
 
 
 def _ground(rng: np.random.Generator) -> Floats:
-    """A gradient, noise at three scales, soft stripes and grain."""
+    """A background: a colour gradient, noise at three scales, soft stripes and grain."""
     strengths = rng.uniform(0.1, 0.6, 3)
     layers = [s * _noise(rng, cells) for s, cells in zip(strengths, _SMOOTH, strict=True)]
-    u, v = _Place(SIDE / 2, SIDE / 2, SIDE / 2, rng.uniform(0, 2 * math.pi)).coordinates()
+    u, v = _Circle(SIDE / 2, SIDE / 2, SIDE / 2, rng.uniform(0, 2 * math.pi)).coordinates()
     waves = np.sin(2 * np.pi * u / rng.uniform(0.3, 0.8)) * rng.uniform(0, 0.25)
     tint = rng.uniform(-0.25, 0.25, 3)
     grain = rng.standard_normal((SIDE, SIDE, 1)) * rng.uniform(0.02, 0.1)
@@ -245,43 +246,43 @@ def _ground(rng: np.random.Generator) -> Floats:
 
 
 def _irregular(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
-    """A lopsided, elongated form, unlike that of any class."""
+    """An irregular, elongated form that differs from those of all classes."""
     angle, (a, b) = np.arctan2(v, u), rng.uniform(0, 2 * math.pi, 2)
     rim = 0.65 + 0.2 * np.sin(2 * angle + a) + 0.15 * np.sin(3 * angle + b)
     return np.asarray(np.hypot(u, v * rng.uniform(1, 1.8)) <= rim)
 
 
 def _patch(rng: np.random.Generator, picture: Floats) -> None:
-    """Black-and-white texture: more and stronger edges than an object has."""
-    place = _anywhere(rng, 14, 24)
-    inside = _irregular(rng, *place.coordinates())
+    """A two-coloured random texture with more and stronger edges than an object."""
+    circle = _anywhere(rng, 14, 24)
+    inside = _irregular(rng, *circle.coordinates())
     grain = int(rng.integers(1, 4))
     texture = rng.random((SIDE // grain + 1,) * 2).repeat(grain, 0).repeat(grain, 1) > 0.5
     height, width = inside.shape
     chosen = texture[:height, :width][inside].astype(int)
-    picture[place.box()][inside] = _two_colours(rng, 0.6, 1.0)[chosen]
+    picture[circle.box()][inside] = _two_colours(rng, 0.6, 1.0)[chosen]
 
 
 def _plain(rng: np.random.Generator, picture: Floats) -> None:
     """A form of one colour."""
-    place = _anywhere(rng, 10, 24)
-    picture[place.box()][_irregular(rng, *place.coordinates())] = rng.random(3)
+    circle = _anywhere(rng, 10, 24)
+    picture[circle.box()][_irregular(rng, *circle.coordinates())] = rng.random(3)
 
 
 def _bar(rng: np.random.Generator, picture: Floats) -> None:
     """A long bar of one colour."""
-    place = _anywhere(rng, 20, 60)
-    u, v = place.coordinates()
-    width = rng.uniform(1, 3.5) / place.radius
-    picture[place.box()][(np.abs(v) <= width) & (np.abs(u) <= 0.98)] = rng.random(3)
+    circle = _anywhere(rng, 20, 60)
+    u, v = circle.coordinates()
+    width = rng.uniform(1, 3.5) / circle.radius
+    picture[circle.box()][(np.abs(v) <= width) & (np.abs(u) <= 0.98)] = rng.random(3)
 
 
 def _blob(rng: np.random.Generator, picture: Floats) -> None:
-    """A light, or a shadow, without an edge."""
-    place = _anywhere(rng, 12, 30)
-    u, v = place.coordinates()
+    """A bright or dark blob without an edge."""
+    circle = _anywhere(rng, 12, 30)
+    u, v = circle.coordinates()
     light = (1 - u**2 - v**2).clip(0)[..., None] * rng.uniform(-0.8, 0.8, 3)
-    picture[place.box()] += light
+    picture[circle.box()] += light
 
 
 _DISTRACTORS = (_patch, _plain, _bar, _blob)

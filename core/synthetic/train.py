@@ -1,7 +1,6 @@
-"""Train the models of the world: ``python -m core.synthetic.train``.
+"""Trains the models on synthetic scenes: ``python -m core.synthetic.train``.
 
-Everything starts from fixed seeds and runs on the CPU. Beside the weights, a few held-out pictures
-are written.
+Training uses fixed seeds and runs on the CPU. It writes the weights and a few held-out pictures.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from core.synthetic.scenes import CLASSES, HELD_OUT, SIDE, Pixels, Scene, scene
 logger = logging.getLogger(__name__)
 
 PICTURES = 16_000
-"""How many different pictures there are to train on."""
+"""Number of different training pictures."""
 BATCH = 64
 TESTED = 1000
-"""How many held-out pictures the accuracy is measured on."""
-_EVERY = 4  # one picture in so many shows two objects
-_WARMUP = 0.05
-_CELLS = 3.0
+"""Number of held-out pictures for measuring the accuracy."""
+_TWO_OBJECTS_EVERY = 4  # every fourth picture shows two objects
+_WARMUP = 0.05  # share of the training in which the learning rate rises
+_CELL_WEIGHT = 3.0  # weight of the loss of cell supervision
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train what the command line names."""
+    """Trains the models named on the command line and returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level="INFO", format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
@@ -46,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_samples()
     pictures, targets = training_set(options.pictures)
     logger.info("%d pictures", len(pictures))
-    for world in options.worlds:
+    for recipe in options.worlds:
         began = time.monotonic()
-        model = train(world, pictures, targets, options.views or world.views)
+        model = train(recipe, pictures, targets, options.views or recipe.training_images)
         accuracy = held_out_accuracy(model, TESTED)
-        save(world, model, accuracy)
+        save(recipe, model, accuracy)
         seconds = time.monotonic() - began
-        logger.info("%s: %.1f %% in %.0f s", world.name, 100 * accuracy, seconds)
+        logger.info("%s: %.1f %% in %.0f s", recipe.name, 100 * accuracy, seconds)
     return 0
 
 
@@ -63,15 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument(
         "worlds", nargs="*", type=_recipe, default=list(RECIPES.values()), metavar="NAME"
     )
-    asked.add_argument("--views", type=int, help="pictures seen, instead of each model's own")
-    asked.add_argument("--pictures", type=int, default=PICTURES, help="different pictures")
+    asked.add_argument(
+        "--views",
+        type=int,
+        help="number of training images, including repetitions, instead of each model's own",
+    )
+    asked.add_argument(
+        "--pictures", type=int, default=PICTURES, help="number of different pictures"
+    )
     asked.add_argument("--threads", type=int, default=2)
     return asked
 
 
 def _recipe(name: str) -> SyntheticModel:
     if name not in RECIPES:
-        raise argparse.ArgumentTypeError(f"no {name!r}; choose from {', '.join(RECIPES)}")
+        raise argparse.ArgumentTypeError(f"no model {name!r}; choose one of {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
@@ -79,25 +84,28 @@ def _recipe(name: str) -> SyntheticModel:
 
 
 def training_set(count: int = PICTURES) -> tuple[Tensor, Tensor]:
-    """What there is to train on.
+    """The training pictures and their targets.
+
+    Args:
+        count: number of pictures.
 
     Returns:
-        pictures (count, 4, SIDE, SIDE) as bytes, in the fourth plane 0, or on an object its
-        class counted from 1;
-        the share of each class (count, classes).
+        pictures: (count, 4, SIDE, SIDE) uint8; the fourth plane is 0 on the background and the
+            class index + 1 on objects.
+        targets: (count, classes) the share of each class.
     """
     pictures = torch.empty((count, 4, SIDE, SIDE), dtype=torch.uint8)
     targets = torch.zeros((count, len(CLASSES)))
     for seed in range(count):
-        found = scene(seed, 2 if seed % _EVERY == 0 else 1)
+        found = scene(seed, 2 if seed % _TWO_OBJECTS_EVERY == 0 else 1)
         pictures[seed, :3] = _planes(found)
-        pictures[seed, 3] = torch.from_numpy(_numbered(found))
+        pictures[seed, 3] = torch.from_numpy(_class_numbers(found))
         targets[seed, list(found.classes)] = 1 / len(found.classes)
     return pictures, targets
 
 
 def to_input(pictures: Tensor) -> Tensor:
-    """Bytes (B, 3, SIDE, SIDE) in the units that the models take."""
+    """Converts uint8 pictures (B, 3, SIDE, SIDE) to model units."""
     return pictures.float() / 127.5 - 1
 
 
@@ -105,24 +113,24 @@ def _planes(found: Scene) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(found.picture.transpose(2, 0, 1)))
 
 
-def _numbered(found: Scene) -> Pixels:
-    """Which class is where (SIDE, SIDE), counted from 1; 0 where there is none."""
+def _class_numbers(found: Scene) -> Pixels:
+    """(SIDE, SIDE) the class index + 1 of each pixel; 0 on the background."""
     numbers = np.array(found.classes, dtype=np.uint8)[:, None, None] + np.uint8(1)
     return np.asarray((numbers * found.masks).sum(0), dtype=np.uint8)
 
 
-def _batches(views: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of pictures, all of them in a new order again and again."""
+def _batches(images: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of picture indices; each epoch is a new random order of all pictures."""
     order = torch.empty(0, dtype=torch.long)
-    for _ in range(views // BATCH):
+    for _ in range(images // BATCH):
         if len(order) < BATCH:
             order = torch.cat([order, torch.randperm(count, generator=generator)])
         yield order[:BATCH]
         order = order[BATCH:]
 
 
-def _varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """A batch turned, mirrored and with its colours exchanged: nothing that concerns a class."""
+def _augmented(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Random rotation, mirroring and colour permutation, which keep the classes."""
     turns, mirrored = torch.randint(4, (2,), generator=generator).tolist()
     colours = torch.randperm(3, generator=generator).tolist()
     pictures = torch.rot90(pictures[:, [*colours, 3]], turns, (2, 3))
@@ -132,47 +140,56 @@ def _varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
 # -- training -------------------------------------------------------------------------------------
 
 
-def build(world: SyntheticModel) -> nn.Module:
-    """The model before training; the process's random state stays as it is."""
+def build(recipe: SyntheticModel) -> nn.Module:
+    """The untrained model; the random state of the process is left unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model: nn.Module = timm.create_model(
-            world.architecture, num_classes=len(CLASSES), **world.args
+            recipe.architecture, num_classes=len(CLASSES), **recipe.args
         )
-        for module in model.modules() if world.rescaled else ():
+        for module in model.modules() if recipe.rescaled_init else ():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
     return model
 
 
-def train(world: SyntheticModel, pictures: Tensor, targets: Tensor, views: int) -> nn.Module:
-    """A trained model: AdamW, a short rise of the rate and a cosine down to zero.
+def train(recipe: SyntheticModel, pictures: Tensor, targets: Tensor, images: int) -> nn.Module:
+    """Trains a model by AdamW, with a warm-up and a cosine schedule of the learning rate.
 
-    Where `world` says so, each cell of the last grid is taught what it shows as well, through a
-    head of its own that is thrown away. Without it, a network that compares patches takes long to
-    find out where to look at all.
+    With `recipe.cell_supervision`, a separate head, which is discarded afterwards, also predicts
+    the classes in each cell of the last grid. Without it, a transformer needs much longer to learn
+    to localise objects.
+
+    Args:
+        recipe: the model to train.
+        pictures: see `training_set`.
+        targets: see `training_set`.
+        images: number of images to train on, including repetitions.
+
+    Returns:
+        The trained model in evaluation mode.
     """
-    model: Any = build(world).train().to(memory_format=torch.channels_last)
+    model: Any = build(recipe).train().to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)
-    steps = max(1, views // BATCH)
-    cells = _cell_head(model.num_features)
-    learnt = [*model.parameters(), *cells.parameters()]
-    optimiser = torch.optim.AdamW(learnt, lr=world.rate, weight_decay=0.05)
+    steps = max(1, images // BATCH)
+    cell_head = _cell_head(model.num_features)
+    parameters = [*model.parameters(), *cell_head.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=recipe.max_learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step / steps))
-    for step, chosen in enumerate(_batches(views, len(pictures), generator)):
-        shown = _varied(pictures[chosen], generator)
+    for step, chosen in enumerate(_batches(images, len(pictures), generator)):
+        shown = _augmented(pictures[chosen], generator)
         x = to_input(shown[:, :3]).contiguous(memory_format=torch.channels_last)
         features = model.forward_features(x)
-        loss = said = F.cross_entropy(model.forward_head(features), targets[chosen])
-        if world.cells:
-            loss = loss + _CELLS * _cell_loss(cells, features, shown[:, 3])
+        loss = class_loss = F.cross_entropy(model.forward_head(features), targets[chosen])
+        if recipe.cell_supervision:
+            loss = loss + _CELL_WEIGHT * _cell_loss(cell_head, features, shown[:, 3])
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(learnt, 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         schedule.step()
         if step % 100 == 0:
-            logger.info("%s: step %d of %d, loss %.3f", world.name, step, steps, said.item())
+            logger.info("%s: step %d of %d, loss %.3f", recipe.name, step, steps, class_loss.item())
     trained: nn.Module = model.eval().to(memory_format=torch.contiguous_format)
     return trained
 
@@ -185,7 +202,7 @@ def _cell_head(width: int) -> nn.Module:
 
 
 def _cell_loss(head: nn.Module, features: Tensor, numbers: Tensor) -> Tensor:
-    """How badly `head` tells from each cell which share of it every class covers."""
+    """Cross-entropy of predicting, from each cell's features, the share that each class covers."""
     cells = features.flatten(2).mT if features.ndim == 4 else features[:, 1:]
     side = math.isqrt(cells.shape[1])
     shares = F.one_hot(numbers.long(), len(CLASSES) + 1).permute(0, 3, 1, 2).float()
@@ -194,7 +211,7 @@ def _cell_loss(head: nn.Module, features: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _rate(done: float) -> float:
-    """Share of the highest learning rate after the share `done` of the training."""
+    """Learning rate after the share `done` of the training, as a share of its maximum."""
     if done < _WARMUP:
         return (done + 1e-3) / _WARMUP
     return 0.5 * (1 + math.cos(math.pi * (done - _WARMUP) / (1 - _WARMUP)))
@@ -202,7 +219,7 @@ def _rate(done: float) -> float:
 
 @torch.no_grad()
 def held_out_accuracy(model: nn.Module, count: int) -> float:
-    """Share of `count` held-out pictures of one object whose class the model finds."""
+    """Accuracy (0 to 1) on `count` held-out pictures with one object."""
     right = 0
     for start in range(HELD_OUT, HELD_OUT + count, BATCH):
         scenes = [scene(seed) for seed in range(start, min(start + BATCH, HELD_OUT + count))]
@@ -214,20 +231,20 @@ def held_out_accuracy(model: nn.Module, count: int) -> float:
 # -- files ----------------------------------------------------------------------------------------
 
 
-def save(world: SyntheticModel, model: nn.Module, accuracy: float) -> None:
-    """Write the weights, and how well they do."""
+def save(recipe: SyntheticModel, model: nn.Module, accuracy: float) -> None:
+    """Writes the weights, with architecture and accuracy as metadata."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     facts = {
-        "architecture": world.architecture,
+        "architecture": recipe.architecture,
         "accuracy": f"{accuracy:.4f}",
         "held_out_pictures": str(TESTED),
         "classes": ", ".join(CLASSES),
     }
-    save_file(state, world.file, facts)
+    save_file(state, recipe.file, facts)
 
 
 def write_samples() -> None:
-    """The first held-out picture of each class, and one with two objects."""
+    """Writes the first held-out picture of each class, and one with two objects."""
     shown: dict[str, Scene] = {}
     for seed in range(HELD_OUT, HELD_OUT + 100):
         found = scene(seed)

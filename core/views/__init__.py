@@ -1,1 +1,1 @@
-"""Results in, pictures out: colour, Plotly panels, reports. Nothing here knows a model."""
+"""Drawing of results: colours, images and Plotly panels. This package does not use models."""

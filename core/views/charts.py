@@ -1,4 +1,4 @@
-"""Bars, curves and tables of numbers as panels."""
+"""Panels with bar charts, curves and matrices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ACCENT, QUIET = "#6366f1", "rgba(99,102,241,0.42)"
 CYCLE = (
     "#6366f1", "#ea580c", "#0d9488", "#db2777", "#0284c7", "#65a30d", "#9333ea", "#b45309",
 )  # fmt: skip
-"""Line colours with a contrast of 3 or more on white and on near-black alike."""
+"""Line colours with a contrast of at least 3 on white and on near-black."""
 CONTROL = "#7c8394"
 CONTROL_DASHES = ("dash", "dot", "dashdot", "longdash")
 GRID, TRACK = "rgba(128,128,140,0.22)", "rgba(128,128,140,0.16)"
@@ -25,10 +25,11 @@ class Curve(TypedDict):
     """One line of `curves_panel`.
 
     Attributes:
-        name: shown in the legend.
-        x, y: equally many numbers.
+        name: the name in the legend.
+        x: abscissas.
+        y: ordinates, as many as abscissas.
         style: "dash" for controls.
-        auc: area under the curve, shown beside the name.
+        auc: area under the curve, shown after the name.
     """
 
     name: str
@@ -46,30 +47,31 @@ def bars_panel(
     highlight: int | None = 0,
     shares: bool = True,
 ) -> Panel:
-    """Bars with the label above each and its value at the right.
+    """A bar chart with a label above each bar and its value at the right.
 
     Args:
         rows: (label, value), largest first.
-        title: a few words.
-        caption: a sentence or two.
-        highlight: the row in the accent colour, such as the explained class; None for none.
-        shares: whether the values are probabilities, on a scale from 0 to 1; others are told as
-            they are, on a scale from 0 to the largest.
+        title: title of the panel.
+        caption: text below the title, one or two sentences.
+        highlight: index of the row in the accent colour, such as the explained class; None for
+            none.
+        shares: True if the values are probabilities, shown in per cent on a scale from 0 to 1.
+            Other values are shown as numbers on a scale from 0 to the largest.
     """
-    at = list(range(len(rows)))
+    positions = list(range(len(rows)))
     values = [float(value) for _, value in rows]
     top = 1.0 if shares else max([*values, 0.0]) or 1.0
-    form = "{:.1%}" if shares else "{:.3g}"
-    bar = {"type": "bar", "orientation": "h", "y": at, "width": 0.24, "showlegend": False}
+    number_format = "{:.1%}" if shares else "{:.3g}"
+    bar = {"type": "bar", "orientation": "h", "y": positions, "width": 0.24, "showlegend": False}
     track = bar | {
-        "x": [1.0] * len(at),
+        "x": [1.0] * len(positions),
         "marker": {"color": TRACK, "cornerradius": 3},
         "hoverinfo": "skip",
     }
     filled = bar | {
         "x": [max(value, 0.0) / top for value in values],
         "marker": {
-            "color": [ACCENT if i == highlight else QUIET for i in at],
+            "color": [ACCENT if i == highlight else QUIET for i in positions],
             "cornerradius": 3,
         },
         "text": [plain(label) for label, _ in rows],
@@ -87,7 +89,7 @@ def bars_panel(
             for i, (label, value) in enumerate(rows)
             for note in (
                 _note(plain(textwrap.shorten(str(label), 34, placeholder="…")), 0, i, "left"),
-                _note(f"<b>{form.format(value)}</b>", 1, i, "right"),
+                _note(f"<b>{number_format.format(value)}</b>", 1, i, "right"),
             )
         ],
     }
@@ -103,22 +105,22 @@ def curves_panel(
     caption: str = "",
     height: int = 360,
 ) -> Panel:
-    """Lines over common axes; controls are dashed and grey.
+    """Curves over common axes; controls are dashed and grey.
 
     Args:
-        curves: one line each, in the order of the legend.
-        x_title: what the horizontal axis counts.
-        y_title: what the vertical axis counts.
-        title: a few words.
-        caption: a sentence or two.
-        height: CSS pixels, the legend's rows not counted.
+        curves: the curves, in the order of the legend.
+        x_title: title of the horizontal axis.
+        y_title: title of the vertical axis.
+        title: title of the panel.
+        caption: text below the title, one or two sentences.
+        height: height in CSS pixels without the legend.
 
     Raises:
-        TimmscopeError: a curve whose x and y differ in length.
+        TimmscopeError: the x and y of a curve differ in length.
     """
-    strokes = _strokes()
-    data = [_line(curve, strokes) for curve in curves]
-    rows = -(-len(curves) // 2)
+    styles = _line_styles()
+    data = [_line(curve, styles) for curve in curves]
+    legend_rows = -(-len(curves) // 2)
     layout = layout_of({"l": 8, "r": 12, "t": 8, "b": 8}) | {
         "dragmode": "zoom",
         "uirevision": f"{x_title}|{y_title}",
@@ -128,7 +130,7 @@ def curves_panel(
         "yaxis": _axis(y_title),
         "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "yref": "paper"},
     }
-    return panel(title, caption, data, layout, height=height + 20 * rows)
+    return panel(title, caption, data, layout, height=height + 20 * legend_rows)
 
 
 def matrix_panel(
@@ -139,14 +141,14 @@ def matrix_panel(
     caption: str = "",
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> Panel:
-    """A square table of numbers, each in a cell whose colour says how large it is.
+    """A square matrix as a heatmap with the numbers in its cells.
 
     Args:
-        table: (m, m), rows from the top.
-        names: of rows and columns.
-        title: a few words.
-        caption: a sentence or two.
-        limits: the values of the faintest and the strongest colour.
+        table: (m, m) numbers, rows from top to bottom.
+        names: names of the m rows and columns.
+        title: title of the panel.
+        caption: text below the title, one or two sentences.
+        limits: the values with the lightest and the strongest colour.
     """
     rows = [[float(value) for value in row] for row in table]
     trace = {
@@ -190,10 +192,12 @@ def _note(text: str, x: float, y: float, side: str) -> Json:
     }  # fmt: skip
 
 
-def _line(curve: Curve, strokes: Mapping[str, Iterator[Json]]) -> Json:
+def _line(curve: Curve, styles: Mapping[str, Iterator[Json]]) -> Json:
     name, x, y = str(curve["name"]), finite(curve["x"]), finite(curve["y"])
     if len(x) != len(y):
-        raise TimmscopeError(f"curve {name!r} has {len(x)} x but {len(y)} y; give as many of each")
+        raise TimmscopeError(
+            f"curve {name!r} has {len(x)} x but {len(y)} y values; give as many of each"
+        )
     auc = curve.get("auc")
     return {
         "type": "scatter",
@@ -202,7 +206,7 @@ def _line(curve: Curve, strokes: Mapping[str, Iterator[Json]]) -> Json:
         "y": y.tolist(),
         "name": plain(name) + ("" if auc is None else f"  <b>{auc:.3f}</b>"),
         "text": plain(name),
-        "line": next(strokes[curve.get("style", "solid")]),
+        "line": next(styles[curve.get("style", "solid")]),
         "hovertemplate": "%{text}<br>%{x:.3~g}, <b>%{y:.4~g}</b><extra></extra>",
     }
 
@@ -218,8 +222,8 @@ def _axis(title: str) -> Json:
     }
 
 
-def _strokes() -> dict[str, Iterator[Json]]:
-    """Line after line in a look of its own: colours for methods, dashes for controls."""
+def _line_styles() -> dict[str, Iterator[Json]]:
+    """Line styles for successive curves: colours for methods, dash patterns for controls."""
     return {
         "solid": ({"color": c, "width": 2.25, "dash": "solid"} for c in itertools.cycle(CYCLE)),
         "dash": (

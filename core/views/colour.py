@@ -1,8 +1,8 @@
-"""From values to colours: colormaps, colour ranges, and a map laid over its picture.
+"""Colours of maps: colormaps, colour ranges, and overlays on a picture.
 
-A map with values on both sides of zero gets a diverging colormap centred on zero, so that one
-colour always means "for the target" and the other "against"; a map of magnitudes gets a
-sequential one that starts at zero. Values themselves are never rescaled.
+A map with positive and negative values gets a diverging colormap centred on zero, so that one
+colour always means "for the target" and the other "against the target". A map without negative
+values gets a sequential colormap that starts at zero. The values themselves are never rescaled.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Kind = Literal["sequential", "diverging"]
 Limits = tuple[float, float]
 
 ROUNDING = 1e-6
-"""Values below zero by less than this share of the largest magnitude count as rounding."""
+"""A negative value below this share of the largest magnitude counts as rounding error."""
 
 
-class Placed(Protocol):
-    """Where a map lies on its picture; `core.inputs.image.Geometry` is one."""
+class MapGeometry(Protocol):
+    """Where a map lies on its picture; `core.inputs.preprocessing.Geometry` is one."""
 
     @property
     def picture(self) -> tuple[int, int]:
@@ -37,22 +37,22 @@ class Placed(Protocol):
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom edge of what the model saw, in picture pixels."""
+        """Left, top, right and bottom edge of the model's input, in picture pixels."""
 
     @property
     def whole(self) -> bool:
-        """Whether the model saw the whole picture."""
+        """Whether the model's input shows the whole picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class Colormap:
-    """A named way from numbers to colours.
+    """A named mapping from numbers to colours.
 
     Attributes:
-        name: what people call it.
-        kind: `sequential` for magnitudes, `diverging` for signed values (red end = positive).
-        stops: (position in [0, 1], (red, green, blue) in 0..255), positions rising from 0 to 1;
-            between stops colours are linear in sRGB.
+        name: its name.
+        kind: `sequential` for magnitudes, `diverging` for signed values (red is positive).
+        stops: pairs of a position, ascending from 0 to 1, and a colour (red, green, blue) from 0 to
+            255; colours between stops are interpolated linearly in sRGB.
     """
 
     name: str
@@ -76,7 +76,7 @@ def _colormap(
     return Colormap(name, kind, tuple(zip(map(float, at), colours, strict=True)))
 
 
-def _known() -> list[Colormap]:
+def _all_colormaps() -> list[Colormap]:
     one, two = plotly.colors.sequential, plotly.colors.diverging
     return [
         *(_colormap(n, "sequential", _plotly(one, n.capitalize()))
@@ -93,18 +93,18 @@ def _known() -> list[Colormap]:
     ]  # fmt: skip
 
 
-COLORMAPS: Mapping[str, Colormap] = MappingProxyType({c.name: c for c in _known()})
-"""Every colormap by name, sequential ones first."""
+COLORMAPS: Mapping[str, Colormap] = MappingProxyType({c.name: c for c in _all_colormaps()})
+"""All colormaps by name, sequential ones first."""
 
 
 def colormap(name: str) -> Colormap:
-    """The colormap called `name`; upper and lower case do not matter.
+    """The colormap called `name`; case is ignored.
 
     >>> colormap("rdbu").kind
     'diverging'
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such colormap.
     """
     for known in COLORMAPS.values():
         if known.name.lower() == str(name).lower():
@@ -113,7 +113,7 @@ def colormap(name: str) -> Colormap:
 
 
 def default_colormap(signed: bool) -> str:
-    """The colormap a map gets unless another is chosen.
+    """The default colormap of signed or unsigned maps.
 
     >>> default_colormap(signed=False), default_colormap(signed=True)
     ('inferno', 'RdBu')
@@ -123,7 +123,7 @@ def default_colormap(signed: bool) -> str:
 
 @cache
 def lut(name: str) -> NDArray[np.uint8]:
-    """The colormap as a read-only table (256, 3).
+    """The colormap as a read-only lookup table (256, 3) of uint8 RGB.
 
     >>> lut("gray")[[0, 128, 255], 0]
     array([  0, 128, 255], dtype=uint8)
@@ -137,7 +137,13 @@ def lut(name: str) -> NDArray[np.uint8]:
 
 
 def opacity(signed: bool, position: NDArray[np.floating]) -> NDArray[np.floating]:
-    """How visible each position in [0, 1] of a faded range is: 0 where there is no evidence, to 1.
+    """Opacity from 0 to 1 of positions in the colour range when weak values are hidden.
+
+    It is 0 at the value zero and 1 at the ends of the range.
+
+    Args:
+        signed: whether the range is symmetric around zero.
+        position: positions in the range, from 0 to 1.
 
     >>> opacity(False, np.array([0, 0.5, 1])), opacity(True, np.array([0, 0.5, 1]))
     (array([0. , 0.5, 1. ]), array([1., 0., 1.]))
@@ -146,13 +152,13 @@ def opacity(signed: bool, position: NDArray[np.floating]) -> NDArray[np.floating
 
 
 def stops(name: str, signed: bool | None = None) -> list[tuple[float, Rgb, float]]:
-    """The colormap over a map's range as (position, colour, opacity when faded).
+    """The stops of a colormap over a map's range, as (position, colour, opacity of `opacity`).
 
     Args:
-        name: a colormap.
-        signed: whether the range is symmetric around zero; None takes the colormap's own kind.
-            On a range from zero up a diverging colormap gives its upper half, so that its middle
-            colour still means zero.
+        name: name of a colormap.
+        signed: whether the range is symmetric around zero; None uses the colormap's own kind. For a
+            range that starts at zero, only the upper half of a diverging colormap is used, so that
+            its middle colour still means zero.
 
     >>> stops("gray")
     [(0.0, (0, 0, 0), 0.0), (1.0, (255, 255, 255), 1.0)]
@@ -165,7 +171,7 @@ def stops(name: str, signed: bool | None = None) -> list[tuple[float, Rgb, float
     if known.kind == "diverging" and not signed:
         points = {2 * at - 1: colour for at, colour in known.stops if at >= 0.5}
     if signed and 0.5 not in points:
-        # Without a stop at zero the opacity would not dip there.
+        # Without a stop at zero, the opacity would not be 0 there.
         red, green, blue = (int(c) for c in lut(name)[127:129].mean(axis=0).round())
         points[0.5] = (red, green, blue)
     at = np.array(sorted(points))
@@ -181,9 +187,9 @@ def stops_json(
     """The colormap as Plotly's ``colorscale``: ``[[0, 'rgb(..)'], ..., [1, 'rgb(..)']]``.
 
     Args:
-        name: a colormap.
-        fade: let no evidence be transparent, as in `opacity`.
-        signed: as in `stops`.
+        name: name of a colormap.
+        fade: whether weak values are transparent, see `opacity`.
+        signed: see `stops`.
 
     >>> stops_json("gray")
     [[0.0, 'rgb(0,0,0)'], [1.0, 'rgb(255,255,255)']]
@@ -197,23 +203,23 @@ def stops_json(
 
 
 def finite(values: ArrayLike) -> NDArray[np.float32]:
-    """The values as float32, having made sure that each is a number.
+    """The values as float32, after checking that they are finite.
 
     Raises:
-        TimmscopeError: some are NaN or infinite; such a map says nothing and is not drawn.
+        TimmscopeError: a value is NaN or infinite.
     """
     array = np.asarray(values, dtype=np.float32)
     bad = array.size - int(np.isfinite(array).sum())
     if bad:
         raise TimmscopeError(
             f"{bad} of the map's {array.size} values are not finite numbers; "
-            "compute it in float32 or with other parameters"
+            "compute the map in float32 or with other parameters"
         )
     return array
 
 
 def is_signed(values: ArrayLike) -> bool:
-    """Whether any value lies below zero by more than rounding.
+    """Whether any value is negative by more than rounding error.
 
     >>> is_signed([0.0, 1.0, -1e-9]), is_signed([1.0, -0.1])
     (False, True)
@@ -223,28 +229,29 @@ def is_signed(values: ArrayLike) -> bool:
 
 
 def limits(values: ArrayLike, *, signed: bool | None = None, percentile: float = 100) -> Limits:
-    """The colour range of one map, or of several that share one.
+    """The colour range (low, high) of one map, or of several maps that share it.
 
-    A signed map's range is symmetric, so that zero takes the middle colour; any other goes from
-    zero up. Where every value is zero the range is as if the largest were 1.
+    The range of a signed map is symmetric, so that zero has the middle colour. Other ranges start
+    at zero. If all values are zero, the upper limit is 1.
 
     Args:
-        values: any shape.
-        signed: says so; None looks at the values.
-        percentile: percentage (0, 100] of magnitudes within the range; the rest saturate.
+        values: values of any shape.
+        signed: whether the range is symmetric; None finds out from the values.
+        percentile: percentage in (0, 100] of magnitudes inside the range; larger magnitudes get the
+            end colours.
 
     Raises:
-        TimmscopeError: values that are not finite, or a percentile outside (0, 100].
+        TimmscopeError: a value is not finite, or the percentile is outside (0, 100].
 
     >>> limits([0.0, 2.0]), limits([-1.0, 3.0]), limits([0.0, 0.0])
     ((0.0, 2.0), (-3.0, 3.0), (0.0, 1.0))
     """
     if not 0 < percentile <= 100:
-        raise TimmscopeError(f"a percentile of {percentile} is outside (0, 100]; take 100 for all")
+        raise TimmscopeError(f"percentile is {percentile}; give a number above 0 and at most 100")
     array = finite(values)
     signed = is_signed(array) if signed is None else signed
     magnitude = abs(array) if signed else array.clip(min=0)
-    # A sparse map may be zero at the percentile asked for; its largest value still shows it.
+    # A sparse map may be zero at the percentile; then its largest value is the limit.
     tops = (float(np.percentile(magnitude, p)) for p in (percentile, 100) if array.size)
     top = next((t for t in tops if t >= float(np.finfo(np.float32).tiny)), 1.0)
     return (-top if signed else 0.0, top)
@@ -253,12 +260,14 @@ def limits(values: ArrayLike, *, signed: bool | None = None, percentile: float =
 def _positions(values: ArrayLike, limits: Limits) -> NDArray[np.float64]:
     low, high = limits
     if not low < high:
-        raise TimmscopeError(f"the colour range {low:g} to {high:g} is empty; give low < high")
+        raise TimmscopeError(
+            f"the colour range {low:g} to {high:g} is empty; give a low limit below the high limit"
+        )
     return ((np.asarray(finite(values), np.float64) - low) / (high - low)).clip(0, 1)
 
 
 def colourise(values: ArrayLike, colormap: str, limits: Limits) -> NDArray[np.uint8]:
-    """Colours (H, W, 3) of the values (H, W); those beyond the range take its end colours.
+    """Maps values (H, W) to colours (H, W, 3) uint8; values outside the range get the end colours.
 
     >>> colourise([[0, 5, 10]], "gray", (0, 10)).tolist()
     [[[0, 0, 0], [128, 128, 128], [255, 255, 255]]]
@@ -278,7 +287,7 @@ def _table(name: str, signed: bool) -> NDArray[np.uint8]:
 def overlay(
     picture: Image.Image,
     values: ArrayLike,
-    geometry: Placed,
+    geometry: MapGeometry,
     colormap: str = "auto",
     alpha: float = 0.6,
     fade: bool = False,
@@ -286,20 +295,24 @@ def overlay(
     limits: Limits | None = None,
     side: int = 2048,
 ) -> Image.Image:
-    """The picture with the map laid where the model looked, bilinear, and nothing elsewhere.
+    """The picture with a map drawn over the area of the model's input, upsampled bilinearly.
 
     Args:
-        picture: any mode.
+        picture: a picture in any mode.
         values: (h, w) on any grid over the geometry's box.
-        geometry: where the box is; it is outlined if it is not the whole picture.
-        colormap: a name, or "auto" for the map's default.
-        alpha: opacity of the map in [0, 1].
-        fade: let no evidence be transparent.
-        limits: colour range; None takes the map's own.
-        side: largest side of the result; a larger picture comes out scaled down.
+        geometry: the position of the box; it is outlined if it is not the whole picture.
+        colormap: name of a colormap, or "auto" for the default of the map.
+        alpha: opacity of the map, from 0 to 1.
+        fade: whether weak values are transparent.
+        limits: colour range; None uses that of the map.
+        side: longest side of the result in pixels; larger pictures are scaled down.
 
     Returns:
-        An RGB picture of the original's proportions.
+        An RGB picture with the proportions of the original.
+
+    Raises:
+        TimmscopeError: a value is not finite, or the colour range is empty.
+        UnknownNameError: there is no such colormap.
     """
     array = finite(values)
     span = _given_or_own(limits, array)
@@ -334,7 +347,7 @@ def _mask(values: NDArray[np.float32], limits: Limits, alpha: float, fade: bool)
 
 
 def _outline(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
-    # White within black is seen on any picture.
+    # A white line inside a black one is visible on any picture.
     pen = ImageDraw.Draw(canvas)
     left, top, right, bottom = box
     pen.rectangle(box, outline=(0, 0, 0))

@@ -1,7 +1,7 @@
-"""Maps as panels: over a picture, or on their own.
+"""Panels with maps, over a picture or without one.
 
-Axes over a picture count the original picture's pixels: pixel (x, y) covers x - 0.5 to x + 0.5, so
-its centre has whole coordinates.
+Axes over a picture are in pixels of the original picture: pixel (x, y) extends from x - 0.5 to
+x + 0.5, so the coordinates of its centre are integers.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from core.errors import TimmscopeError
-from core.views.colour import Limits, Placed, default_colormap, finite, stops_json
+from core.views.colour import Limits, MapGeometry, default_colormap, finite, stops_json
 from core.views.colour import limits as own_limits
 from core.views.panels import Json, Panel, layout_of, panel, plain
 
-STEPS = 65535
+MAX_STEP = 65535
+"""Largest unsigned 16-bit integer."""
 
 
 class Packed(TypedDict):
@@ -34,10 +35,10 @@ class Packed(TypedDict):
 
 
 def pack(values: ArrayLike) -> Packed:
-    """The values in 16-bit steps: a tenth of their size as text, off by half a step at most.
+    """Packs values as 16-bit integers, about a tenth of the size of text, within half a step.
 
     Raises:
-        TimmscopeError: some are not finite.
+        TimmscopeError: a value is not finite.
 
     >>> packed = pack([[0.0, 1.0], [0.25, 4.0]])
     >>> packed["shape"], packed["lo"], packed["hi"]
@@ -45,7 +46,7 @@ def pack(values: ArrayLike) -> Packed:
     """
     array = finite(values).astype(np.float64)
     lo, hi = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-    steps = ((array - lo) / ((hi - lo) or 1.0) * STEPS).round().astype("<u2")
+    steps = ((array - lo) / ((hi - lo) or 1.0) * MAX_STEP).round().astype("<u2")
     return {
         "bdata": base64.b64encode(steps.tobytes()).decode("ascii"),
         "dtype": "u2",
@@ -56,20 +57,20 @@ def pack(values: ArrayLike) -> Packed:
 
 
 def unpack(packed: Packed) -> NDArray[np.float32]:
-    """What `pack` packed.
+    """Restores the values from `pack`.
 
     >>> unpack(pack([[0.0, 4.0]])).tolist()
     [[0.0, 4.0]]
     """
     steps = np.frombuffer(base64.b64decode(packed["bdata"]), "<u2").reshape(packed["shape"])
     lo, hi = packed["lo"], packed["hi"]
-    return (lo + steps * ((hi - lo) / STEPS)).astype(np.float32)
+    return (lo + steps * ((hi - lo) / MAX_STEP)).astype(np.float32)
 
 
 def picture_uri(picture: Image.Image, side: int = 1024) -> str:
-    """The picture as a JPEG data URI, scaled down where its longer side exceeds `side`.
+    """The picture as a JPEG data URI, scaled down if its longer side exceeds `side` pixels.
 
-    Hand it to `overlay_panel` in the picture's stead where several maps share one picture.
+    Pass it to `overlay_panel` instead of the picture when several maps share one picture.
     """
     small = picture.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -81,7 +82,7 @@ def picture_uri(picture: Image.Image, side: int = 1024) -> str:
 def overlay_panel(
     picture: Image.Image | str,
     values: ArrayLike,
-    geometry: Placed,
+    geometry: MapGeometry,
     *,
     title: str = "",
     caption: str = "",
@@ -91,22 +92,22 @@ def overlay_panel(
     colorbar: bool = True,
     segments: NDArray[np.integer] | None = None,
 ) -> Panel:
-    """A map over the picture, where the model looked; what it never saw stays bare.
+    """A map drawn over the part of the picture that the model's input shows.
 
     Args:
         picture: the picture, or its `picture_uri`.
         values: (h, w) on any grid over the geometry's box.
-        geometry: where the box is; it is outlined if it is not the whole picture.
-        title: a few words.
-        caption: a sentence or two.
-        limits: colour range, for maps that share one; None takes the map's own.
-        unit: what the values count, beside the colour bar.
-        smooth: blend neighbouring values; otherwise each cell shows as a flat square.
-        colorbar: show which colour means which value.
-        segments: (h, w) labels of the regions that the map is made of; their borders are drawn.
+        geometry: the position of the box; it is outlined if it is not the whole picture.
+        title: title of the panel.
+        caption: text below the title, one or two sentences.
+        limits: colour range, for maps that share one; None uses that of the map.
+        unit: unit of the values, shown at the colour bar.
+        smooth: whether to interpolate between values; otherwise each cell is a uniform square.
+        colorbar: whether to show a colour bar.
+        segments: (h, w) labels of the map's segments, whose borders are drawn.
 
     Raises:
-        TimmscopeError: the values are not finite, or not one map.
+        TimmscopeError: a value is not finite, or the values are not a single map.
     """
     height, width = geometry.picture
     uri = picture if isinstance(picture, str) else picture_uri(picture)
@@ -115,25 +116,25 @@ def overlay_panel(
     trace |= {"colorbar": _colorbar(span, unit)} if colorbar else {"showscale": False}
     layout = layout_of(margin) | _frame(width, height)
     layout["uirevision"] = hashlib.blake2s(uri.encode(), digest_size=8).hexdigest()
-    layout["images"] = [_under(uri, width, height)]
+    layout["images"] = [_background(uri, width, height)]
     layout["shapes"] = _borders(segments, geometry.box) if segments is not None else []
     layout["shapes"] += [] if geometry.whole else _outline(geometry.box)
     return panel(title, caption, [trace], layout, map=True, signed=signed, aspect=height / width)
 
 
 def picture_panel(picture: Image.Image, *, title: str = "", caption: str = "") -> Panel:
-    """A picture alone.
+    """A picture without a map.
 
     Args:
-        picture: what to show.
-        title: a few words.
-        caption: a sentence or two.
+        picture: the picture.
+        title: title of the panel.
+        caption: text below the title, one or two sentences.
     """
     width, height = picture.size
     layout = layout_of({"l": 0, "r": 0, "t": 0, "b": 0}) | _frame(width, height)
-    layout["images"] = [_under(picture_uri(picture), width, height)]
-    nothing: Json = {"type": "scatter", "x": [], "y": [], "hoverinfo": "skip"}
-    return panel(title, caption, [nothing], layout, aspect=height / width)
+    layout["images"] = [_background(picture_uri(picture), width, height)]
+    empty_trace: Json = {"type": "scatter", "x": [], "y": [], "hoverinfo": "skip"}
+    return panel(title, caption, [empty_trace], layout, aspect=height / width)
 
 
 def map_panel(
@@ -144,17 +145,17 @@ def map_panel(
     limits: Limits | None = None,
     smooth: bool = False,
 ) -> Panel:
-    """A small map with no picture under it, such as a feature map or an attention head.
+    """A small map without a picture, such as a feature map or an attention head.
 
     Args:
-        values: (h, w); axes count its cells.
-        title: a few words.
-        caption: a sentence or two.
-        limits: colour range, for maps that share one; None takes the map's own.
-        smooth: blend neighbouring values.
+        values: (h, w); the axes are in cells.
+        title: title of the panel.
+        caption: text below the title, one or two sentences.
+        limits: colour range, for maps that share one; None uses that of the map.
+        smooth: whether to interpolate between values.
 
     Raises:
-        TimmscopeError: the values are not finite, or not one map.
+        TimmscopeError: a value is not finite, or the values are not a single map.
     """
     array = _one_map(values)
     height, width = array.shape
@@ -165,8 +166,8 @@ def map_panel(
     return panel(title, caption, [trace], layout, map=True, signed=signed, aspect=height / width)
 
 
-def _under(uri: str, width: int, height: int) -> Json:
-    """A picture below everything else, over the whole frame."""
+def _background(uri: str, width: int, height: int) -> Json:
+    """A picture as the background of the whole plotting area."""
     return {
         "source": uri, "xref": "x", "yref": "y", "x": -0.5, "y": -0.5, "sizex": width,
         "sizey": height, "sizing": "stretch", "layer": "below",
@@ -174,7 +175,7 @@ def _under(uri: str, width: int, height: int) -> Json:
 
 
 def _frame(width: int, height: int) -> Json:
-    """Hidden axes over a picture of that many pixels, y downwards, pixels square."""
+    """Hidden axes for a picture of that size, with y downwards and square pixels."""
     hidden = {"visible": False, "constrain": "domain"}
     return {
         "dragmode": "zoom",
@@ -188,7 +189,7 @@ def _one_map(values: ArrayLike) -> NDArray[np.float32]:
     array = finite(values)
     if array.ndim != 2 or not array.size:
         raise TimmscopeError(
-            f"a map of shape {array.shape} cannot be drawn; give height and width, (h, w)"
+            f"a map of shape {array.shape} cannot be drawn; give an array of shape (h, w)"
         )
     return array
 
@@ -218,7 +219,7 @@ def _heatmap(
 
 
 def _smoothing(shape: tuple[int, ...]) -> str:
-    """Blend values on coarse grids; on fine ones blending colours looks the same, much faster."""
+    """Plotly's smoothing: of values on coarse grids, of colours on fine ones, which is faster."""
     return "best" if max(shape) < 64 else "fast"
 
 
@@ -247,7 +248,7 @@ def _colorbar(span: Limits, unit: str) -> Json:
 def _outline(box: tuple[float, float, float, float]) -> list[Json]:
     left, top, right, bottom = (edge - 0.5 for edge in box)
     edges = {"type": "rect", "x0": left, "x1": right, "y0": top, "y1": bottom}
-    # White on a wider dark line is seen on any picture.
+    # A white line on a wider dark one is visible on any picture.
     return [
         edges | {"line": {"color": "rgba(0,0,0,0.55)", "width": 3}},
         edges | {"line": {"color": "#ffffff", "width": 1.25}},
@@ -255,7 +256,7 @@ def _outline(box: tuple[float, float, float, float]) -> list[Json]:
 
 
 def _borders(labels: NDArray[np.integer], box: tuple[float, float, float, float]) -> list[Json]:
-    """The lines between cells of different labels, where the grid of labels lies over the box."""
+    """Lines between cells with different labels (h, w) on a grid over the box."""
     left, top, right, bottom = box
     height, width = labels.shape
     x = left - 0.5 + np.arange(width + 1) * ((right - left) / width)
@@ -274,7 +275,7 @@ def _borders(labels: NDArray[np.integer], box: tuple[float, float, float, float]
 
 
 def _runs(marks: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
-    """Unbroken runs of true cells as (row, start, stop), stop not included.
+    """Runs of adjacent True cells in each row, as (row, start, stop) with an exclusive stop.
 
     >>> _runs(np.array([[True, True, False], [False, False, True]]))
     [(0, 0, 2), (1, 2, 3)]

@@ -1,8 +1,9 @@
-"""Results as panels: plain dictionaries that any page with plotly.js can draw.
+"""Panels: plain dictionaries that any page with plotly.js can draw.
 
-A panel is data, never markup. Its title and caption are meant for ``textContent``; text inside a
-figure, where plotly.js reads a few tags, is escaped here. Axes over a picture count the original
-picture's pixels: pixel (x, y) covers x - 0.5 to x + 0.5, so its centre has whole coordinates.
+A panel contains data, no markup. Its title and caption are meant for ``textContent``. Text inside a
+figure is escaped here, because plotly.js interprets some tags. Axes over a picture are in pixels of
+the original picture: pixel (x, y) extends from x - 0.5 to x + 0.5, so the coordinates of its centre
+are integers.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ class Panel(TypedDict):
     """One card of results.
 
     Attributes:
-        title: a few words, plain text.
-        caption: a sentence or two, plain text.
-        figure: Plotly's ``data`` and ``layout``; both empty where there is nothing to draw. The
+        title: a few words of plain text.
+        caption: one or two sentences of plain text.
+        figure: Plotly's ``data`` and ``layout``; both are empty if there is nothing to draw. The
             ``z`` of a map is packed, see `pack`.
-        tone: "error" for the reason why there is no result; how a finding speaks.
-        map: whether the figure is a map whose colours a reader may change.
-        signed: whether the map has values on both sides of zero.
-        aspect: height over width of the plotting area; 0 where `height` rules.
-        height: height of the figure in CSS pixels; 0 where `aspect` rules.
-        margin: CSS pixels that the figure keeps around its plotting area: (across, down).
+        tone: how the card is coloured: "error" if there is no result; "good", "doubtful", "bad" or
+            "unasked" (not tested) for the result of a test; "" for other cards.
+        map: whether the figure is a map whose colours can be changed on the page.
+        signed: whether the map has positive and negative values.
+        aspect: height divided by width of the plotting area; 0 if `height` is given.
+        height: height of the figure in CSS pixels; 0 if `aspect` is given.
+        margin: total width and total height of the margins of the figure, in CSS pixels.
     """
 
     title: str
@@ -44,19 +46,19 @@ class Panel(TypedDict):
 
 
 def error_panel(title: str, reason: str) -> Panel:
-    """The reason why there is no result where there would have been one."""
+    """A card with the reason why there is no result."""
     return finding_panel(title, reason, "error")
 
 
 def finding_panel(title: str, text: str, tone: Tone) -> Panel:
-    """What a test found, in words and in colour."""
+    """A card with the result of a test, coloured by its tone."""
     found = panel(title, text, [], {})
     found["tone"] = tone
     return found
 
 
 def empty_panel(message: str) -> Panel:
-    """What to do next, where there is nothing to show yet."""
+    """A card that says what to do when there is no result yet."""
     return panel("", message, [], {})
 
 
@@ -71,7 +73,7 @@ def panel(
     aspect: float = 0.0,
     height: int = 0,
 ) -> Panel:
-    """A card of these parts; see `Panel`."""
+    """Builds a card; see `Panel` for the arguments."""
     margin = layout.get("margin", {"l": 0, "r": 0, "t": 0, "b": 0})
     return {
         "title": str(title),
@@ -87,12 +89,12 @@ def panel(
 
 
 def plain(text: object) -> str:
-    """Text that plotly.js shows as it is, tags and all."""
+    """Escapes text so that plotly.js shows tags as text."""
     return html.escape(str(text), quote=False)
 
 
 def layout_of(margin: Mapping[str, int]) -> Json:
-    """What all figures have in common, with these margins in CSS pixels."""
+    """The layout that all figures share, with margins in CSS pixels."""
     clear = "rgba(0,0,0,0)"
     return {
         "paper_bgcolor": clear,

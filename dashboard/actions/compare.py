@@ -89,11 +89,11 @@ def _in_order(comparison: Comparison, methods: Sequence[str]) -> list[str]:
     """The keys of a comparison in the order in which the methods were chosen."""
     order = {METHODS[method].key: i for i, method in enumerate(methods)}
 
-    def place(key: str) -> int:
+    def position(key: str) -> int:
         found = comparison.results.get(key)
         return order.get(key if found is None else found.method, len(order))
 
-    return sorted([*comparison.results, *comparison.errors], key=place)
+    return sorted([*comparison.results, *comparison.errors], key=position)
 
 
 def _cards(

@@ -138,6 +138,7 @@ class _Scoring:
 
     @property
     def options(self) -> dict[str, Any]:
+        """What all metrics are measured with."""
         return {
             "target": self.resolved.target,
             "ground_truth": self.ground_truth,
