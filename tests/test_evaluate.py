@@ -154,9 +154,11 @@ def test_signs_at_random_count_the_ones_found_among_them(count: int) -> None:
     differences = np.random.default_rng(count).normal(0.2, 1, size=count)
     reached = sign_flip(differences) * (RESAMPLES + 1)
     assert reached == pytest.approx(round(reached), abs=1e-6)
-    signs = np.random.default_rng(0).choice((1, -1), size=(RESAMPLES, count))
-    drawn = int((abs(signs @ differences) >= abs(differences.sum()) - 1e-9).sum())
-    assert round(reached) == drawn + 1
+    assert reached >= 1, "the signs found are one of the possible ones"
+    signs = np.random.default_rng(0).choice((1, -1), size=(20 * RESAMPLES, count))
+    share = np.mean(abs(signs @ differences) >= abs(differences.sum()) - 1e-9)
+    noise = 4 * (share * (1 - share) / RESAMPLES) ** 0.5 + 1 / RESAMPLES
+    assert sign_flip(differences) == pytest.approx(float(share), abs=noise)
     if count < 14:
         assert sign_flip(differences) == pytest.approx(flipped(differences), abs=0.03)
 
@@ -226,10 +228,10 @@ def test_a_backward_pass_counts_as_two_forward_ones_when_the_cheapest_is_named()
     costs = {"saliency": (10, 10), "occlusion": (25, 0)}  # 30 and 25
     better = {**level, "saliency": [0.6, 0.6, 0.7]}
     found = summary(priced(costs, better))["srg"]["advice"]
-    assert "occlusion cannot be told from it and takes 83% of its passes" in found
+    assert "occlusion is not clearly worse, at 83% of the cost" in found
     better = {**level, "occlusion": [0.6, 0.6, 0.7]}
     found = summary(priced(costs, better))["srg"]["advice"]
-    assert found.endswith("saliency cannot be told from it")
+    assert found.endswith("no clear difference from saliency")
 
 
 def test_of_several_the_cheapest_is_named_by_forward_and_backward_rows() -> None:
@@ -240,7 +242,7 @@ def test_of_several_the_cheapest_is_named_by_forward_and_backward_rows() -> None
     }
     costs = {"layercam": (100, 0), "saliency": (10, 10), "occlusion": (25, 0)}
     found = summary(priced(costs, scores))["srg"]["advice"]
-    assert "occlusion cannot be told from it and takes 25% of its passes" in found
+    assert "occlusion is not clearly worse, at 25% of the cost" in found
 
 
 def test_a_row_counts_the_rows_of_the_map_and_of_the_score(lite0: Explainer) -> None:
@@ -289,7 +291,9 @@ def test_methods_are_apart_only_if_zero_lies_outside_the_interval(
     pairs = [{"methods": ["saliency", "gradcam"], "low": low, "high": high}]
     passes = {"gradcam": [1], "saliency": [1]}
     told = advice("srg", ["gradcam", "saliency"], means, pairs, passes)
-    assert told.endswith("apart from all others" if apart else "saliency cannot be told from it")
+    assert told.endswith(
+        "clearly better than all others" if apart else "no clear difference from saliency"
+    )
 
 
 def test_a_summary_ranks_with_a_reason() -> None:
