@@ -56,10 +56,10 @@ versus: $(VENV)/dev ## Measure the metrics against AutoTimm, in an environment o
 ground-truth: $(VENV)/dev ## Score every method where the evidence is known, into docs/ground_truth.md
 	$(BIN)/python -m benchmarks.ground_truth $(ARGS)
 
-meta: $(VENV)/dev ## Show every metric the truth, and see what it says: docs/metrics.md
+meta: $(VENV)/dev ## Score the true evidence with every metric, into docs/metrics.md
 	$(BIN)/python -m benchmarks.meta $(ARGS)
 
-synthetic: $(VENV)/run ## Train the small models of the generated world anew
+synthetic: $(VENV)/run ## Train the models of the synthetic scenes anew
 	$(BIN)/python -m core.synthetic.train $(ARGS)
 
 docs: $(VENV)/run ## Write docs/methods.md from the registries

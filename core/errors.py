@@ -1,4 +1,4 @@
-"""What can go wrong, each as one sentence that names the value and the way out."""
+"""Errors, each with one sentence that names the value and the way out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MemoryExhaustedError(TimmscopeError):
 
 
 class CancelledError(TimmscopeError):
-    """The person who asked no longer wants the answer."""
+    """The work was cancelled."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str], where: str = "") -> UnknownNameError:

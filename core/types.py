@@ -1,4 +1,4 @@
-"""The nouns of Timmscope."""
+"""Results and other types that all rooms share; they know no model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 
 class Need(StrEnum):
-    """What a method asks of a model; `ModelHandle.supports` answers."""
+    """What a method needs of a model; `ModelHandle.supports` says what a model has."""
 
     GRADIENT = "gradient"
     """The output is differentiable with respect to the input."""
     LAYER = "layer"
     """Some layer's output lies on a spatial grid."""
     ATTENTION = "attention"
-    """Softmax attention over all tokens of one image can be read."""
+    """Softmax attention maps can be laid over the picture."""
 
 
 class Property(StrEnum):
@@ -35,11 +35,11 @@ class Property(StrEnum):
     LINEAR_EXACT = "linear_exact"
     """On a linear model the map is the exact contribution of each pixel."""
     CLASS_SENSITIVE = "class_sensitive"
-    """With default parameters another target gives another map; how well it tells objects apart is
-    measured in docs/ground_truth.md."""
+    """With default parameters another target gives another map. How well the map tells objects
+    apart is measured in docs/ground_truth.md."""
     LOCALISES = "localises"
-    """Where the evidence is known, the map holds more of it than the random, edge and centre
-    controls do, on average and on every model of the generated world that runs the method."""
+    """Where the evidence is known, more of the map lies on it than of the random, edge and centre
+    controls, on average and on every model of the synthetic scenes that can run the method."""
     NONNEGATIVE = "nonnegative"
     """With default parameters no value is below zero."""
     MODEL_FREE = "model_free"
@@ -68,13 +68,13 @@ class Group(StrEnum):
 
     @property
     def order(self) -> int:
-        """The place among the groups, from 0."""
+        """The position among the groups, from 0."""
         return list(type(self)).index(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The work an answer took.
+    """What an answer cost.
 
     Attributes:
         forward: rows (images, copies of images) sent forward through the model.
@@ -91,9 +91,9 @@ class Cost:
 
     @property
     def pace(self) -> Literal["instant", "seconds", "minutes"]:
-        """What to expect on a laptop's CPU; a backward pass takes about two forward ones.
+        """How long it takes on a laptop's CPU.
 
-        Ten forward passes are reckoned to a second.
+        A backward pass counts as two forward passes, and ten forward passes as one second.
 
         >>> Cost(1, 1).pace, Cost(52, 50).pace, Cost(1, seconds=40).pace, Cost(4000).pace
         ('instant', 'seconds', 'seconds', 'minutes')
@@ -114,7 +114,7 @@ class Layout:
         grid: height and width of the spatial grid.
         channels: number of channels.
         prefix: tokens before the grid's (class, distillation, registers); 0 unless `NLC`.
-        class_token: whether the first of them is a class token.
+        class_token: whether the first prefix token is a class token.
     """
 
     format: Format
@@ -147,13 +147,13 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One module of a model that an explanation can look at.
+    """One module of a model.
 
     Attributes:
-        name: its name in ``model.named_modules()``.
-        kind: its class name.
-        layout: how its output lies on the picture; None if it does not.
-        stage: whether it closes one of the model's stages (the short list).
+        name: the name in ``model.named_modules()``.
+        kind: the class name.
+        layout: how the output lies on the picture; None if it does not.
+        stage: whether the layer ends one of the model's stages; these are offered first.
     """
 
     name: str
@@ -164,37 +164,40 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenMap:
-    """Which tokens of the picture the rows, or the columns, of grouped attention maps stand for.
+    """Maps rows or columns of grouped attention maps (windows, pooled keys) to tokens.
 
     Attributes:
-        slot: (n,) a row or column, counted group by group.
-        token: (n,) a token it stands for; prefix tokens count first.
+        slot: (n,) index of a row or column, counted group by group.
+        token: (n,) index of the token it belongs to; prefix tokens come first.
     """
 
     slot: Tensor
     token: Tensor
 
     def spread(self, values: Tensor, tokens: int) -> Tensor:
-        """(B, tokens) what the tokens get of `values` (B, slots), each split among its tokens."""
+        """(B, tokens) from `values` (B, slots): each slot's value is divided among its tokens."""
         shared = values[:, self.slot] / self.slot.bincount()[self.slot].to(values)
         return values.new_zeros(len(values), tokens).index_add(1, self.token, shared)
 
     def mean(self, values: Tensor, tokens: int) -> Tensor:
-        """(B, tokens) the mean of `values` (B, slots) over the slots of each token."""
+        """(B, tokens) from `values` (B, slots): the mean over the slots of each token."""
         split = values[:, self.slot] / self.token.bincount()[self.token].to(values)
         return values.new_zeros(len(values), tokens).index_add(1, self.token, split)
 
     def gather(self, values: Tensor, slots: int) -> Tensor:
-        """(B, slots) what the slots hold of tokens' `values` (B, T), each split among its slots."""
+        """(B, slots) from `values` (B, T): each token's value is divided among its slots."""
         split = values[:, self.token] / self.token.bincount()[self.token].to(values)
         return values.new_zeros(len(values), slots).index_add(1, self.slot, split)
 
 
 def grouped(weights: Tensor, images: int, axis: int = 1) -> Tensor:
-    """Attention maps of several windows or groups as (B, heads, groups, queries, keys).
+    """Grouped attention maps in one layout: (B, heads, groups, queries, keys).
 
-    They have five axes, of which `axis` counts the heads, or four, with the groups of each image
-    among the images: (B * groups, heads, queries, keys).
+    Args:
+        weights: with five axes, of which `axis` is the heads'; or with four, where the groups are
+            part of the batch: (B * groups, heads, queries, keys).
+        images: B.
+        axis: the axis of the heads, 1 or 2.
     """
     if weights.ndim == 5:
         return weights if axis == 1 else weights.transpose(1, 2)
@@ -204,19 +207,20 @@ def grouped(weights: Tensor, images: int, axis: int = 1) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayer:
-    """A module in which softmax attention takes place.
+    """A module that computes softmax attention.
 
     Attributes:
         name: the module's name.
         heads: number of heads.
         tokens: number of query tokens.
-        layout: how the tokens that are looked at lie on the picture; None where they do not
-            (channels, for one), and then `reason` says why.
-        keys: which tokens the columns of its grouped maps stand for; None if its maps are (B,
-            heads, T, T) over all tokens in order.
-        queries: which tokens the rows stand for.
-        query_layout: how the tokens that look lie on the picture, where it is not as `layout`.
-        axis: which axis of its maps counts the heads.
+        layout: how the key tokens lie on the picture; None where they do not (attention among
+            channels, for example), and then `reason` says why.
+        reason: why the maps cannot be laid over the picture; empty if they can.
+        keys: tokens of the columns of grouped maps; None if the maps are (B, heads, T, T) over all
+            tokens in order.
+        queries: tokens of the rows of grouped maps.
+        query_layout: how the query tokens lie on the picture, where it differs from `layout`.
+        axis: the axis of the heads in its maps.
     """
 
     name: str
@@ -230,14 +234,14 @@ class AttentionLayer:
     axis: int = 1
 
     def propagate(self, row: Tensor, weights: Tensor) -> Tensor:
-        """What reaches the tokens that are looked at when those that look hold `row`.
+        """Propagates query weights to the keys: row^T A.
 
         Args:
-            row: (B, T) amounts held by the tokens that look.
-            weights: (B, T, T) or, of grouped maps, (B, groups, queries, keys).
+            row: (B, T) a weight for each query token.
+            weights: the attention (B, T, T) or, of grouped maps, (B, groups, queries, keys).
 
         Returns:
-            (B, T) each amount, handed on in the proportions of its token's attention.
+            (B, T) a weight for each key token.
         """
         if self.keys is None or self.queries is None:
             return torch.einsum("bq,bqk->bk", row, weights)
@@ -248,7 +252,7 @@ class AttentionLayer:
         return self.keys.spread(received, self.layout.tokens)
 
     def row_sums(self, weights: Tensor) -> Tensor:
-        """(B, T) all that each token that looks gives away; `weights` as for `carry`."""
+        """(B, T) the sum of each query token's attention; `weights` as for `propagate`."""
         sums = weights.sum(-1)
         if self.queries is None:
             return sums
@@ -258,13 +262,13 @@ class AttentionLayer:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of a batch of pictures.
+    """A model's outputs for a batch of pictures.
 
     Attributes:
         logits: (B, N) raw outputs.
-        labels: class names in output order, or None.
-        features: whether the outputs are features of a model without classes; what is likely, or
-            how likely, then means nothing.
+        labels: class names in output order; None if unknown.
+        features: whether the outputs are features of a model without classes, so that there are no
+            probabilities.
     """
 
     logits: Tensor
@@ -283,9 +287,9 @@ class Prediction:
         return f"feature {index}" if self.features else f"class {index}"
 
     def top(self, k: int = 5, image: int = 0) -> list[tuple[int, str, float]]:
-        """The `k` likeliest classes of one image as (index, label, probability).
+        """The `k` most likely classes of one image as (index, label, probability).
 
-        Of features the `k` strongest, as (index, label, value).
+        For a model without classes the `k` largest features as (index, label, value).
         """
         values = self.logits[image].float() if self.features else self.probabilities[image]
         best = values.topk(min(k, len(values)))
@@ -297,13 +301,12 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class PercentileRank:
-    """Where maps stand among random ones.
+    """The rank of maps among random maps, by one metric.
 
     Attributes:
         value: (B,) the maps' own scores.
         others: (n, B) the scores of random maps.
-        percentile: (B,) the share of random maps that score worse, in per cent; of those that score
-            the same, half.
+        percentile: (B,) per cent of random maps that score worse; equal scores count half.
     """
 
     value: Tensor
@@ -312,14 +315,14 @@ class PercentileRank:
 
     @classmethod
     def among(cls, own: Score, others: Tensor, *, higher_is_better: bool) -> PercentileRank:
-        """Compare a score with those (n, B) of random maps."""
+        """The rank of a score among those (n, B) of random maps."""
         sign = 1 if higher_is_better else -1
         above, level = sign * (own.value - others) > 0, own.value == others
         return cls(own.value, others, 100 * (above + level / 2).mean(0))
 
 
 def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, h, w) on a grid of `size`, bilinear; as they are if they lie on it already.
+    """Maps (B, h, w) interpolated to `size`, bilinear; unchanged if they have that size.
 
     >>> from torch import tensor
     >>> upsample(tensor([[[0.0, 1.0]]]), (1, 4))
@@ -332,7 +335,7 @@ def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """One method's answer for a batch of images.
+    """The attributions of one method for a batch of images.
 
     Attributes:
         values: (B, h, w) float32 on the CPU; raw and signed, never normalised; over the model's
@@ -341,8 +344,8 @@ class Attribution:
         method: the method's key.
         params: every parameter of the method, defaults included.
         target: the target's key.
-        layer: the layer looked at, where the method looks at one.
-        cost: the work it took.
+        layer: the layer that the method used; None if it uses none.
+        cost: what it cost.
         extras: further results by name, such as `completeness_error` (B,).
     """
 
@@ -356,37 +359,38 @@ class Attribution:
     extras: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
 
     def upsampled(self, size: tuple[int, int]) -> Tensor:
-        """The values (B, H, W) on a grid of `size`; see `upsample`."""
+        """The values (B, H, W) interpolated to `size`; see `upsample`."""
         return upsample(self.values, size)
 
     def facts(self, image: int = 0) -> dict[str, float]:
-        """The extras of one image that are numbers; of a map of standard errors their size.
+        """The extras of one image as numbers by name.
 
-        That is their mean as a share of the map's largest value.
+        A map of standard errors becomes their mean, as a share of the map's largest value. Other
+        maps are left out.
         """
-        told = {}
+        found = {}
         for name, extra in self.extras.items():
             if extra.ndim == 1:
-                told[name] = float(extra[image])
+                found[name] = float(extra[image])
             elif name == "standard_error":
                 largest = self.values[image].abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-                told[name] = float(extra[image].mean() / largest)
-        return told
+                found[name] = float(extra[image].mean() / largest)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One metric's answer for a batch of maps.
+    """The scores of one metric for a batch of maps.
 
     Attributes:
         value: (B,) the score.
         metric: the metric's key.
         params: every parameter of the metric.
-        cost: the work it took.
-        curve_x: (s+1,) where the metric follows a curve: its abscissa.
+        cost: what it cost.
+        curve_x: (s+1,) abscissa of the curve; None if the metric has no curve.
         curve_y: (B, s+1) the curve.
-        low: (B,) where the value comes from a sample: the lower end of its 95% interval.
-        high: (B,) the upper end.
+        low: (B,) lower end of the 95% interval, where the value is estimated from a sample.
+        high: (B,) upper end of the interval.
     """
 
     value: Tensor

@@ -9,6 +9,8 @@ from typing import Any
 from core import METHODS, Attribution
 from core.export import colour_range, map_on_input
 from core.inputs.batch import OnProgress
+from core.methods.configuration import label_of
+from core.registry import key_of
 from core.types import Comparison
 from core.views.charts import matrix_panel
 from core.views.maps import overlay_panel, picture_uri
@@ -19,7 +21,6 @@ from dashboard.actions.question import (
     ResolvedQuestion,
     Settings,
     compare_methods,
-    label_of,
     resolve,
 )
 from dashboard.state import Service
@@ -33,7 +34,7 @@ class CompareRequest:
 
     Attributes:
         question: picture, model and class.
-        methods: the methods' keys.
+        methods: names of methods or configurations, such as "lime(samples=200)".
         settings: parameters a person set.
         layer: where CAM methods look; empty for the model's own choice.
         colour_range: "own" for a range of colours for each map, "shared" for one for all.
@@ -87,13 +88,9 @@ def compare(
 
 def _in_order(comparison: Comparison, methods: Sequence[str]) -> list[str]:
     """The keys of a comparison in the order in which the methods were chosen."""
-    order = {METHODS[method].key: i for i, method in enumerate(methods)}
-
-    def position(key: str) -> int:
-        found = comparison.results.get(key)
-        return order.get(key if found is None else found.method, len(order))
-
-    return sorted([*comparison.results, *comparison.errors], key=position)
+    chosen = [METHODS[key_of(name)].key for name in methods]
+    keys = [*comparison.results, *comparison.errors]
+    return sorted(keys, key=lambda key: chosen.index(key_of(key)))
 
 
 def _cards(
@@ -102,28 +99,32 @@ def _cards(
     results = comparison.results
     limits = colour_range(*results.values()) if shared and results else None
     return [
-        _map_card(resolved, results[key], uri, limits or colour_range(results[key]))
+        _map_card(resolved, key, results[key], uri, limits or colour_range(results[key]))
         if key in results
-        else error_panel(label_of(key, comparison), comparison.errors[key])
+        else error_panel(label_of(key), comparison.errors[key])
         for key in keys
     ]
 
 
 def _map_card(
-    resolved: ResolvedQuestion, found: Attribution, uri: str, limits: tuple[float, float]
+    resolved: ResolvedQuestion,
+    key: str,
+    found: Attribution,
+    uri: str,
+    limits: tuple[float, float],
 ) -> Panel:
     return overlay_panel(
         uri,
         map_on_input(resolved.batch, found),
         resolved.batch.geometries[0],
-        title=METHODS[found.method].label,
+        title=label_of(key),
         caption=cost_text(found.cost),
         limits=limits,
     )
 
 
 def _row(key: str, comparison: Comparison) -> list[Any]:
-    label = label_of(key, comparison)
+    label = label_of(key)
     if key in comparison.errors:
         return [label, None, None, None, comparison.errors[key]]
     found = comparison.results[key]
@@ -136,7 +137,7 @@ def _agreement(resolved: ResolvedQuestion, comparison: Comparison, uri: str) -> 
     if len(comparison.results) < 2:
         return []
     found = resolved.explainer.agreement(resolved.batch, comparison.results)
-    names = [label_of(key, comparison) for key in found.methods]
+    names = [label_of(key) for key in found.methods]
     return [
         overlay_panel(
             uri,

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from core import METHODS, METRICS
 from core.inputs.batch import OnProgress
+from core.methods.configuration import label_of
 from core.metrics.faithfulness import RemovalCurve
+from core.registry import key_of
 from core.types import CurveStep, Prediction
 from core.views.charts import bars_panel
 from core.views.maps import picture_panel
@@ -57,7 +59,7 @@ class CurveStepResult:
 def curve_choices(measured: Iterable[tuple[str, str]]) -> Choices:
     """The curves among what was measured, pairs of method and metric, each as "method metric"."""
     return [
-        (f"{METHODS[method].label}: {CURVES[metric].label.lower()}", f"{method} {metric}")
+        (f"{label_of(method)}: {CURVES[metric].label.lower()}", f"{method} {metric}")
         for method, metric in measured
         if metric in CURVES
     ]
@@ -71,8 +73,8 @@ def curve_step(
     Raises:
         TimmscopeError: the curve has no such step.
     """
-    method, _, metric = str(request.curve or "").partition(" ")
-    if metric not in CURVES or method not in METHODS:
+    method, _, metric = str(request.curve or "").rpartition(" ")
+    if metric not in CURVES or key_of(method) not in METHODS:
         message = "Measure deletion or insertion, then choose a curve."
         return CurveStepResult([empty_panel(message)])
     resolved = resolve(service, request.question, on_progress)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from core import METHODS, Attribution, Explainer
 from core.export import colour_range, map_on_input
 from core.inputs.batch import OnProgress
+from core.methods.base import Method
+from core.methods.configuration import Configuration
+from core.registry import key_of
 from core.views.maps import overlay_panel
 from core.views.panels import Panel
 from dashboard.actions.code_snippet import code_snippet
@@ -27,7 +30,7 @@ class ExplainRequest:
 
     Attributes:
         question: picture, model and class.
-        method: the method's key.
+        method: name of the method or configuration.
         layer: where the method looks; empty for its own choice.
         settings: parameters a person set.
     """
@@ -78,20 +81,21 @@ def attribution_of(
     Raises:
         TimmscopeError: there is none; the sentence is the reason.
     """
+    cls = METHODS[key_of(request.method)]
+    params = {cls.key: params_of(request.settings, cls.key, cls)}
+    configuration = Configuration.parse(request.method, params)
     return resolved.explainer.explain(
         resolved.batch,
-        request.method,
+        configuration,
         target=resolved.target,
-        layer=suitable_layer(resolved.explainer, request.method, request.layer),
+        layer=suitable_layer(resolved.explainer, configuration.method, request.layer),
         on_progress=on_progress,
-        **params_of(request.settings, request.method, METHODS[request.method]),
     )
 
 
-def suitable_layer(explainer: Explainer, method: str, layer: str | None) -> str | None:
+def suitable_layer(explainer: Explainer, method: Method, layer: str | None) -> str | None:
     """The chosen layer where the method can look there; otherwise None, the method's choice."""
-    needs = METHODS.make(method).layer_needs()
-    return layer if layer in explainer.model.choices(needs) else None
+    return layer if layer in explainer.model.choices(method.layer_needs()) else None
 
 
 def _overlay(resolved: ResolvedQuestion, found: Attribution) -> Panel:

@@ -13,6 +13,7 @@ from torch import Tensor
 from core import METHODS, METRICS
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.inputs.batch import OnProgress
+from core.methods.configuration import label_of
 from core.metrics.base import Metric, MetricInput
 from core.types import Comparison, Score
 from core.views.charts import Curve, curves_panel
@@ -24,7 +25,6 @@ from dashboard.actions.question import (
     ResolvedQuestion,
     Settings,
     compare_methods,
-    label_of,
     params_of,
     resolve,
 )
@@ -183,7 +183,7 @@ def _panels(scores: Scores, scoring: _Scoring) -> list[Panel]:
     comparison = scoring.comparison
     return [
         *(_curves(key, found, comparison) for key, found in scores.items() if _has_curve(found)),
-        *(error_panel(label_of(key, comparison), why) for key, why in comparison.errors.items()),
+        *(error_panel(label_of(key), why) for key, why in comparison.errors.items()),
         *(error_panel(METRICS[key].label, why) for key, why in scoring.reasons.items()),
     ]
 
@@ -201,7 +201,7 @@ def _table(
     ]
     rows = [
         [
-            label_of(key, comparison),
+            label_of(key),
             *(_cell(found.get(key)) for found in scores.values()),
             *(ranks[metric].get(key) for metric in ranked),
         ]
@@ -241,7 +241,7 @@ def _curve(key: str, score: Score, comparison: Comparison) -> Curve:
     assert score.curve_y is not None
     control = key not in comparison.results or METHODS[comparison.results[key].method].is_control
     return {
-        "name": label_of(key, comparison),
+        "name": label_of(key),
         "x": score.curve_x.tolist(),
         "y": score.curve_y[0].tolist(),
         "style": "dash" if control else "solid",

@@ -9,7 +9,7 @@ from typing import Any
 from core import METHODS, Explainer
 from core.errors import NotApplicableError, TimmscopeError
 from core.inputs.batch import InputBatch, OnProgress
-from core.registry import Parameters
+from core.registry import Parameters, key_of
 from core.tasks.base import Target
 from core.types import Comparison, Prediction
 from core.views.panels import Panel, empty_panel, error_panel
@@ -132,22 +132,25 @@ def compare_methods(
     layer: str | None,
     on_progress: OnProgress | None,
 ) -> Comparison:
-    """Several methods' attributions, with the parameters a person set."""
+    """Several methods' attributions, with the parameters a person set.
+
+    Args:
+        resolved: the question.
+        methods: names of methods or configurations, such as "lime(samples=200)"; what such a name
+            sets goes before the settings.
+        settings: parameters by method.
+        layer: where CAM methods look; empty for the model's own choice.
+        on_progress: called with the rows done and expected.
+    """
+    keys = {METHODS[key_of(name)].key for name in methods}
     return resolved.explainer.compare(
         resolved.batch,
         list(methods),
-        params={key: params_of(settings, key, METHODS[key]) for key in methods},
+        params={key: params_of(settings, key, METHODS[key]) for key in keys},
         target=resolved.target,
         layer=layer or None,
         on_progress=on_progress,
     )
-
-
-def label_of(key: str, comparison: Comparison) -> str:
-    """What a method of a comparison is called on the page."""
-    found = comparison.results.get(key)
-    method = key if found is None else found.method
-    return METHODS[method].label if method in METHODS else key
 
 
 def params_of(settings: Settings | None, key: str, cls: type[Parameters]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 from core import METHODS
 from core.evaluation.recommendation import Recommendation
 from core.inputs.batch import OnProgress
-from core.types import Comparison
+from core.methods.configuration import label_of
 from core.views.panels import Panel, Tone, empty_panel, error_panel, finding_panel
-from dashboard.actions.question import Question, Settings, compare_methods, label_of, resolve
+from dashboard.actions.question import Question, Settings, compare_methods, resolve
 from dashboard.state import Service
 
 RANKING_HEADERS = ["Method", "Mean gain", "Lowest", "Highest", "Passes", "Notes"]
@@ -23,7 +23,7 @@ class RecommendRequest:
 
     Attributes:
         question: picture, model and class.
-        methods: the methods' keys.
+        methods: names of methods or configurations.
         settings: parameters a person set.
         layer: where CAM methods look; empty for the model's own choice.
     """
@@ -63,28 +63,26 @@ def recommend(
     comparison = compare_methods(
         resolved, request.methods, request.settings, request.layer, on_progress
     )
-    failed = [error_panel(label_of(k, comparison), why) for k, why in comparison.errors.items()]
+    failed = [error_panel(label_of(k), why) for k, why in comparison.errors.items()]
     if not comparison.results:
         return RecommendResult(failed, question=resolved.question)
     found = resolved.explainer.recommend(
         resolved.batch, comparison.results, target=resolved.target, on_progress=on_progress
     )
-    return RecommendResult(
-        [_card(found, comparison), *failed], _table(found, comparison), resolved.question
-    )
+    return RecommendResult([_card(found), *failed], _table(found), resolved.question)
 
 
-def _card(found: Recommendation, comparison: Comparison) -> Panel:
+def _card(found: Recommendation) -> Panel:
     if found.method is None:
         return finding_panel("None of these methods", found.words, "bad")
     tone: Tone = "good" if found.firm else "doubtful"
-    return finding_panel(label_of(found.method, comparison), found.words, tone)
+    return finding_panel(label_of(found.method), found.words, tone)
 
 
-def _table(found: Recommendation, comparison: Comparison) -> list[list[Any]]:
+def _table(found: Recommendation) -> list[list[Any]]:
     methods = [
         [
-            label_of(one.method, comparison),
+            label_of(one.method),
             *(round(gain, 3) for gain in (one.gain, min(one.gains), max(one.gains))),
             one.cost_in_passes,
             _note(found, one.method),

@@ -13,6 +13,7 @@ from dashboard import actions
 from dashboard.actions import CompareRequest, CompareResult, RecommendRequest, RecommendResult
 from dashboard.components import Choice, Panels
 from dashboard.tabs.page import (
+    METHODS_INFO,
     QUIET,
     Page,
     ResultArea,
@@ -62,7 +63,9 @@ def layout() -> CompareWidgets:
             actions.method_choices(),
             value=DEFAULT_METHODS,
             multiselect=True,
+            allow_custom_value=True,
             label="Methods",
+            info=METHODS_INFO,
             elem_id="compare-methods",
             scale=4,
             min_width=280,

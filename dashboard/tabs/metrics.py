@@ -15,7 +15,14 @@ from dashboard import actions
 from dashboard.actions import CurveStepRequest, MeasureRequest, MeasureResult
 from dashboard.components import Choice, Panels, settings_group
 from dashboard.tabs import evidence
-from dashboard.tabs.page import Page, ResultArea, cancel_on_click, clear_outdated, follow_model
+from dashboard.tabs.page import (
+    METHODS_INFO,
+    Page,
+    ResultArea,
+    cancel_on_click,
+    clear_outdated,
+    follow_model,
+)
 
 TITLE = "Metrics"
 EMPTY = [empty_panel("Choose methods and metrics, then press Measure.")]
@@ -70,7 +77,9 @@ def _question() -> dict[str, Any]:
             actions.method_choices(),
             value=["gradcam", "layercam"],
             multiselect=True,
+            allow_custom_value=True,
             label="Methods",
+            info=METHODS_INFO,
             elem_id="metric-methods",
             scale=3,
             min_width=280,

@@ -28,6 +28,10 @@ QUIET: dict[str, Any] = {
 }
 """For events that only keep the page consistent."""
 DEFAULT_LAYER = ("default", "")
+METHODS_INFO = (
+    "To add a method again with other settings, type it: lime(samples=200) or gradcam@LAYER"
+)
+"""How a method can stand beside itself."""
 
 
 @dataclass(frozen=True)
