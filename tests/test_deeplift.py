@@ -11,7 +11,7 @@ from core import Explainer, ModelHandle
 from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
-from core.runtime.backward_rules import nonlinear
+from core.runtime.backward_rules import nonlinear_operations
 from core.runtime.batching import Budget
 from core.runtime.run import Run
 from core.tasks.classification import ClassLogit, ClassProbability
@@ -204,9 +204,9 @@ def test_what_has_no_rule_is_refused(function: object) -> None:
 
 def test_a_quotient_is_linear_in_what_is_divided_alone() -> None:
     x, three = torch.ones(2, requires_grad=True), torch.full((2,), 3.0)
-    assert nonlinear(x / three) == set()
-    assert nonlinear(three / x) == {"Div"}
-    assert nonlinear(x / x) == {"Div"}
+    assert nonlinear_operations(x / three) == set()
+    assert nonlinear_operations(three / x) == {"Div"}
+    assert nonlinear_operations(x / x) == {"Div"}
 
 
 def test_statistics_of_the_batch_are_refused() -> None:

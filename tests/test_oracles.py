@@ -348,16 +348,16 @@ def test_integrated_gradients_are_captums(
         ("lite0", 30, 20, "black"),
     ],
 )
-def test_occlusion_is_captums(name: str, window: int, stride: int, fill: str) -> None:
+def test_occlusion_is_captums(name: str, window: int, stride: int, baseline: str) -> None:
     run = run64(name)
-    method = METHODS.make("occlusion", {"window": window, "stride": stride, "baseline": fill})
+    method = METHODS.make("occlusion", {"window": window, "stride": stride, "baseline": baseline})
     ours, _ = method.attribute(run)
     with torch.no_grad():
         theirs = captum.attr.Occlusion(clean(run)).attribute(
             run.x,
             (3, window, window),
             (3, stride, stride),
-            baselines=start(fill, run),
+            baselines=start(baseline, run),
             target=[1, 3],
         )
     assert furthest(ours, theirs[:, 0]) <= 1e-7  # theirs is cast to float32
@@ -543,15 +543,15 @@ def test_upsampling_is_opencvs(grid: tuple[int, int], size: tuple[int, int]) -> 
     indirect=["case"],
 )
 def test_removal_curves_are_the_loop_written_out(
-    case: Case, metric: str, fill: str, steps: int
+    case: Case, metric: str, baseline: str, steps: int
 ) -> None:
     height, width = case.x.shape[2:]
     ranks = torch.randperm(2 * height * width, generator=torch.Generator().manual_seed(4))
     values = ranks.view(2, height, width).float() - 1000
     answer = case.explainer.measure(
-        case.x, values, metric, target=case.target, steps=steps, baseline=fill, seed=7
+        case.x, values, metric, target=case.target, steps=steps, baseline=baseline, seed=7
     )
-    empty = start(fill, Run(case.owner, case.x, seed=7))
+    empty = start(baseline, Run(case.owner, case.x, seed=7))
     before, after = (case.x, empty) if metric == "deletion" else (empty, case.x)
     model = case.copy()
     for image, c in enumerate(case.classes):
