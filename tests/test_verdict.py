@@ -243,7 +243,7 @@ def test_a_verdict_does_not_ask_slow_methods_again_and_again() -> None:
     answer = explainer.explain(x, "occlusion", target=1, window=12, stride=7)
     (found,) = explainer.verdict(x, answer, target=1)
     assert "rows; measure it by itself" in found.unanswered["max_sensitivity"]
-    assert "rows; ask" not in found.unanswered.get("class_sensitivity", "")
+    assert "rows; measure" not in found.unanswered.get("class_sensitivity", "")
     assert [card["caption"] for card in cards(found)][-1].startswith("Not tested: it takes")
 
 
