@@ -57,7 +57,7 @@ def test_a_page_that_others_reach_is_public(
         monkeypatch.setenv("GRADIO_SERVER_NAME", variable)
     launch.main()
     assert launched.options["server_name"] == host
-    assert launched.service.public is public
+    assert launched.service.models.public is public
 
 
 def test_port_and_browser_are_handed_on(
