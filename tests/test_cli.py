@@ -32,7 +32,7 @@ QUICK = [
     *("--set", "occlusion.window=112"),
     *("--set", "occlusion.stride=112"),
 ]
-LOADING = ("explain", "features", "layers", "methods", "sanity_checks", "evaluate")
+LOADING = ("explain", "evaluate", "sanity_checks", "features", "methods", "layers")
 """Modules of commands that load a model."""
 ASKED = "gradcam,integrated_gradients,occlusion,attention_rollout"
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from core import Explainer, ModelHandle
 from core.inputs.preprocessing import Preprocessing
-from core.runtime import run
+from core.runtime import run as running
 from core.runtime.batching import Budget, is_out_of_memory
 from core.runtime.cache import Cache
 from core.types import Cost
@@ -89,7 +89,7 @@ def test_outputs_beyond_the_bound_are_not_kept(monkeypatch: pytest.MonkeyPatch) 
     asked = {"window": 80, "stride": 80}
     outputs = counted.explainer.predict(counted.x).logits.shape[1]
     for bound, rows in ((4 * outputs * 4, 0), (4 * outputs * 4 - 1, 4)):
-        monkeypatch.setattr(run, "KEPT_BYTES", bound)
+        monkeypatch.setattr(running, "KEPT_BYTES", bound)
         explainer = Explainer(counted.handle)
         explainer.explain(counted.x, "occlusion", target=1, **asked)
         assert explainer.explain(counted.x, "occlusion", target=2, **asked).cost.forward == rows

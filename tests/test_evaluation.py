@@ -392,7 +392,7 @@ def test_a_backward_pass_counts_as_two_forward_ones_when_the_cheapest_is_taken()
     level = Candidate("occlusion", (0.5, 0.7), Cost(25))
     found = recommend([best, level], {"random": (0.0, 0.0)}, NAMES)
     assert found.method == "occlusion"
-    assert "at 83% of the cost" in found.words
+    assert "does as well (0.60) at 83% of the cost" in found.words
 
 
 def test_a_gain_equal_to_a_controls_is_no_better_than_it() -> None:

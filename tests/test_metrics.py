@@ -366,7 +366,7 @@ def test_a_map_of_zeros_beside_another_in_the_batch_finds_nothing(spot: Explaine
 def test_a_metric_that_lacks_something_says_what(spot: Explainer) -> None:
     with pytest.raises(NotApplicableError, match="Pointing game needs to know where"):
         spot.measure(white(), evidence(), "pointing_game", target=0)
-    with pytest.raises(NotApplicableError, match="Max-sensitivity asks the method again"):
+    with pytest.raises(NotApplicableError, match="Max-sensitivity runs the method again"):
         spot.measure(white(), evidence(), "max_sensitivity", target=0)
     ground_truth = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
     with pytest.raises(TimmscopeError, match="marks no pixel"):
@@ -450,7 +450,7 @@ def test_a_metric_knows_how_often_it_runs_the_method(key: str) -> None:
     explainer, x = Explainer(owner), images(owner, 1)
     metric = METRICS.make(key, QUICK_METRICS.get(key))
     answer = explainer.explain(x, "integrated_gradients", target=1, steps=2)
-    run = explainer._run(explainer.prepare(x), explainer.target(1), None, 0, None)
+    run = explainer._run(explainer.query(x, target=1), None)
     calls = []
 
     def reattribute(asked: Any) -> Tensor:

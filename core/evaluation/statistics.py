@@ -112,10 +112,15 @@ def sign_flip(differences: Values) -> float:
 
     if len(differences) == 1:
         return 1.0
+
+    def size(values: Values, axis: int) -> Values:
+        return np.abs(values.mean(axis=axis))
+
     found = permutation_test(
         (differences,),
-        np.mean,
+        size,
         permutation_type="samples",
+        alternative="greater",  # of sizes, so that both signs count
         n_resamples=RESAMPLES,
         rng=np.random.default_rng(0),
     )
