@@ -335,9 +335,9 @@ def _intro(plan: Plan) -> str:
 # Where the evidence is known
 
 Written by `make ground-truth`. The pictures are generated: one object of a class on a textured
-ground, among distractors chosen independently of the class. So the evidence is exactly the pixels of
-the object. The models are small timm models trained on such pictures. The pictures below were not
-used in training, and the model predicts the right class in each.
+ground, among distractors chosen independently of the class. So the evidence is exactly the pixels
+of the object. The models are small timm models trained on such pictures. The pictures below were
+not used in training, and the model predicts the right class in each.
 
 - **inside**: share of the positive attribution that lies on the object, per cent.
 - **pointing**: how often the largest value lies on the object, per cent; of several equal largest
@@ -345,8 +345,8 @@ used in training, and the model predicts the right class in each.
 - **right of two**: on pictures of two objects, each explained in turn: of the attribution on either
   object, the share on the one explained. A map that ignores the target scores 50 %.
 - **beats**: whether the share inside is larger than that of each control, by a paired bootstrap of
-  the difference with a 95 % interval. Methods with the property `localises` promise this, and a test
-  compares this page with it; the others promise nothing.
+  the difference with a 95 % interval. Methods with the property `localises` promise this, and a
+  test compares this page with it; the others promise nothing.
 
 Means with 95 % bootstrap intervals over {plan.pictures} pictures of one object and as many of two;
 fewer where a method took longer than {plan.seconds:g} s of one processor, but at least {FEWEST}.

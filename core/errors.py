@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class TimmscopeError(ValueError):
-    """Base of every error a person can cause or cure; ``str(error)`` is fit to show to them."""
+    """Base of every error that a person can fix; ``str(error)`` is meant to be shown to them."""
 
 
 class PictureError(TimmscopeError):
@@ -27,7 +27,7 @@ class ModelFailure(TimmscopeError):  # noqa: N818  a failure of the user's model
 
 
 class NotApplicableError(TimmscopeError):
-    """A method cannot run on this model; the sentence is the reason."""
+    """A method, metric or question does not apply here; the sentence is the reason."""
 
 
 class MemoryExhaustedError(TimmscopeError):

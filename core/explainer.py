@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,18 +19,19 @@ from core.analysis.features import FeatureMaps, Order, attention_heads, feature_
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.evaluation import evaluator
 from core.evaluation.agreement import Agreement, agreement
+from core.evaluation.measure import maps_of, measure
 from core.evaluation.recommendation import Recommendation
 from core.evaluation.verdict import Verdict
-from core.inputs.batch import InputBatch, Pictures, digest_of, prepare, to_input_size
+from core.inputs.batch import InputBatch, OnProgress, Pictures, prepare, to_input_size
 from core.inputs.ground_truth import Box, ground_truth_of, on_input
-from core.methods.base import METHODS, Method
+from core.methods.base import METHODS, Method, attribute
 from core.methods.configuration import (
     Configuration,
     MethodLike,
     by_name,
     to_configuration,
 )
-from core.metrics.base import METRICS, Metric, MetricContext, MetricInput, Reattribute
+from core.metrics.base import METRICS, Metric
 from core.metrics.faithfulness import RemovalCurve
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
@@ -55,19 +54,14 @@ QUERY_OPTIONS = frozenset(
 )
 """Keyword arguments that `Explainer.query` takes; no method or metric has a parameter of that
 name."""
-MISSING = {
-    MetricInput.GROUND_TRUTH: "needs to know where the evidence is; give a mask as ground_truth",
-    MetricInput.METHOD: "runs the method again; give its attribution, not the map alone",
-}
-"""Why a metric cannot be measured, by what it lacks."""
 
 
 class Explainer:
     """Answers questions about one model.
 
-    Every question is a `Query`: the pictures with the target, layer, seed and so on. All methods
-    that take `pictures` take a `Query` instead of pictures and options, or make one from them, see
-    `query`. A repeated question is answered from the cache.
+    A question is a `Query`: the pictures with the target, layer, seed and so on. Methods take a
+    `Query`, or pictures and the options of `query`. A repeated question is answered from the cache
+    while the answer is kept.
 
     Args:
         model: a `ModelHandle`, or anything `load_model` takes.
@@ -116,7 +110,7 @@ class Explainer:
         extra_layers: Sequence[str] = (),
         seed: int = 0,
         ground_truth: Tensor | None = None,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Query:
         """A checked question about pictures, to be asked of several methods or metrics.
 
@@ -124,7 +118,7 @@ class Explainer:
             pictures: see `prepare`; a `Query` passes through.
             target: what to explain: a class number or label, "A-B" for A rather than B, one of
                 these for each picture, or a `Target`; by default each picture's predicted class.
-            layer: where a CAM or attention method looks; by default the model's own choice.
+            layer: the layer of a CAM or attention method; by default the model's own choice.
             extra_layers: layers to capture in the same pass, so that asking for them later costs
                 nothing.
             seed: where random draws start.
@@ -135,8 +129,20 @@ class Explainer:
         Raises:
             PictureError: a picture cannot be read.
             UnknownNameError: the target does not exist in this model.
+            TypeError: a `Query` is given and options too.
         """
         if isinstance(pictures, Query):
+            given = {
+                "target": target is not None,
+                "layer": layer is not None,
+                "extra_layers": bool(extra_layers),
+                "seed": seed != 0,
+                "ground_truth": ground_truth is not None,
+                "on_progress": on_progress is not None,
+            }
+            if any(given.values()):
+                names = ", ".join(name for name, stated in given.items() if stated)
+                raise TypeError(f"a Query already says its {names}; change the Query")
             return pictures
         batch = self.prepare(pictures)
         return Query(
@@ -223,7 +229,8 @@ class Explainer:
         layer = self._layer_for(instance, configuration.layer or query.layer)
         run = self._run(query, layer)
         key = "explain", instance.key, instance.model_dump_json(), run.asked, layer, query.seed
-        kept = run.cache_scope.get_or_compute(key, lambda: self._attribute(instance, run))
+        with no_grad_no_autocast(self.model.device):
+            kept = run.cache_scope.get_or_compute(key, lambda: attribute(instance, run))
         return copy.deepcopy(kept)  # the caller may write into it
 
     def compare(
@@ -241,8 +248,8 @@ class Explainer:
             methods: keys, instances, or configurations such as "lime(samples=20)": one method can
                 be compared with itself under other parameters or at another layer.
             params: parameters by method key, for methods given by name.
-            **options: those of `query`. A layer concerns the methods that can look there; the
-                others look at their default.
+            **options: those of `query`. A layer is used by the methods that can use it; the others
+                use their default.
 
         Returns:
             Attributions and errors by the configuration's name: the method's key where the method
@@ -280,18 +287,18 @@ class Explainer:
                 errors[name] = str(error).partition("\n")[0]
         return Comparison(results, errors)
 
-    # -- looking inside -------------------------------------------------------------------------
+    # -- features and attention -----------------------------------------------------------------
 
     def features(
         self, pictures: Pictures | Query, *, top: int = 16, by: Order = "activation", **options: Any
     ) -> FeatureMaps:
-        """What the channels of a layer respond to in one picture.
+        """What the channels of a layer respond to in the first picture.
 
         Args:
             pictures: see `explain`.
             top: how many channels.
-            by: rank channels by mean "activation" or by spatial "variance".
-            **options: `layer`, by default where CAM methods look, and `on_progress`.
+            by: rank channels by mean size of "activation" or by spatial "variance".
+            **options: `layer`, by default that of CAM methods, and `on_progress`.
 
         Raises:
             NotApplicableError: no layer of the model lies on a spatial grid.
@@ -340,34 +347,10 @@ class Explainer:
             TimmscopeError: the map explains another target.
         """
         query, params = self._query(pictures, options)
-        instance = METRICS.make(metric, params)
         attribution = values if isinstance(values, Attribution) else None
-        layer = None if attribution is None else attribution.layer
-        run = self._run(query, layer)
-        if attribution is not None and attribution.target not in ("", run.target.key):
-            raise TimmscopeError(
-                f"the map explains {attribution.target}, not {run.target.key}; "
-                "pass the target that it explains"
-            )
-        maps = to_input_size(_maps(values), query.batch.x)
-        context = MetricContext(
-            query.ground_truth, attribution, None if attribution is None else _again(attribution)
-        )
-        for needed in sorted(instance.needs):
-            if not context.has(needed):
-                raise NotApplicableError(f"{instance.label} {MISSING[needed]}")
-        key = (
-            "measure",
-            instance.key,
-            instance.model_dump_json(),
-            run.asked,
-            query.seed,
-            digest_of(maps),
-            *_inputs_key(instance, attribution, query.ground_truth),
-        )
+        run = self._run(query, None if attribution is None else attribution.layer)
         with no_grad_no_autocast(self.model.device):
-            kept = run.cache_scope.get_or_compute(key, lambda: instance.measure(run, maps, context))
-        return copy.deepcopy(kept)
+            return measure(run, values, METRICS.make(metric, params), query.ground_truth)
 
     def curve_step(
         self,
@@ -402,7 +385,7 @@ class Explainer:
             )
         run = self._run(Query(query.batch, seed=query.seed), None)
         with no_grad_no_autocast(self.model.device):
-            found = instance.step_at(run, to_input_size(_maps(values), query.batch.x), step)
+            found = instance.step_at(run, to_input_size(maps_of(values), query.batch.x), step)
             pixels = self.model.to_pixels(found.rows).cpu()
             return CurveStep(found.fraction, pixels, self._prediction(found.outputs))
 
@@ -433,7 +416,7 @@ class Explainer:
         layer: str | None = None,
         metrics: Sequence[str] | None = None,
         seed: int = 0,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
         **params: object,
     ) -> dict[str, Score]:
         """Whether a method depends on the model; see `core.evaluation.evaluator.sanity_checks`."""
@@ -474,15 +457,13 @@ class Explainer:
             return 0
         return cost.forward + cost.backward
 
-    # -- how ------------------------------------------------------------------------------------
+    # -- helpers --------------------------------------------------------------------------------
 
     def _query(
         self, pictures: Pictures | Query, options: Mapping[str, Any]
     ) -> tuple[Query, dict[str, Any]]:
-        """The query, and what else stands among the options: parameters."""
+        """The query, and the remaining options, which are parameters."""
         asked = {name: value for name, value in options.items() if name in QUERY_OPTIONS}
-        if asked and isinstance(pictures, Query):
-            raise TypeError(f"a Query already says its {', '.join(asked)}; change the Query")
         params = {name: value for name, value in options.items() if name not in asked}
         return self.query(pictures, **asked), params
 
@@ -504,7 +485,7 @@ class Explainer:
                 errors[method if "(" in method else key] = str(error)
 
     def _layer_for(self, method: Method, layer: str | None) -> str | None:
-        """The layer the method looks at, or the reason why the model cannot be explained so."""
+        """The layer the method uses; raises the reason why the model cannot be explained so."""
         reason = self.model.why_not(method.requires()) or method.refusal(self.model)
         if reason:
             raise NotApplicableError(reason)
@@ -545,63 +526,6 @@ class Explainer:
 
     def _prediction(self, outputs: Tensor) -> Prediction:
         return Prediction(outputs.cpu().clone(), self.model.labels, features=self.model.features)
-
-    def _attribute(self, method: Method, run: Run) -> Attribution:
-        with no_grad_no_autocast(run.x.device), _peak_memory(run.x.device) as peak:
-            values, score = method.attribute(run)
-        if not torch.isfinite(values).all():
-            raise NotApplicableError(
-                f"{method.label} gave values that are not finite (NaN or infinite) on "
-                f"{self.model.name}; choose another method or layer"
-            )
-        return Attribution(
-            values=_detached(values.float()),
-            score=_detached(score.float()),
-            method=method.key,
-            params=method.model_dump(),
-            target=run.target.key,
-            layer=run.layer,
-            cost=replace(run.cost_counter.cost(), peak_bytes=peak()),
-            extras={name: _detached(extra) for name, extra in run.extras.items()},
-        )
-
-
-def _maps(values: Attribution | Tensor) -> Tensor:
-    return values.values if isinstance(values, Attribution) else values
-
-
-def _detached(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that keeps nothing else alive and shares nothing with the cache."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _again(attribution: Attribution) -> Reattribute:
-    """Runs the method of an attribution on other rows."""
-    method = METHODS.make(attribution.method, attribution.params)
-    return lambda run: to_input_size(method.attribute(run)[0], run.x)
-
-
-def _inputs_key(
-    metric: Metric, attribution: Attribution | None, ground_truth: Tensor | None
-) -> tuple[object, object]:
-    """What a metric's score depends on beside the map, as part of a cache key."""
-    method = truth = None
-    if MetricInput.METHOD in metric.needs and attribution is not None:
-        method = attribution.method, str(attribution.params), attribution.layer
-    if MetricInput.GROUND_TRUTH in metric.needs and ground_truth is not None:
-        truth = digest_of(ground_truth)
-    return method, truth
-
-
-@contextmanager
-def _peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
-    """Gives a function that tells the accelerator memory used beyond what was in use before."""
-    if device.type != "cuda":
-        yield lambda: None
-        return
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    yield lambda: torch.cuda.max_memory_allocated(device) - before
 
 
 @functools.lru_cache(maxsize=4)

@@ -116,8 +116,8 @@ def colour_range(*attributions: Attribution) -> tuple[float, float]:
     A map of zeros has no say in a range that it shares.
     """
     maps = [attribution.values[0].numpy() for attribution in attributions]
-    told = [values for values in maps if values.any()] or maps
-    ends = [limits(values, percentile=99 if values.size > FINE else 100) for values in told]
+    drawn = [values for values in maps if values.any()] or maps
+    ends = [limits(values, percentile=99 if values.size > FINE else 100) for values in drawn]
     top = max(hi for _, hi in ends)
     return (-top if any(lo < 0 for lo, _ in ends) else 0.0), top
 

@@ -23,7 +23,7 @@ class Parameters(BaseModel):
     Attributes:
         key: the name used everywhere.
         label: the name people read.
-        about: one sentence on what it is good for, and what not.
+        about: one sentence: what a method is good for and what not; the question a metric answers.
         paper: where it comes from, as an arXiv or DOI reference; empty if it has no source.
     """
 

@@ -1,4 +1,4 @@
-"""Results and other types that all rooms share; they know no model."""
+"""Results and other types that all packages share; they know no model."""
 
 from __future__ import annotations
 

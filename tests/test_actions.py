@@ -681,7 +681,7 @@ def test_progress_says_the_time_left_once_it_can_be_told() -> None:
     now, told = [0.0], list[str]()
     tick = Tasks(lambda: now[0]).begin("someone/explain", lambda _, text: told.append(text))
     first = ((50.0, 0), (51.0, 500), (60.0, 1000), (100.0, 2000), (150.0, 4000))
-    another = ((151.0, 10), (153.0, 100))
+    another = ((151.0, 10), (153.0, 20))
     for seconds, done in first + another:
         now[0] = seconds
         tick(done, 4000)
@@ -693,7 +693,7 @@ def test_progress_says_the_time_left_once_it_can_be_told() -> None:
         "2,000 of 4,000 steps, about 50 s left",
         "4,000 of 4,000 steps",
         "10 of 4,000 steps",
-        "100 of 4,000 steps, about 1 min left",
+        "20 of 4,000 steps, about 13 min left",
     ]
 
 

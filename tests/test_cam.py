@@ -19,6 +19,7 @@ from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.methods.cam import check_gradient
+from core.methods.cam_eigen import first_component
 from core.methods.cam_masking import Tail, _most_relevant
 from core.methods.fullgrad import implicit_bias, smallest_parts
 from core.runtime.layer_outputs import LayerGradients
@@ -137,10 +138,12 @@ def test_principal_components_are_those_of_pytorch_grad_cam_up_to_their_sign(
 def test_strong_cells_are_positive_in_eigencam() -> None:
     owner = shared_handle("resnet")
     run = Run(owner, images(owner, 2), TARGET, layer="layer4")
-    strength = run.activation().norm(dim=1).flatten(1)
-    values = METHODS.make("eigencam", {"relu": False}).attribute(run)[0].flatten(1)
-    for one, other in zip(values, strength, strict=True):
-        assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0
+    values = METHODS.make("eigencam", {"relu": False}).attribute(run)[0]
+    drawn = torch.randn((32, 3, 4, 4), generator=torch.Generator().manual_seed(0))
+    for found, cells in ((values, run.activation()), (first_component(drawn), drawn)):
+        strength = cells.norm(dim=1).flatten(1)
+        for one, other in zip(found.flatten(1), strength, strict=True):
+            assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0
 
 
 def test_eigencam_takes_one_pass_and_no_gradient() -> None:

@@ -26,7 +26,7 @@ from core.errors import (
 )
 from core.inputs.image import open_picture
 from core.inputs.preprocessing import Preprocessing
-from core.methods.base import METHODS
+from core.methods.base import METHODS, attribute
 from core.runtime.cache import Cache
 from core.tasks.classification import ClassLogit
 from tests.conftest import QUICK, SAMPLES, build, handle, images, runnable, shared_handle
@@ -193,7 +193,7 @@ def test_a_small_map_does_not_keep_a_large_tensor_alive() -> None:
     for key in ("attention", "gradcam", "random", "attention_rollout"):
         method = METHODS.make(key)
         run = asker._run(asker.query(x, target=1), asker._layer_for(method, None))
-        kept = asker._attribute(method, run)
+        kept = attribute(method, run)
         for tensor in (kept.values, kept.score):
             assert tensor.untyped_storage().nbytes() == tensor.nelement() * 4, key
 

@@ -24,7 +24,7 @@ class HandMade(nn.Module):
         self.head = nn.Linear(5, 2)
         channels = torch.zeros(5, 4, 4)
         channels[1] = 3.0
-        channels[2] = 0.01
+        channels[2] = 0.05
         channels[3, 0, 0] = -8.0
         channels[4] = torch.tensor([2.0, -2.0]).repeat(8).view(4, 4)
         self.layer.register_forward_hook(lambda _m, _a, out: scale * channels + 0 * out)
@@ -43,7 +43,7 @@ X = torch.randn((1, 3, 4, 4), generator=torch.Generator().manual_seed(0))
 
 def test_statistics_of_a_layer_made_by_hand() -> None:
     found = explainer().features(X, layer="layer")
-    values = [0.0] * 16 + [3.0] * 16 + [0.01] * 16 + [-8.0] + [0.0] * 15 + [2.0, -2.0] * 8
+    values = [0.0] * 16 + [3.0] * 16 + [0.05] * 16 + [-8.0] + [0.0] * 15 + [2.0, -2.0] * 8
     mean = sum(values) / 80
     assert found.layer == "layer"
     assert found.mean == pytest.approx(mean)

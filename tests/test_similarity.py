@@ -55,6 +55,9 @@ def test_agreement_is_a_symmetric_table_and_shows_where_methods_differ() -> None
         assert table[0, 1] == pytest.approx(1)
         assert table[0, 2] < 0.9
     assert found.disagreement[:6].mean() > 3 * found.disagreement[6:].mean()
+    places = [scipy.stats.rankdata(one.flatten().numpy()) for one in (a, 2 * a, other)]
+    expected = np.std(places, axis=0) / (a.numel() - 1)
+    np.testing.assert_allclose(found.disagreement.flatten(), expected, rtol=1e-4)
 
 
 def test_the_command_line_tells_how_far_methods_agree(capsys: pytest.CaptureFixture[str]) -> None:

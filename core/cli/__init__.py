@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 if anything was answered, 1 if nothing could be, 2 for unusable input.
+        The exit code: 0 if anything asked for was answered, 1 if nothing could be, 2 where nothing
+        could be tried: unusable input, or a model that cannot be loaded or fails.
     """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=arguments.log_level, format="%(message)s")
@@ -45,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.write(to_json(answer) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads us has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(code)
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser that complains in one line."""
+    """An argument parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")

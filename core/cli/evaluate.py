@@ -76,9 +76,10 @@ class Request:
         return cls(pictures, methods, metrics, ground_truth, arguments)
 
     def facts(self, model: ModelHandle) -> dict[str, Any]:
-        """All that decides the rows, as JSON; a journal is gone on with only for the same."""
+        """All that decides the rows, as JSON; a journal is continued only for the same."""
         arguments = self.arguments
         return {
+            "pictures": [str(path) for path in self.pictures],
             "model": model.name,
             "weights": model.fingerprint(),
             "methods": {
@@ -135,7 +136,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
                 journal.add(row)
             journal.finish()
             rows = journal.rows
-    answered = any(row.value is not None for row in rows)
+    answered = any(row.value is not None for row in rows if row.method in request.methods)
     table = str(arguments.rows) if arguments.rows else [row.facts() for row in rows]
     report = {"model": explainer.model.name, "pictures": len(request.pictures), "rows": table}
     return {**report, "summary": summary(rows)}, 0 if answered else 1
@@ -171,7 +172,7 @@ def configure(command: argparse.ArgumentParser) -> None:
         command, "a folder with a mask or annotation for each picture, COCO .json"
     )
     command.add_argument("--rows", type=Path, metavar="FILE", help="a .csv, .json or .parquet")
-    command.add_argument("--resume", action="store_true", help="go on with work that did not end")
+    command.add_argument("--resume", action="store_true", help="continue an interrupted evaluation")
 
 
 COMMAND = Command("methods by metrics on many pictures", configure, run)

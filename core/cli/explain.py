@@ -125,9 +125,8 @@ def _report(
         query = replace(query, ground_truth=mask)
     for key, metric in request.metrics.items():
         add_scores(report, explainer, query, compared, key, metric, arguments.random_maps)
-    for key, answer in compared.results.items() if arguments.verdict else ():
-        (found,) = explainer.verdict(query, answer)
-        report["results"][key]["verdict"] = verdict_facts(found)
+    if arguments.verdict:
+        add_verdicts(report, explainer, query, compared)
     if arguments.recommend and compared.results:
         add_recommendation(report, explainer, query, compared)
     if len(compared.results) > 1:
@@ -187,6 +186,21 @@ def score_facts(score: Score, metric: Metric) -> dict[str, Any]:
     if score.low is not None and score.high is not None:
         facts["interval"] = [finite(float(end[0])) for end in (score.low, score.high)]
     return facts
+
+
+def add_verdicts(
+    report: dict[str, Any], explainer: Explainer, query: Query, compared: Comparison
+) -> None:
+    """Enter the verdict on each result; why there is none stands under `errors`."""
+    for name, attribution in compared.results.items():
+        try:
+            (found,) = explainer.verdict(query, attribution)
+        except CancelledError:
+            raise
+        except TimmscopeError as error:
+            report["errors"][f"{name}.verdict"] = first_line(error)
+        else:
+            report["results"][name]["verdict"] = verdict_facts(found)
 
 
 def add_recommendation(

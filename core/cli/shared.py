@@ -50,12 +50,12 @@ def count(text: str) -> int:
         ArgumentTypeError: the text is no such number.
     """
     if not text.isascii() or not text.isdigit() or int(text) > 10_000:
-        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no number from 0 to 10000")
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a number from 0 to 10000")
     return int(text)
 
 
 def add_method_arguments(command: argparse.ArgumentParser, methods: str = "gradcam") -> None:
-    """``--methods``, ``--set``, ``--layer`` and ``--seed``, the same for all that explain.
+    """``--methods``, ``--set``, ``--layer`` and ``--seed``, the same for all commands that explain.
 
     Args:
         command: the parser.

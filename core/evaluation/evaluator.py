@@ -116,10 +116,10 @@ def percentile_rank(
 ) -> PercentileRank:
     """The rank of maps among random ones on the same grid, by one metric.
 
-    Each random map takes the metric's passes anew, unless the metric takes none for another map.
+    Each random map costs as much as measuring one map.
 
     Args:
-        explainer: answers.
+        explainer: the explainer that is asked.
         query: the pictures explained; `on_progress` is called with the parts done and expected, a
             hundred for each random map.
         values: the maps: an attribution, or a tensor (B, h, w).
@@ -158,11 +158,11 @@ def sanity_checks(
 ) -> dict[str, Score]:
     """Whether a method's maps depend on the model's weights, and on the class explained.
 
-    Measured on the sample pictures that the model is most certain of, so the answer is the same for
-    every picture: found out once for a method and a model, and kept.
+    Measured on the sample pictures that the model is most certain of. The answer is the same for
+    every picture, and kept for the method with its parameters, the layer, the model and the seed.
 
     Args:
-        explainer: answers.
+        explainer: the explainer that is asked.
         configuration: the method and its layer.
         metrics: keys of the metrics to measure; by default the sanity checks.
         seed: where random draws start.
@@ -182,12 +182,12 @@ def sanity_checks(
 
 
 def verdicts(explainer: ExplainerLike, query: Query, attribution: Attribution) -> list[Verdict]:
-    """Whether each picture's map deserves trust: faithful, robust, complete, and sane.
+    """Whether each picture's map deserves trust, from the metrics that count in verdicts.
 
     The sanity checks are measured on sample pictures, see `sanity_checks`; all else on the map.
 
     Args:
-        explainer: answers.
+        explainer: the explainer that is asked.
         query: the pictures explained and the target.
         attribution: their maps.
     """
@@ -234,7 +234,7 @@ def recommendation(
     `core.evaluation.recommendation`.
 
     Args:
-        explainer: answers.
+        explainer: the explainer that is asked.
         query: the picture explained and the target; `on_progress` is called with the parts done and
             expected, a hundred for each map measured.
         attributions: by configuration, all of the same target; controls are no candidates.

@@ -19,7 +19,8 @@ T = TypeVar("T")
 class JsonLines:
     """A file of JSON objects, one a line; several processes may append to it.
 
-    Each line is on the disk before the next. A line that was cut off in writing is ignored. Use as
+    Each line is handed to the operating system before the next. A line that was cut off in writing
+    is ignored. Use as
     a context manager, which closes the file.
 
     Args:
@@ -64,11 +65,11 @@ class JsonLines:
                 arguments have the same names.
             compute: gives the result.
         """
-        kept = next((line["told"] for line in self.read() if line["name"] == name), None)
+        kept = next((line["result"] for line in self.read() if line["name"] == name), None)
         if kept is None:
             facts = vars(compute())
             kept = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in facts.items()}
-            self.append({"name": name, "told": kept})
+            self.append({"name": name, "result": kept})
         return kind(**{k: np.array(v) if isinstance(v, list) else v for k, v in kept.items()})
 
     def close(self) -> None:
@@ -104,14 +105,14 @@ class Journal(JsonLines):
         table: where the finished table goes; the journal lies beside it, with ".partial" appended
             to its name.
         question: all that decides the rows.
-        resume: whether to go on with a journal that is there.
+        resume: whether to continue a journal that is there.
 
     Attributes:
         rows: those found so far.
 
     Raises:
         TimmscopeError: the table has an unknown suffix; or there is a journal, and it is not to be
-            gone on with, cannot be read or answers another question.
+            continued, cannot be read or answers another question.
     """
 
     def __init__(self, table: Path, question: Mapping[str, Any], resume: bool) -> None:

@@ -38,7 +38,7 @@ def evaluate(
     What cannot be read, explained or measured gives rows that say why.
 
     Args:
-        explainer: answers.
+        explainer: the explainer that is asked.
         pictures: files.
         methods: keys, instances or configurations; one method may come in several configurations.
         metrics: keys, instances, or names such as "deletion(steps=10)".
@@ -96,7 +96,7 @@ def _full_names(
     wanted: Sequence[Configuration],
     configurations: Mapping[str, Configuration],
 ) -> Comparison:
-    """The comparison by the names of the whole evaluation, of which it may be a part."""
+    """The comparison under the names used in the whole evaluation."""
     names = {one.name: name for name, one in configurations.items()}
     whole = {short: names[one.name] for short, one in by_name(wanted).items()}
     return Comparison(
@@ -183,7 +183,7 @@ def picture_files(paths: Iterable[Path]) -> list[Path]:
 
 def is_picture(path: Path) -> bool:
     """Whether a file has the suffix of a picture."""
-    known = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif"}
+    known = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"}
     return path.is_file() and path.suffix.lower() in known
 
 

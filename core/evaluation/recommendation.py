@@ -87,11 +87,11 @@ def recommend(
     words = _why(best, chosen, level, names)
     close = [key for key, gains in controls.items() if _matches(gains, chosen.gains)]
     if close:
-        told = ", ".join(names[key] for key in close)
-        words += f" Read it with care: with another baseline, {told} does as well."
+        listed = ", ".join(names[key] for key in close)
+        words += f" Read it with care: with another baseline, {listed} does as well."
     if doubtful:
-        told = ", ".join(names[key] for key in doubtful)
-        words += f" Do not trust {told} here: {names[rival]} does at least as well."
+        listed = ", ".join(names[key] for key in doubtful)
+        words += f" Do not trust {listed} here: {names[rival]} does at least as well."
     return Recommendation(chosen.method, words, ranking, means, doubtful, not close)
 
 
@@ -113,7 +113,7 @@ def _why(
             f"({chosen.gain:.2f}) at {cost_share(share)}."
         )
     others = [names[c.method] for c in level if c is not best]
-    rest = ", more than any other with each baseline"
+    rest = " of those that do better than the controls"
     if others:
         rest = f"; no clear difference from {', '.join(others)}"
     return f"Take {names[best.method]}: it{first.removeprefix(names[best.method])}{rest}."

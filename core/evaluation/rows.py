@@ -34,7 +34,7 @@ class Row:
         picture: the file.
         method: the method's name; the controls are methods too.
         metric: the metric's name.
-        value: the score; None if there is none.
+        value: the score; None if there is none or it is not finite.
         low: the lower end of the score's 95% interval; None if it has none.
         high: the upper end.
         percentile: share of random maps that score worse, in per cent; None if not asked for.
@@ -42,7 +42,7 @@ class Row:
         forward: rows sent forward through the model, for the map and the score.
         backward: rows differentiated, for the map and the score.
         seconds: the time both took.
-        error: why there is no score; empty if there is one.
+        error: why there is no score; empty otherwise.
     """
 
     picture: str

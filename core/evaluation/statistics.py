@@ -32,7 +32,8 @@ def summary(rows: Iterable[Row]) -> dict[str, Any]:
     differences, adjusted for all pairs of a metric by Holm's method.
 
     Args:
-        rows: scores; a row without a value counts as an error of its method.
+        rows: scores; a row with an error counts as an error of its method, and one without value or
+            error (a score that is not finite) is left out.
 
     Returns:
         For each metric its name with `higher_is_better`, `ranking` (methods, the best first),
@@ -101,7 +102,7 @@ def interval(values: Values) -> tuple[float, float]:
 
 
 def sign_flip(differences: Values) -> float:
-    """The two-sided p-value of the mean of differences (n,) whose signs are random.
+    """The two-sided p-value of a mean difference (n,), if each sign were random.
 
     Exact where all 2^n signs can be tried, else from `RESAMPLES` random ones; never 0.
 
@@ -177,7 +178,7 @@ def advice(
         ranked: the methods, the best first.
         means: by method, as in `summary`.
         pairs: as in `summary`.
-        costs: by method the passes for each map, a backward pass counted as two.
+        costs: by method the passes for each map and score, a backward pass counted as two.
     """
     best = ranked[0]
     label = METRICS[key_of(metric)].label
@@ -201,6 +202,6 @@ def _is_control(name: str) -> bool:
 
 
 def _differ(pairs: Sequence[Mapping[str, Any]], a: str, b: str) -> bool:
-    """Whether the interval of two methods' difference excludes zero."""
+    """Whether the interval of two methods' difference, unadjusted, excludes zero."""
     pair = next((p for p in pairs if set(p["methods"]) == {a, b}), None)
     return pair is not None and (pair["low"] > 0 or pair["high"] < 0)

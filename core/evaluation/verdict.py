@@ -1,4 +1,7 @@
-"""Verdict: whether a map deserves trust, from the scores of several metrics."""
+"""Verdict: whether a map deserves trust, from the scores of several metrics.
+
+What a score means, and the sentence for it, is the `VerdictRule` of each metric in `core.metrics`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from core.metrics.verdict_rule import TONES, Tone, VerdictRule
 from core.types import Score
 
 MAX_ROWS = 4000
-"""The most rows that one metric may take within a verdict."""
+"""The most rows for one image that a metric of a verdict may take to run the method again."""
 SANITY_PICTURES = OTHERS
 """Number of sample pictures that sanity checks are measured on."""
 
@@ -101,7 +104,7 @@ def verdict(
         value = float(score.value[image])
         beside = {name: float(c.value[image]) for name, c in controls.get(key, {}).items()}
         findings.append(finding(key, value, beside))
-    return Verdict(*_overall(findings), findings, unanswered)
+    return Verdict(*_overall(findings, len(unanswered)), findings, unanswered)
 
 
 def finding(metric: str, value: float, controls: Mapping[str, float]) -> Finding:
@@ -119,8 +122,12 @@ def finding(metric: str, value: float, controls: Mapping[str, float]) -> Finding
     return Finding(metric, value, assessment.tone, assessment.words, controls)
 
 
-def _overall(findings: Sequence[Finding]) -> tuple[Tone, str]:
-    """The tone of the whole verdict and its words; a decisive metric that is bad settles it."""
+def _overall(findings: Sequence[Finding], missing: int) -> tuple[Tone, str]:
+    """The tone of the whole verdict and its words.
+
+    A bad score of a metric whose rule has `if_bad` makes the whole verdict bad. `missing` tests
+    could not be made.
+    """
     by_priority = sorted(findings, key=lambda one: rule_of(one.metric).priority)
     for one in by_priority:
         if one.tone == "bad" and rule_of(one.metric).if_bad:
@@ -129,7 +136,8 @@ def _overall(findings: Sequence[Finding]) -> tuple[Tone, str]:
         return "doubtful", "No test applies to this map."
     worst = max(TONES.index(one.tone) for one in findings)
     if TONES[worst] == "good":
-        return "good", "This map passed every test."
+        made = f"all {len(findings)} tests that could be made" if missing else "every test"
+        return "good", f"This map passed {made}."
     weak = [one.words for one in findings if one.tone == TONES[worst]]
     return "doubtful", f"Read this map with care: {'; '.join(map(_clause, weak))}."
 

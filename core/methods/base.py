@@ -5,16 +5,19 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from core.errors import NotApplicableError
 from core.models.handle import structure
 from core.registry import Parameters, Registry
+from core.runtime.batching import peak_memory
 from core.runtime.run import Run
 from core.runtime.subject import Subject
-from core.types import Cost, Group, Need, Property
+from core.types import Attribution, Cost, Group, Need, Property
 
 
 class Family(Group):
@@ -175,3 +178,37 @@ def cached_refusal(subject: Subject, key: str, find_refusal: Callable[[], str]) 
 def relative_error(found: Tensor, asked: Tensor) -> Tensor:
     """abs(found - asked) / abs(asked) of sums (B,), where `asked` is what they should be."""
     return (found - asked).abs() / asked.abs().clamp_min(torch.finfo(asked.dtype).tiny)
+
+
+def attribute(method: Method, run: Run) -> Attribution:
+    """The attribution of a method, with its cost; what it returns shares nothing with the cache.
+
+    Args:
+        method: the method.
+        run: the images and the target.
+
+    Raises:
+        NotApplicableError: the model does not suit, or the map is not finite.
+    """
+    with peak_memory(run.x.device) as peak:
+        values, score = method.attribute(run)
+    if not torch.isfinite(values).all():
+        raise NotApplicableError(
+            f"{method.label} gave values that are not finite (NaN or infinite) on "
+            f"{run.subject.name}; choose another method or layer"
+        )
+    return Attribution(
+        values=_detached(values.float()),
+        score=_detached(score.float()),
+        method=method.key,
+        params=method.model_dump(),
+        target=run.target.key,
+        layer=run.layer,
+        cost=replace(run.cost_counter.cost(), peak_bytes=peak()),
+        extras={name: _detached(extra) for name, extra in run.extras.items()},
+    )
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that keeps nothing else alive."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

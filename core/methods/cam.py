@@ -1,7 +1,8 @@
 """Class activation maps (CAM): a layer's channels, weighted by the gradient of the target.
 
 All methods of this file read the activation and the gradient of one layer. Together they cost one
-forward pass and one backward pass that stops at the layer.
+forward pass and one backward pass that stops at the layer. The default layer of a model is found in
+`core.models.layers`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Configuration: a method with its parameters and its layer, under one readable name.
 
 One method may be asked several times, with other parameters or at another layer. Results are
-therefore kept by the name of the configuration, such as ``integrated_gradients(baseline=blur)`` or
+therefore kept by the name of the configuration, such as ``integrated_gradients(baselines=blur)`` or
 ``gradcam@layer3``, and the same text can be typed wherever a method is named.
 """
 

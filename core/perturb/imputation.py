@@ -31,7 +31,7 @@ _OUTSIDE, _SHOWN = -2, -1  # marks in the padded table of indices of hidden pixe
 
 
 def remover(run: Run, image: int, baseline: RemovalBaseline) -> Masker:
-    """A make_masker that removes pixels of one of the run's images.
+    """A masker that removes pixels of one of the run's images.
 
     Args:
         run: the run whose image is changed.

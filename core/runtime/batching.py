@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -150,3 +151,17 @@ def _even(left: int, limit: int) -> int:
     [8, 7, 7, 8]
     """
     return math.ceil(left / math.ceil(left / limit)) if left > 0 else limit
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
+    """Gives a function that returns the accelerator memory in use beyond what was in use before.
+
+    In bytes, at its peak; None on the CPU.
+    """
+    if device.type != "cuda":
+        yield lambda: None
+        return
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    yield lambda: torch.cuda.max_memory_allocated(device) - before

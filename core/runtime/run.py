@@ -1,6 +1,6 @@
 """Run: one question put to a model, answered in as few passes as it takes.
 
-A method sees the model only through a `Run`. It streams rows (images, perturbed copies of images)
+A method asks the model through a `Run`. It streams rows (images, perturbed copies of images)
 through the model under a memory budget, counts the work, reports progress, and keeps what other
 runs on the same images may use.
 """
@@ -51,15 +51,15 @@ class Run:
         subject: the model.
         x: (B, C, H, W) images in model units.
         target: what is explained; None for each image's predicted class.
-        layer: the layer looked at; for attention methods, the attention layer. None if the method
-            looks at none.
-        extra_layers: further layers to capture whenever a pass looks at a layer: that costs the
+        layer: the layer that the method uses; for attention methods, the attention layer. None if
+            it uses none.
+        extra_layers: further layers to capture whenever a pass captures a layer: that costs the
             longer way back to the earliest of them, and saves a later pass for each.
         seed: where every random draw starts.
         owner: (B,) the explained image each row of `x` belongs to; by default row b is image b.
         cache_scope: where runs on these images keep what they find for one another; by default a
             private one.
-        progress: told of every pass.
+        progress: notified of every pass.
         cost_counter: counts the work; a derived run shares its parent's.
 
     Attributes:
@@ -118,7 +118,7 @@ class Run:
             owner: (n,) the explained image each row belongs to, needed where there are more or
                 fewer rows than before; None: row b is image b.
             target: another target; None: each row's own predicted class.
-            layer: another layer to look at; None for none.
+            layer: another layer; None for none.
             extra_layers: further layers to capture.
             seed: where random draws start.
             cost_counter: a counter of its own, for work that is not to count as this run's.
@@ -175,7 +175,7 @@ class Run:
         return "predicted" if self._target is None else self._target.key
 
     def outputs(self) -> Tensor:
-        """(B, N) the model's outputs for `x`, detached; one forward pass an image at most, ever."""
+        """(B, N) the model's outputs for `x`, detached; no pass while they are kept."""
 
         def compute() -> Tensor:
             replies = self._replies([(self.x, self.owner)], len(self.x))
@@ -195,8 +195,8 @@ class Run:
         Args:
             chunks: rows and owners, lazily; small chunks are merged, large ones split.
             expected: how many rows are to come.
-            keep: names rows that do not depend on the target; all outputs for them are kept if they
-                are few enough, and then another target costs no pass.
+            keep: names rows that do not depend on the target; if `expected` rows are few enough,
+                all outputs for them are kept, and then another target costs no pass.
         """
         target = self.target
         if self._keeps(expected, keep):
@@ -303,7 +303,7 @@ class Run:
     def attention(self) -> dict[str, Tensor]:
         """(B, heads, T, T) attention maps by layer, in order of execution.
 
-        Where the layer has `keys`, the maps are grouped: (B, heads, groups, queries, keys).
+        Where `AttentionLayer.keys` is set, the maps are grouped: (B, heads, groups, queries, keys).
         """
         return attention_outputs.attention(self)
 
@@ -325,7 +325,7 @@ class Run:
         """
         return attention_outputs.maps_on_picture(self.subject, maps, images)
 
-    # -- passes of a method's own ----------------------------------------------------------------
+    # -- custom passes ---------------------------------------------------------------------------
 
     def logits(self, rows: Tensor) -> Tensor:
         """(n, N) the model's outputs; only for use in a step of `stream`.

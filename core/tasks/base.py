@@ -2,7 +2,7 @@
 
 A target is a frozen object ``target(output, owner) -> (n,)``. `owner` says which explained image
 each row belongs to, so that per-image targets stay right through any repetition or chunking.
-Targets have an algebra: ``a - b`` is "a rather than b", ``2 * a`` and ``a + b`` mean what they say.
+Targets have an algebra: ``a - b`` is "a rather than b", ``a + b`` a sum, ``2 * a`` a multiple.
 """
 
 from __future__ import annotations
@@ -97,5 +97,4 @@ class Combination(Target):
 
 
 TargetLike = Target | str | int | Sequence[str | int] | None
-"""What names a target: one, a class by label or number, "A-B", a list of classes; None for the
-predicted class."""
+"""A target, a class label or number, "A-B", or a list of classes; None for the predicted class."""
