@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
-from core.evaluation import evaluator
+from core.evaluation import assess
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.measure import maps_of, measure
 from core.evaluation.recommendation import Recommendation
@@ -392,9 +392,9 @@ class Explainer:
     def controls(
         self, pictures: Pictures | Query, metric: str | Metric = "deletion", **options: Any
     ) -> dict[str, Score]:
-        """Scores of the controls; see `core.evaluation.evaluator.controls`."""
+        """Scores of the controls; see `core.evaluation.assess.controls`."""
         query, params = self._query(pictures, options)
-        return evaluator.controls(self, query, METRICS.make(metric, params))
+        return assess.controls(self, query, METRICS.make(metric, params))
 
     def percentile_rank(
         self,
@@ -405,9 +405,9 @@ class Explainer:
         maps: int = 100,
         **options: Any,
     ) -> PercentileRank:
-        """The rank of a map among random ones; see `core.evaluation.evaluator.percentile_rank`."""
+        """The rank of a map among random ones; see `core.evaluation.assess.percentile_rank`."""
         query, params = self._query(pictures, options)
-        return evaluator.percentile_rank(self, query, values, METRICS.make(metric, params), maps)
+        return assess.percentile_rank(self, query, values, METRICS.make(metric, params), maps)
 
     def sanity_checks(
         self,
@@ -419,21 +419,21 @@ class Explainer:
         on_progress: OnProgress | None = None,
         **params: object,
     ) -> dict[str, Score]:
-        """Whether a method depends on the model; see `core.evaluation.evaluator.sanity_checks`."""
+        """Whether a method depends on the model; see `core.evaluation.assess.sanity_checks`."""
         configuration = Configuration(METHODS.make(method, params), layer)
-        return evaluator.sanity_checks(self, configuration, metrics, seed, on_progress)
+        return assess.sanity_checks(self, configuration, metrics, seed, on_progress)
 
     def verdict(
         self, pictures: Pictures | Query, attribution: Attribution, **options: Any
     ) -> list[Verdict]:
-        """Whether each map deserves trust; see `core.evaluation.evaluator.verdicts`."""
-        return evaluator.verdicts(self, self.query(pictures, **options), attribution)
+        """Whether each map deserves trust; see `core.evaluation.assess.verdicts`."""
+        return assess.verdicts(self, self.query(pictures, **options), attribution)
 
     def recommend(
         self, pictures: Pictures | Query, attributions: Mapping[str, Attribution], **options: Any
     ) -> Recommendation:
-        """Which of several methods to use; see `core.evaluation.evaluator.recommendation`."""
-        return evaluator.recommendation(self, self.query(pictures, **options), attributions)
+        """Which of several methods to use; see `core.evaluation.assess.recommendation`."""
+        return assess.recommendation(self, self.query(pictures, **options), attributions)
 
     def agreement(
         self, pictures: Pictures | Query, attributions: Mapping[str, Attribution], image: int = 0

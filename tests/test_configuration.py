@@ -11,7 +11,7 @@ import torch
 from core import METHODS, METRICS, Explainer
 from core.cli import main
 from core.errors import TimmscopeError, UnknownNameError
-from core.evaluation.pictures import evaluate
+from core.evaluation.evaluate import evaluate
 from core.evaluation.statistics import summary
 from core.methods.configuration import Configuration, by_name, label_of, to_configuration
 from core.registry import changed_parameters, named_instances, parse_instance, split_names

@@ -18,8 +18,8 @@ import scipy.stats
 
 from core import METHODS, METRICS, Explainer, cli
 from core.errors import TimmscopeError
+from core.evaluation.evaluate import annotation_finder, evaluate, picture_files
 from core.evaluation.journal import Journal, JsonLines
-from core.evaluation.pictures import annotation_finder, evaluate, picture_files
 from core.evaluation.rows import Row, write_rows
 from core.evaluation.statistics import RESAMPLES, advice, holm, interval, sign_flip, summary
 from core.methods.base import control_keys

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core import METHODS, METRICS, Explainer
-from core.evaluation import evaluator
+from core.evaluation import assess
 from core.evaluation.verdict import (
     MAX_ROWS,
     Verdict,
@@ -179,14 +179,14 @@ def test_a_metric_is_measured_up_to_the_row_limit(
     def checks(explainer: Any, configuration: Any, metrics: Any, *_: Any) -> dict[str, Score]:
         return {key: explainer.measure(query, None, key) for key in metrics}
 
-    monkeypatch.setattr(evaluator, "MAX_ROWS", 7 * explanations_needed(metric))
-    monkeypatch.setattr(evaluator, "sanity_checks", checks)
-    monkeypatch.setattr(evaluator, "controls", lambda *_: {})
+    monkeypatch.setattr(assess, "MAX_ROWS", 7 * explanations_needed(metric))
+    monkeypatch.setattr(assess, "sanity_checks", checks)
+    monkeypatch.setattr(assess, "controls", lambda *_: {})
     batch = InputBatch(
         torch.zeros(1, 3, 8, 8), "", Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
     )
     query, answer = Query(batch), Attribution(torch.zeros(1, 8, 8), torch.zeros(1), "gradcam", {})
-    (found,) = evaluator.verdicts(explainer, query, answer)  # type: ignore[arg-type]
+    (found,) = assess.verdicts(explainer, query, answer)  # type: ignore[arg-type]
     assert (metric in explainer.measured) == (excess <= 0)
     assert (metric in found.unanswered) == (excess > 0)
     assert {"srg", "completeness_error"} <= explainer.measured

@@ -13,20 +13,20 @@ from core.cli.shared import (
     Command,
     add_evidence_arguments,
     add_method_arguments,
-    made_methods,
-    made_metrics,
+    check_writable,
+    parse_methods,
+    parse_metrics,
     parse_settings,
-    prepare,
     refuse_unused,
 )
 from core.errors import TimmscopeError
-from core.evaluation.journal import Journal
-from core.evaluation.pictures import (
+from core.evaluation.evaluate import (
     annotation_finder,
     evaluate,
     picture_files,
     without_ground_truth,
 )
+from core.evaluation.journal import Journal
 from core.evaluation.rows import Row, RowKey
 from core.evaluation.statistics import summary
 from core.explainer import Explainer
@@ -62,8 +62,8 @@ class Request:
             TimmscopeError: something named does not exist, or does not go together.
         """
         settings = parse_settings(arguments.set)
-        methods = made_methods(arguments.methods, settings)
-        metrics = made_metrics(arguments.metrics, settings)
+        methods = parse_methods(arguments.methods, settings)
+        metrics = parse_metrics(arguments.metrics, settings)
         refuse_unused(settings, "neither --methods nor --metrics")
         if not methods or not metrics:
             raise TimmscopeError("evaluate needs at least one method and one metric; name them")
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     if arguments.rows is None:
         rows = list(request.rows(explainer))
     else:
-        prepare(arguments.rows.parent)
+        check_writable(arguments.rows.parent)
         question = request.facts(explainer.model)
         with Journal(arguments.rows, question, arguments.resume) as journal:
             done = {row.key for row in journal.rows}

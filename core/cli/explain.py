@@ -14,11 +14,11 @@ from core.cli.shared import (
     Command,
     add_evidence_arguments,
     add_method_arguments,
+    check_writable,
     first_line,
-    made_methods,
-    made_metrics,
+    parse_methods,
+    parse_metrics,
     parse_settings,
-    prepare,
     refuse_unused,
     to_json,
     writing,
@@ -64,10 +64,10 @@ class Request:
             TimmscopeError: something named does not exist, or does not go together.
         """
         settings = parse_settings(arguments.set)
-        methods = made_methods(arguments.methods, settings)
+        methods = parse_methods(arguments.methods, settings)
         if not methods:
             raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")
-        metrics = made_metrics(arguments.metrics, settings)
+        metrics = parse_metrics(arguments.metrics, settings)
         if arguments.random_maps and not metrics:
             raise TimmscopeError(
                 "--random-maps ranks scores among random maps, and --metrics names none; add one"
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """``explain``: every method on every picture."""
     request = Request.read(arguments)
     pictures = [open_picture(path) for path in arguments.images]
-    prepare(arguments.output_dir)
+    check_writable(arguments.output_dir)
     explainer = Explainer(
         load_model(
             arguments.model,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from core.cli.shared import Command, prepare, writing
+from core.cli.shared import Command, check_writable, writing
 from core.explainer import Explainer
 from core.inputs.image import open_picture
 from core.models.load import load_model
@@ -17,7 +17,7 @@ from core.types import finite
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """``features``: what a layer's channels, or a transformer's heads, respond to."""
-    prepare(arguments.output_dir)
+    check_writable(arguments.output_dir)
     handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
     explainer, picture = Explainer(handle), open_picture(arguments.image)
     if arguments.attention:
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
 def configure(command: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     command.add_argument("image", type=Path, metavar="IMAGE")
-    command.add_argument("--layer", help="by default where CAM methods look")
+    command.add_argument("--layer", help="by default the layer of CAM methods")
     command.add_argument("--top", type=int, default=16, help="how many channels")
     command.add_argument("--by", choices=["activation", "variance"], default="activation")
     command.add_argument("--attention", action="store_true", help="attention heads instead")

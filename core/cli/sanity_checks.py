@@ -9,7 +9,7 @@ from core.cli.shared import (
     Command,
     add_method_arguments,
     first_line,
-    made_methods,
+    parse_methods,
     parse_settings,
     refuse_unused,
 )
@@ -23,7 +23,7 @@ from core.types import Score
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """``sanity``: whether methods depend on a model's weights, and on the class explained."""
     settings = parse_settings(arguments.set)
-    asked = made_methods(arguments.methods, settings)
+    asked = parse_methods(arguments.methods, settings)
     refuse_unused(settings, "--methods")
     if not asked:
         raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")

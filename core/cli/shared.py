@@ -111,7 +111,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
     return settings
 
 
-def made_methods(names: str, settings: dict[str, dict[str, object]]) -> dict[str, Configuration]:
+def parse_methods(names: str, settings: dict[str, dict[str, object]]) -> dict[str, Configuration]:
     """Methods by comma separated names; settings that concern them are taken out.
 
     Args:
@@ -130,7 +130,7 @@ def made_methods(names: str, settings: dict[str, dict[str, object]]) -> dict[str
     return by_name(found)
 
 
-def made_metrics(names: str, settings: dict[str, dict[str, object]]) -> dict[str, Metric]:
+def parse_metrics(names: str, settings: dict[str, dict[str, object]]) -> dict[str, Metric]:
     """Metrics by comma separated names; settings that concern them are taken out.
 
     Raises:
@@ -159,7 +159,7 @@ def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def prepare(folder: Path | None) -> None:
+def check_writable(folder: Path | None) -> None:
     """Find out before the work whether its files can be written."""
     if folder is not None:
         with writing(folder):

@@ -36,7 +36,7 @@ class CompareRequest:
         question: picture, model and class.
         methods: names of methods or configurations, such as "lime(samples=200)".
         settings: parameters a person set.
-        layer: where CAM methods look; empty for the model's own choice.
+        layer: the layer of CAM methods; empty for the model's own choice.
         colour_range: "own" for a range of colours for each map, "shared" for one for all.
     """
 

@@ -35,7 +35,7 @@ class CurveStepRequest:
         curve: "method metric"; see `curve_choices`.
         share: of the pixels that were removed or restored, in per cent.
         settings: parameters a person set.
-        layer: where CAM methods look; empty for the model's own choice.
+        layer: the layer of CAM methods; empty for the model's own choice.
     """
 
     question: Question

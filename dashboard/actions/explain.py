@@ -31,7 +31,7 @@ class ExplainRequest:
     Attributes:
         question: picture, model and class.
         method: name of the method or configuration.
-        layer: where the method looks; empty for its own choice.
+        layer: the layer of the method; empty for its own choice.
         settings: parameters a person set.
     """
 
@@ -94,7 +94,7 @@ def attribution_of(
 
 
 def suitable_layer(explainer: Explainer, method: Method, layer: str | None) -> str | None:
-    """The chosen layer where the method can look there; otherwise None, the method's choice."""
+    """The chosen layer if the method can use it; otherwise None, the method's choice."""
     return layer if layer in explainer.model.choices(method.layer_needs()) else None
 
 

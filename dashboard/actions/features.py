@@ -1,4 +1,4 @@
-"""What a layer's channels respond to, and where its attention heads look."""
+"""The feature maps of a layer, and the attention of its heads."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _statistics(found: FeatureMaps) -> str:
 def attention(
     service: Service, request: AttentionRequest, on_progress: OnProgress | None = None
 ) -> FeatureResult:
-    """Where each head of a layer looks, over the picture.
+    """The attention of each head of a layer, over the picture.
 
     Raises:
         TimmscopeError: the layer has no attention maps, or there is no such query token.

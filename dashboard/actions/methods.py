@@ -36,7 +36,7 @@ class EstimateRequest:
         model: a timm name or ``hf-hub:owner/name``.
         weights: "pretrained" or "random".
         method: the method's key.
-        layer: where the method looks; empty for its own choice.
+        layer: the layer of the method; empty for its own choice.
         settings: parameters a person set.
     """
 
@@ -54,8 +54,8 @@ class MethodFacts:
     Attributes:
         about: what it is good for, in Markdown, with the reason if the model cannot run it.
         methods: every method as (label, key); those the model cannot run say so.
-        layers: where it can look.
-        layer: where it looks by default.
+        layers: the layers it can use.
+        layer: the layer it uses by default.
     """
 
     about: str
@@ -89,7 +89,7 @@ def why_not(handle: ModelHandle, key: str) -> str:
 def describe_method(
     service: Service, request: MethodRequest, on_progress: OnProgress | None = None
 ) -> MethodFacts:
-    """What a method is good for, and where it can look in a model.
+    """What a method is good for, and which layers of a model it can use.
 
     Raises:
         TimmscopeError: the model cannot be loaded, or there is no such method.

@@ -45,7 +45,7 @@ class MeasureRequest:
         methods: the methods' keys.
         metrics: the metrics' keys.
         settings: parameters a person set.
-        layer: where CAM methods look; empty for the model's own choice.
+        layer: the layer of CAM methods; empty for the model's own choice.
         evidence: where it is, for metrics that need to know.
         random_maps: how many random maps to rank each map against; 0 for none.
     """

@@ -47,7 +47,7 @@ class ModelOffers:
         methods: every method as (label, key); those the model cannot run say so.
         layers: layers on a grid, the meaningful ones first.
         attention: layers whose attention lies on the picture.
-        default_layer: where CAM methods look.
+        default_layer: the layer of CAM methods.
     """
 
     methods: Choices = field(default_factory=list)

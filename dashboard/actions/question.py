@@ -139,7 +139,7 @@ def compare_methods(
         methods: names of methods or configurations, such as "lime(samples=200)"; what such a name
             sets goes before the settings.
         settings: parameters by method.
-        layer: where CAM methods look; empty for the model's own choice.
+        layer: the layer of CAM methods; empty for the model's own choice.
         on_progress: called with the rows done and expected.
     """
     keys = {METHODS[key_of(name)].key for name in methods}

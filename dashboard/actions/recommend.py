@@ -25,7 +25,7 @@ class RecommendRequest:
         question: picture, model and class.
         methods: names of methods or configurations.
         settings: parameters a person set.
-        layer: where CAM methods look; empty for the model's own choice.
+        layer: the layer of CAM methods; empty for the model's own choice.
     """
 
     question: Question

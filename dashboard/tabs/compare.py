@@ -33,7 +33,7 @@ class CompareWidgets:
 
     Attributes:
         methods: the methods' keys.
-        layer: where CAM methods look.
+        layer: the layer of CAM methods.
         colour_range: whether the maps share one range of colours.
         run: starts comparing.
         cancel: stops whatever the tab is doing.

@@ -31,7 +31,7 @@ class ExplainWidgets:
         method: the method's key.
         about: what the method is good for.
         cost: how long it takes.
-        layer: where it looks.
+        layer: its layer.
         run: starts explaining.
         cancel: stops whatever the tab is doing.
         method_settings: holds the method's parameters.
@@ -130,7 +130,7 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
 
 
 def _follow_method(page: Page, tab: ExplainWidgets) -> Dependency:
-    """Say what the method is good for, where it can look, and how long it takes.
+    """Say what the method is good for, which layers it can use, and how long it takes.
 
     Returns:
         The event after a person has picked a method.

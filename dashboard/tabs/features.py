@@ -1,4 +1,4 @@
-"""Features: what a layer's channels respond to, and where attention heads look."""
+"""Features: the feature maps of a layer, and the attention of its heads."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class MetricWidgets:
 
     Attributes:
         methods: the methods' keys.
-        layer: where CAM methods look.
+        layer: the layer of CAM methods.
         random_maps: how many random maps to rank each map against.
         metrics: the metrics' keys.
         evidence: where the evidence is.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import CancelledError, TimmscopeError
-from core.evaluation.evaluator import ExplainerLike, control_methods, percentile_rank
+from core.evaluation.assess import ExplainerLike, control_methods, percentile_rank
 from core.evaluation.rows import Row, RowKey
 from core.methods.base import control_keys
 from core.methods.configuration import Configuration, MethodLike, by_name, to_configuration
