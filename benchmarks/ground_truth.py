@@ -113,7 +113,7 @@ class Plan:
     """What is asked for, and where it is kept.
 
     Attributes:
-        models: of the generated world.
+        models: the models of the synthetic scenes.
         methods: with the controls.
         pictures: of one object, and of two.
         seconds: of the processor, the most for a method on a model.
@@ -137,7 +137,7 @@ class Plan:
             yield from ((model, part) for part in [*self.methods, LAYERS])
 
     def found(self, model: str, method: str, layer: str = "") -> Found:
-        """What a method scored on a model of the world."""
+        """What a method scored on a model of the synthetic scenes."""
         case, at = _case(model, self.pictures), layer or None
         name = f"{model} {method} {layer} pictures={self.pictures} seconds={self.seconds:g}"
         with JsonLines(self.journal) as lines:
@@ -332,24 +332,25 @@ def page(plan: Plan) -> str:
 
 def _intro(plan: Plan) -> str:
     return f"""\
-# Known truth
+# Where the evidence is known
 
 Written by `make ground-truth`. The pictures are generated: one object of a class on a textured
-ground, among distractors that are drawn without regard to the class. So the evidence is the
-object's own pixels, and nothing else can be. The models are small ones of timm, trained on such
-pictures; those below were never trained on, and the model finds the right class in each.
+ground, among distractors chosen independently of the class. So the evidence is exactly the pixels of
+the object. The models are small timm models trained on such pictures. The pictures below were not
+used in training, and the model predicts the right class in each.
 
-- **inside**: share of the positive attribution that lies on the object.
-- **pointing**: how often the largest value lies on it; of equal ones, the share that do.
-- **right of two**: pictures of two objects, each asked for in turn: of what lies on either, the
-  share on the one asked for. 50 % is what a map scores that ignores the question.
-- **beats**: whether the share inside is larger than that of each control, by a paired bootstrap
-  of the difference with a 95 % interval. Methods with the promise `localises` claim that it
-  is, and a test holds this page to it; the others make no claim.
+- **inside**: share of the positive attribution that lies on the object, per cent.
+- **pointing**: how often the largest value lies on the object, per cent; of several equal largest
+  values, the share that does.
+- **right of two**: on pictures of two objects, each explained in turn: of the attribution on either
+  object, the share on the one explained. A map that ignores the target scores 50 %.
+- **beats**: whether the share inside is larger than that of each control, by a paired bootstrap of
+  the difference with a 95 % interval. Methods with the property `localises` promise this, and a test
+  compares this page with it; the others promise nothing.
 
-Means with 95 % bootstrap intervals over {plan.pictures} pictures of one object and as many of
-two; fewer where a method took longer than {plan.seconds:g} s of one processor, but at least
-{FEWEST}. Methods run with their default parameters, on their default layer, but for
+Means with 95 % bootstrap intervals over {plan.pictures} pictures of one object and as many of two;
+fewer where a method took longer than {plan.seconds:g} s of one processor, but at least {FEWEST}.
+Methods run with default parameters at their default layer, except
 {parameters(PARAMETERS)}.{_left_out(plan.methods)}
 Layers are compared on at most {LAYER_PICTURES} pictures.
 """

@@ -114,7 +114,8 @@ def sign_flip(differences: Values) -> float:
         return 1.0
 
     def size(values: Values, axis: int) -> Values:
-        return np.abs(values.mean(axis=axis))
+        sizes: Values = np.abs(values.mean(axis=axis))
+        return sizes
 
     found = permutation_test(
         (differences,),
