@@ -621,7 +621,7 @@ def test_maps_are_set_among_random_ones_and_one_method_is_recommended() -> None:
 @pytest.mark.parametrize("number", ["-3", "1000000", "many", "2.5"])
 def test_a_number_of_random_maps_that_makes_no_sense_is_refused(number: str) -> None:
     found = command("explain", COFFEE, f"--random-maps={number}")
-    assert_refused(found, "is no number from 0 to 10000", number)
+    assert_refused(found, "is not a number from 0 to 10000", number)
 
 
 def test_sanity_of_methods_on_a_model() -> None:

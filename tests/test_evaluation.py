@@ -332,7 +332,7 @@ CONTROLS = {"random": (0.0, 0.0, 0.0), "centre": (0.1, 0.2, 0.3)}
         (
             [contender("gradcam", 0.5, 0.6, 3), contender("layercam", 0.2, 0.3, 3)],
             "gradcam",
-            "more than any other with each baseline",
+            "of those that do better than the controls",
         ),
         (
             [contender("occlusion", 0.5, 0.6, 300), contender("gradcam", 0.42, 0.62, 3)],
