@@ -12,14 +12,14 @@ from dashboard.build import build
 from dashboard.theme import launch_options
 
 DOCS = Path(__file__).parent
-MAX_ROWS = 120_000
+TIMEOUT = 120_000
 
 
 def compare(page: Page) -> None:
     """The second tab with its default methods."""
     page.get_by_role("tab", name="Compare").click()
     page.click("#compare-run")
-    page.locator("#compare-result .js-plotly-plot").nth(3).wait_for(timeout=MAX_ROWS)
+    page.locator("#compare-result .js-plotly-plot").nth(3).wait_for(timeout=TIMEOUT)
     page.wait_for_timeout(1000)
 
 
@@ -32,7 +32,8 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         page.goto(f"{url}?__theme=light")
-        page.locator("#result .js-plotly-plot").wait_for(timeout=MAX_ROWS)
+        page.locator("#result .js-plotly-plot").wait_for(timeout=TIMEOUT)
+        page.get_by_text("Instant (").wait_for(timeout=TIMEOUT)  # the layers are there before it
         page.wait_for_timeout(1000)
         page.screenshot(path=DOCS / "screenshot.png")
         compare(page)

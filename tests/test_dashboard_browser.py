@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 SHOTS = Path(__file__).parent.parent / "screenshots"
-PATIENCE = 60_000
+TIMEOUT = 60_000
 """Milliseconds to wait for an answer on a busy machine."""
 
 
@@ -77,23 +77,23 @@ def page(visit: Callable[..., Visit], url: str) -> Page:
 
 def opened(visit: Visit) -> Visit:
     """The page once it shows the first explanation."""
-    visit.page.set_default_timeout(PATIENCE)
+    visit.page.set_default_timeout(TIMEOUT)
     title(visit.page, "tiger cat")
     return visit
 
 
 def title(page: Page, text: str | re.Pattern[str]) -> None:
     """Wait until the explanation is titled so."""
-    expect(page.locator("#result .ts-title").first).to_contain_text(text, timeout=PATIENCE)
+    expect(page.locator("#result .ts-title").first).to_contain_text(text, timeout=TIMEOUT)
 
 
 def drawn(page: Page, area: str, count: int | None = None) -> None:
     """Wait until an area shows drawn figures."""
     figures = page.locator(f"{area} .js-plotly-plot")
     page.locator(area).scroll_into_view_if_needed()
-    expect(figures.first).to_be_visible(timeout=PATIENCE)
+    expect(figures.first).to_be_visible(timeout=TIMEOUT)
     if count is not None:
-        expect(figures).to_have_count(count, timeout=PATIENCE)
+        expect(figures).to_have_count(count, timeout=TIMEOUT)
 
 
 def choose(page: Page, dropdown: str, text: str) -> None:
@@ -222,7 +222,7 @@ def test_a_bad_picture_is_refused_in_a_sentence_and_the_page_goes_on(
     page.get_by_label("Remove Image").click()
     expect(page.locator("#result .ts-caption")).to_contain_text("Add a picture")
     page.locator("#picture input[type=file]").set_input_files(bad)
-    expect(page.locator("#result .ts-caption")).to_contain_text("broken.jpg", timeout=PATIENCE)
+    expect(page.locator("#result .ts-caption")).to_contain_text("broken.jpg", timeout=TIMEOUT)
     shot(page, "refused-1280-light")
     page.get_by_role("button", name="rocket").click()
     title(page, "missile")
@@ -236,7 +236,7 @@ def test_a_method_the_model_cannot_run_says_why(page: Page) -> None:
 
 def until(page: Page, holds: Callable[[], bool]) -> None:
     """Wait for something on the server."""
-    for _ in range(PATIENCE // 100):
+    for _ in range(TIMEOUT // 100):
         if holds():
             return
         page.wait_for_timeout(100)
@@ -273,7 +273,7 @@ def predicting(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     bars = module._bars
 
     def held(prediction: Prediction) -> Panel:
-        assert go.wait(PATIENCE / 1000)
+        assert go.wait(TIMEOUT / 1000)
         return bars(prediction)
 
     go.set()
@@ -293,16 +293,16 @@ def test_a_result_asked_for_while_the_picture_is_predicted_stays(
     predicting.clear()
     page.get_by_role("button", name="coffee", exact=True).click()
     target = page.locator("#target input")
-    expect(target).to_have_value("", timeout=PATIENCE)
+    expect(target).to_have_value("", timeout=TIMEOUT)
     page.click("#compare-run")
     drawn(page, "#compare-result", 1)
     predicting.set()
-    expect(target).to_have_value(re.compile("espresso"), timeout=PATIENCE)
+    expect(target).to_have_value(re.compile("espresso"), timeout=TIMEOUT)
     page.wait_for_timeout(2000)
     expect(page.locator("#compare-result .js-plotly-plot")).to_have_count(1)
     page.get_by_role("button", name="rocket", exact=True).click()
     empty = page.locator("#compare-result .ts-caption")
-    expect(empty).to_contain_text("press Compare", timeout=PATIENCE)
+    expect(empty).to_contain_text("press Compare", timeout=TIMEOUT)
 
 
 def test_a_model_that_takes_long_to_load_can_be_left(
@@ -311,25 +311,25 @@ def test_a_model_that_takes_long_to_load_can_be_left(
     go = threading.Event()
 
     def held(name: str, **options: Any) -> ModelHandle:
-        assert go.wait(2 * PATIENCE / 1000)
+        assert go.wait(2 * TIMEOUT / 1000)
         return load_model(name, **options)
 
     monkeypatch.setattr("dashboard.state.models.load_model", held)
     said = page.locator("#about-model")
     page.locator("#model input").fill("test_resnet")
     page.locator("#model input").press("Enter")
-    expect(said).to_contain_text("Loading test_resnet", timeout=PATIENCE)
+    expect(said).to_contain_text("Loading test_resnet", timeout=TIMEOUT)
     page.click("#cancel-loading")
-    expect(said).to_contain_text("No longer waiting", timeout=PATIENCE)
+    expect(said).to_contain_text("No longer waiting", timeout=TIMEOUT)
     expect(page.locator("#cancel-loading")).to_be_hidden()
     page.locator("#model input").fill("tf_efficientnet_lite0")
     page.locator("#model input").press("Enter")
-    expect(said).to_contain_text("1,000 classes", timeout=PATIENCE)
+    expect(said).to_contain_text("1,000 classes", timeout=TIMEOUT)
     go.set()
 
 
 def test_the_estimate_follows_the_settings(page: Page) -> None:
-    expect(page.locator("#cost")).to_contain_text("Instant", timeout=PATIENCE)
+    expect(page.locator("#cost")).to_contain_text("Instant", timeout=TIMEOUT)
     choose(page, "#method", "Occlusion")
     expect(page.locator("#cost")).to_contain_text("forward passes")
     before = page.locator("#cost").text_content() or ""
@@ -391,7 +391,7 @@ def test_features_and_attention(visit: Callable[..., Visit], url: str) -> None:
     page.locator("#model input").fill("test_vit")
     page.locator("#model input").press("Enter")
     page.get_by_label("Random").click()
-    expect(page.locator("#about-model")).to_contain_text("Random weights", timeout=PATIENCE)
+    expect(page.locator("#about-model")).to_contain_text("Random weights", timeout=TIMEOUT)
     page.get_by_role("tab", name="Features").click()
     settled(seen)
     page.click("#feature-run")
@@ -406,7 +406,7 @@ def test_a_map_is_tested_and_the_verdict_goes_with_it(page: Page) -> None:
     drawn(page, "#result", 1)
     page.click("#test")
     verdict = page.locator("#verdict .ts-card")
-    expect(verdict.first).to_contain_text("Verdict: ", timeout=PATIENCE)
+    expect(verdict.first).to_contain_text("Verdict: ", timeout=TIMEOUT)
     assert verdict.count() >= 4
     shot(page, "verdict-1280-light")
     choose(page, "#method", "HiResCAM")
@@ -513,13 +513,13 @@ def test_evidence_is_drawn_and_a_curve_is_inspected(page: Page) -> None:
     expect(page.locator("#evidence-file")).to_contain_text("drawing")
     page.get_by_label("Energy inside").check()
     page.click("#metric-run")
-    expect(page.locator("#scores")).to_contain_text("Energy inside", timeout=PATIENCE)
+    expect(page.locator("#scores")).to_contain_text("Energy inside", timeout=TIMEOUT)
     drawn(page, "#curve-step", 2)
     expect(page.locator("#curve-step .ts-title").first).to_have_text("25% removed")
     page.locator("#share input[type=number]").fill("75")
     page.locator("#share input[type=number]").press("Enter")
     expect(page.locator("#curve-step .ts-title").first).to_have_text(
-        "75% removed", timeout=PATIENCE
+        "75% removed", timeout=TIMEOUT
     )
     shot(page, "curve-step-1280-light")
 
@@ -528,8 +528,8 @@ def test_which_method_to_take_is_said_and_goes_with_the_question(page: Page) -> 
     page.get_by_role("tab", name="Compare").click()
     page.click("#recommend")
     advice = page.locator("#advice .ts-card")
-    expect(advice).to_contain_text("symmetric relevance gain", timeout=PATIENCE)
+    expect(advice).to_contain_text("symmetric relevance gain", timeout=TIMEOUT)
     expect(page.locator("#ranking")).to_contain_text("Centre (control)")
     shot(page, "recommend-1280-light")
     choose(page, "#target", "lynx")
-    expect(advice).to_have_count(0, timeout=PATIENCE)
+    expect(advice).to_have_count(0, timeout=TIMEOUT)
