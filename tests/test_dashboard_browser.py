@@ -518,9 +518,7 @@ def test_evidence_is_drawn_and_a_curve_is_inspected(page: Page) -> None:
     expect(page.locator("#curve-step .ts-title").first).to_have_text("25% removed")
     page.locator("#share input[type=number]").fill("75")
     page.locator("#share input[type=number]").press("Enter")
-    expect(page.locator("#curve-step .ts-title").first).to_have_text(
-        "75% removed", timeout=TIMEOUT
-    )
+    expect(page.locator("#curve-step .ts-title").first).to_have_text("75% removed", timeout=TIMEOUT)
     shot(page, "curve-step-1280-light")
 
 
