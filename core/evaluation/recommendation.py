@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from core.evaluation.wording import cost_share
+from core.evaluation.cost_wording import cost_share
 from core.types import Cost
 
 

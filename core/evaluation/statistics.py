@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.evaluation.cost_wording import cost_share
 from core.evaluation.rows import Row
-from core.evaluation.wording import cost_share
 from core.methods.base import METHODS
 from core.metrics.base import METRICS
 from core.registry import key_of

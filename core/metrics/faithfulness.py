@@ -57,6 +57,7 @@ class RemovalCurve(Metric):
     restores: ClassVar[bool] = False
 
     steps: int = Field(28, ge=1, le=1000, description="Number of steps, from no pixel to all")
+    # Deletion, insertion and symmetric relevance gain share their passes, hence this baseline.
     baseline: RemovalBaseline = Field("blur", description="What replaces removed pixels")
 
     def deletion(self, run: Run, values: Tensor) -> Tensor:

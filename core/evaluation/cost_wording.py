@@ -1,4 +1,4 @@
-"""Phrases that several reports share."""
+"""How a cost is put into words."""
 
 from __future__ import annotations
 
