@@ -11,7 +11,8 @@ from dashboard.state import Service
 from dashboard.tabs import compare, explain, features, metrics, sidebar, view
 
 HEADER = "<h1>Timmscope</h1><p>See why a vision model decided.</p>"
-
+MAX_AT_ONCE = 8
+"""How many visitors may run one kind of action; Cancel reaches them, not those who still wait."""
 
 TABS: Sequence[ModuleType] = (explain, compare, features, metrics)
 """The tabs of the page, in order.
@@ -43,5 +44,5 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
                     for tab in tabs:
                         with gr.Tab(tab.TITLE, id=tab.TITLE.lower()):
                             tab.wire(page, tab.layout())
-        demo.queue(max_size=32, default_concurrency_limit=2)
+        demo.queue(max_size=32, default_concurrency_limit=MAX_AT_ONCE)
     return demo

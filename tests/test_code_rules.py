@@ -218,6 +218,15 @@ def test_nothing_in_a_file_of_weights_is_executed(path: Path) -> None:
 
 
 @EACH_FILE
+def test_the_page_cancels_by_its_own_tasks(path: Path) -> None:
+    """Gradio's `cancels=`, where it comes late, also stops what was asked after it."""
+    found = [
+        call.lineno for _, call in calls(path) if any(k.arg == "cancels" for k in call.keywords)
+    ]
+    assert not found, f"use cancel_on_click at lines {found}"
+
+
+@EACH_FILE
 def test_nothing_is_left_to_do(path: Path) -> None:
     with path.open("rb") as stream:
         comments = [t for t in tokenize.tokenize(stream.readline) if t.type == tokenize.COMMENT]

@@ -124,7 +124,7 @@ def wire(page: Page, tab: CompareWidgets) -> None:
     compared = _compare(page, tab, maps)
     recommended = _recommend(page, tab, advice)
     compared.then(advice.cleared, None, advice.outputs, **QUIET)
-    cancel_on_click(page, tab.cancel, ["compare", "recommend"], [compared, recommended])
+    cancel_on_click(page, tab.cancel, "compare", "recommend")
     clear_outdated(page, maps, [compared])
     clear_outdated(page, advice, [recommended])
 

@@ -20,7 +20,9 @@ from dashboard.tabs.page import QUIET, Page, cancel_on_click
 TITLE = "Explain"
 DEFAULT_METHOD = "gradcam"
 KINDS = ("png", "npz", "json")
-SAVE_JS = "() => setTimeout(() => document.querySelector('#download-file').click(), 50)"
+SAVE_JS = """(file) => {
+  if (file) setTimeout(() => document.querySelector("#download-file").click(), 50);
+}"""
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,12 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     picked = _follow_method(page, tab)
     _show_settings(page, tab)
     explained = _explain(page, tab, picked)
-    saved = [_save(page, tab, kind) for kind in KINDS]
-    tested = _test(page, tab)
+    for kind in KINDS:
+        _save(page, tab, kind)
+    _test(page, tab)
     for event in explained:  # the verdict was on the map before
         event.then(lambda: [], None, tab.verdict, queue=False, **QUIET)
-    cancel_on_click(page, tab.cancel, ["explain", "save", "test"], [*explained, *saved, tested])
+    cancel_on_click(page, tab.cancel, "explain", "save", "test")
 
 
 def _follow_method(page: Page, tab: ExplainWidgets) -> Dependency:
@@ -223,11 +226,13 @@ def _explain(page: Page, tab: ExplainWidgets, picked: Dependency) -> list[Depend
     return [asked, *followed]
 
 
-def _save(page: Page, tab: ExplainWidgets, kind: str) -> Dependency:
+def _save(page: Page, tab: ExplainWidgets, kind: str) -> None:
     """Write the map as the page shows it now, and have the browser fetch the file."""
     inputs = page.inputs(SaveRequest, tab, kind=kind)
     saved = tab.save[kind].click(
-        page.handler("save", actions.save, inputs, lambda path: path),
+        page.handler(
+            "save", actions.save, inputs, lambda path: path, on_cancel=lambda request: None
+        ),
         inputs.components,
         tab.file,
         show_progress="minimal",
@@ -235,11 +240,10 @@ def _save(page: Page, tab: ExplainWidgets, kind: str) -> Dependency:
         api_visibility="private",
         trigger_mode="always_last",
     )
-    saved.success(None, None, None, js=SAVE_JS)
-    return saved
+    saved.success(None, tab.file, None, js=SAVE_JS)
 
 
-def _test(page: Page, tab: ExplainWidgets) -> Dependency:
+def _test(page: Page, tab: ExplainWidgets) -> None:
     """Test whether the map can be trusted."""
 
     def failed(request: VerdictRequest, error: TimmscopeError) -> list[Any]:
@@ -249,7 +253,7 @@ def _test(page: Page, tab: ExplainWidgets) -> Dependency:
         return [actions.fault_card(title, request.explanation.question, error)]
 
     inputs = page.inputs(VerdictRequest, tab)
-    return tab.test.click(
+    tab.test.click(
         page.handler("test", actions.assess, inputs, lambda found: found.panels, failed),
         inputs.components,
         tab.verdict,

@@ -139,7 +139,7 @@ def _wire_channels(page: Page, half: MapWidgets) -> None:
         trigger_mode="always_last",
         show_progress_on=half.maps,
     )
-    cancel_on_click(page, half.cancel, ["features"], [shown])
+    cancel_on_click(page, half.cancel, "features")
     clear_outdated(page, area, [shown], any_target=True)
 
 
@@ -156,7 +156,7 @@ def _wire_heads(page: Page, half: HeadWidgets) -> None:
         trigger_mode="always_last",
         show_progress_on=half.maps,
     )
-    cancel_on_click(page, half.cancel, ["attention"], [shown])
+    cancel_on_click(page, half.cancel, "attention")
     clear_outdated(page, area, [shown], any_target=True)
 
 

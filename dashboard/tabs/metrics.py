@@ -148,8 +148,8 @@ def wire(page: Page, tab: MetricWidgets) -> None:
     evidence.wire(page, tab.evidence)
     _show_settings(page, tab)
     measured = _measure(page, tab, area)
-    stepped = _curve_steps(page, tab, measured)
-    cancel_on_click(page, tab.cancel, ["measure", "curve_step"], [measured, *stepped])
+    _curve_steps(page, tab, measured)
+    cancel_on_click(page, tab.cancel, "measure", "curve_step")
     clear_outdated(page, area, [measured])
 
 
@@ -195,7 +195,7 @@ def _measure(page: Page, tab: MetricWidgets, area: ResultArea) -> Dependency:
     )
 
 
-def _curve_steps(page: Page, tab: MetricWidgets, measured: Dependency) -> list[Dependency]:
+def _curve_steps(page: Page, tab: MetricWidgets, measured: Dependency) -> None:
     """Show one step of a curve: the first one when curves arrive, then the one chosen."""
 
     def failed(request: CurveStepRequest, error: TimmscopeError) -> list[Panel]:
@@ -206,7 +206,7 @@ def _curve_steps(page: Page, tab: MetricWidgets, measured: Dependency) -> list[D
         "curve_step", actions.curve_step, inputs, lambda found: found.panels, failed
     )
     options: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
-    changed = gr.on(
+    gr.on(
         [tab.curve.input, tab.share.change],
         step,
         inputs.components,
@@ -214,5 +214,4 @@ def _curve_steps(page: Page, tab: MetricWidgets, measured: Dependency) -> list[D
         api_name="curve_step",
         **options,
     )
-    first = measured.success(step, inputs.components, tab.step, api_visibility="private", **options)
-    return [changed, first]
+    measured.success(step, inputs.components, tab.step, api_visibility="private", **options)

@@ -75,9 +75,10 @@ class Page:
         inputs: Inputs[R],
         show: Callable[[Any], Any],
         on_fault: OnFault[R] | None = None,
+        on_cancel: Callable[[R], Any] | None = None,
     ) -> Callable[..., Any]:
         """The handler of an event that runs an action; see `handlers.handler`."""
-        return handler(self.service, task, action, inputs, show, on_fault)
+        return handler(self.service, task, action, inputs, show, on_fault, on_cancel)
 
 
 @dataclass(frozen=True)
@@ -148,16 +149,18 @@ def clear_outdated(
         trigger(check, inputs.components, area.outputs, queue=False, **QUIET)
 
 
-def cancel_on_click(
-    page: Page, button: gr.Button, tasks: Sequence[str], work: Sequence[Dependency]
-) -> None:
-    """Make a button stop tasks, in the page and on the server."""
+def cancel_on_click(page: Page, button: gr.Button, *tasks: str) -> None:
+    """Make a button stop tasks.
+
+    Gradio's own `cancels=` is not used: it reaches the server late on a busy machine, and then
+    also stops the event that the visitor asked for in the meantime, without a word.
+    """
 
     def cancel(visitor: gr.Request) -> None:
         for task in tasks:
             page.service.tasks.cancel(session(visitor, task))
 
-    button.click(cancel, None, None, queue=False, cancels=list(work), **QUIET)
+    button.click(cancel, None, None, queue=False, **QUIET)
 
 
 def follow_model(page: Page, **kinds: gr.Dropdown) -> None:

@@ -190,7 +190,7 @@ def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Depe
         trigger_mode="always_last",
         concurrency_limit=MAX_LOADS,
     )
-    side.cancel_loading.click(stop, side.model, outputs, queue=False, cancels=[opened], **QUIET)
+    side.cancel_loading.click(stop, side.model, outputs, queue=False, **QUIET)
     return opened
 
 
