@@ -45,7 +45,7 @@ from core.runtime.cache import Cache
 from core.synthetic import SYNTHETIC_MODELS
 from core.synthetic.scenes import CLASSES, HELD_OUT, Scene, scene
 from core.synthetic.train import to_input
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from core.types import Property, upsample
 
 ROOT = Path(__file__).parents[1]
@@ -218,7 +218,7 @@ def collect(handle: ModelHandle, pictures: int, pairs: int | None = None) -> Cas
         seeds = itertools.count(FIRST)
         while len(kept) < wanted[objects]:
             shown = scene(next(seeds), objects)
-            logits = explainer.predict(planes([shown])).logits[0]
+            logits = explainer.predict(planes([shown])).scores[0]
             if set(logits.topk(objects).indices.tolist()) == set(shown.classes):
                 kept.append(shown)
     return Case(explainer, found[1], found[2])
@@ -299,7 +299,7 @@ def explained(
 ) -> Values:
     """Maps (B, H, W) of scenes for one class each."""
     answer = explainer.explain(
-        planes(scenes), method, target=ClassLogit(tuple(classes)), seed=seed, layer=layer
+        planes(scenes), method, target=ClassScore(tuple(classes)), seed=seed, layer=layer
     )
     height, width, _ = scenes[0].picture.shape
     return upsample(answer.values, (height, width)).double().numpy()

@@ -27,7 +27,7 @@ from core.metrics.base import Metric, MetricInput
 from core.runtime.cache import Cache
 from core.synthetic import SYNTHETIC_MODELS
 from core.synthetic.scenes import Scene
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 KNOWN = "layercam"
@@ -113,7 +113,7 @@ def _scores(explainer: Explainer, metric: Metric, shown: Scene) -> dict[str, flo
     explainer = Explainer(explainer.model, cache=Cache(64 * 2**20))
     batch = explainer.prepare(planes([shown]))
     ground_truth = torch.from_numpy(shown.masks)
-    question = {"target": ClassLogit(shown.classes[0]), "ground_truth": ground_truth}
+    question = {"target": ClassScore(shown.classes[0]), "ground_truth": ground_truth}
     scores = {}
     for name, values in _maps(explainer, batch.x, ground_truth, question["target"], metric).items():
         try:
@@ -124,7 +124,7 @@ def _scores(explainer: Explainer, metric: Metric, shown: Scene) -> dict[str, flo
 
 
 def _maps(
-    explainer: Explainer, x: Tensor, ground_truth: Tensor, target: ClassLogit, metric: Metric
+    explainer: Explainer, x: Tensor, ground_truth: Tensor, target: ClassScore, metric: Metric
 ) -> dict[str, object]:
     """The true evidence and the wrong maps, by name; attributions if the metric needs a method."""
     answers = {key: explainer.explain(x, key, target=target) for key in control_keys()}

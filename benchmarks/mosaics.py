@@ -146,7 +146,7 @@ def game(contestant: str, rounds: int = ROUNDS) -> Game:
     known = []
     for path, label in photographs():
         batch = alone.prepare(path)
-        if int(alone.predict(batch).logits.argmax()) == label:
+        if int(alone.predict(batch).scores.argmax()) == label:
             known.append((batch.x[0].clone(), label))
     return Game(Explainer(build(2), cache=Cache(CACHE)), list(mosaics(known, rounds)), len(known))
 

@@ -75,7 +75,7 @@ class Question:
     def __init__(self, explainer: Explainer, picture: Path, baseline: str) -> None:
         self.explainer, self.baseline = explainer, baseline
         self.batch = explainer.prepare(picture)
-        self.target = int(explainer.predict(self.batch).logits.argmax())
+        self.target = int(explainer.predict(self.batch).scores.argmax())
 
     def ask(self, steps: int, tolerance: float = 0.0) -> Attribution:
         """Integrated gradients."""

@@ -81,7 +81,7 @@ class Subject:
         self.sizes = sizes
         self.batch = Explainer(self.handle).prepare(PICTURE)
         self.x = self.batch.x
-        self.target = int(Explainer(self.handle).predict(self.batch).logits.argmax())
+        self.target = int(Explainer(self.handle).predict(self.batch).scores.argmax())
         layer = self.handle.default_layer
         assert layer is not None
         self.layer: str = layer

@@ -145,7 +145,7 @@ def broken(explainer: Explainer, key: str) -> str:
     if reason := owner.why_not(METHODS.make(key).requires()):
         raise NotApplicableError(reason)
     x, method = picture(owner), coarse(key, owner)
-    logits = explainer.predict(x).logits[0]
+    logits = explainer.predict(x).scores[0]
     first, second = int(logits.argmax()), int(logits.argmin())
     found = explainer.explain(x, method, target=first)
     signed = (
@@ -185,7 +185,7 @@ def _wrong_sum(
         return ""
     index = int(found.target.rpartition(":")[2])
     black = explainer.model.pixel(0.0).expand_as(x).clone()
-    rise = found.score - explainer.predict(black).logits[0, index]
+    rise = found.score - explainer.predict(black).scores[0, index]
     own = (found.values.sum() - rise).abs() / rise.abs()
     if not torch.allclose(own, error.to(own), rtol=0.1, atol=1e-2):
         return f"the {SUMS[law]} error is {own.item():.3g}, reported as {error.item():.3g}"
@@ -200,7 +200,7 @@ def facts(owner: ModelHandle) -> dict[str, str]:
     layer = owner.layers[owner.default_layer] if owner.default_layer else None
     layout = layer.layout if layer is not None else None
     height, width = owner.input_size[1:]
-    kind = "features" if owner.features else "classes"
+    kind = "features" if owner.task.kind == "feature" else "classes"
     return {
         "model": owner.name,
         "parameters": f"{sum(p.numel() for p in owner.model.parameters()) / 1e6:.1f} M",

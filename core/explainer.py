@@ -41,7 +41,7 @@ from core.runtime.cache import Cache, CacheScope
 from core.runtime.evaluation_mode import no_grad_no_autocast
 from core.runtime.run import Run
 from core.tasks.base import Target, TargetLike
-from core.tasks.classification import to_target
+from core.tasks.outputs import Outputs
 from core.tasks.query import Query
 from core.types import Attribution, Comparison, CurveStep, Need, PercentileRank, Prediction, Score
 
@@ -163,7 +163,7 @@ class Explainer:
         """
         if target is None:
             return None
-        found = to_target(target, self.model.labels, self.model.name)
+        found = self.model.task.to_target(target, self.model.name)
         found.check(self.model.outputs, images, self.model.name)
         return found
 
@@ -518,14 +518,14 @@ class Explainer:
             seed=query.seed,
             cache_scope=CacheScope(
                 self.cache,
-                (self.model.fingerprint(), query.batch.digest),
+                (self.model.fingerprint(), self.model.task.key, query.batch.digest),
                 waiting=lambda: progress.advance(0),
             ),
             progress=progress,
         )
 
-    def _prediction(self, outputs: Tensor) -> Prediction:
-        return Prediction(outputs.cpu().clone(), self.model.labels, features=self.model.features)
+    def _prediction(self, outputs: Outputs) -> Prediction:
+        return self.model.task.predict(outputs)
 
 
 @functools.lru_cache(maxsize=4)

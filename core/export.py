@@ -39,10 +39,22 @@ def context_facts(model: ModelHandle, query: Query, prediction: Prediction) -> d
 
 
 def prediction_facts(prediction: Prediction) -> dict[str, Any]:
-    """The top five classes of one picture, as JSON."""
+    """What the model says of one picture, as JSON.
+
+    Of a classifier the five most likely classes; of a regression its numbers in order, and of a
+    model without classes its strongest features, as `outputs` with a value each.
+    """
     top = prediction.top(5)
+    facts: dict[str, Any] = {"activation": prediction.activation}
+    if not prediction.bounded:
+        unit = {"unit": prediction.unit} if prediction.unit else {}
+        facts["outputs"] = [
+            {prediction.kind: i, "label": name, "value": finite(value), **unit}
+            for i, name, value in top
+        ]
+        return facts
     index, label, confidence = top[0]
-    return {
+    return facts | {
         "predicted_class": index,
         "predicted_label": label,
         "confidence": finite(confidence),

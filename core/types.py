@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.errors import NotApplicableError
+
 
 class Need(StrEnum):
     """What a method needs of a model; `ModelHandle.supports` says what a model has."""
@@ -260,43 +262,72 @@ class AttentionLayer:
         return self.queries.mean(sums.flatten(1), (self.query_layout or self.layout).tokens)
 
 
+OutputKind = Literal["class", "output", "feature"]
+"""What one number of a model's outputs stands for: a class or tag; a number that is predicted; or a
+feature of a model without classes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's outputs for a batch of pictures.
+    """What a model says of a batch of pictures.
 
     Attributes:
-        logits: (B, N) raw outputs.
-        labels: class names in output order; None if unknown.
-        features: whether the outputs are features of a model without classes, so that there are no
-            probabilities.
+        scores: (B, N) raw outputs: logits, numbers, or features.
+        values: (B, N) what a person reads: probabilities where `bounded`, else the numbers.
+        labels: names of the outputs in order; None if unknown.
+        kind: what one output stands for.
+        activation: the key of what turned scores into values.
+        unit: of numbers, the unit if it is known.
+        bounded: whether the values are probabilities, from 0 to 1.
+        exclusive: whether the classes exclude each other, so that probabilities add up to 1.
     """
 
-    logits: Tensor
+    scores: Tensor
+    values: Tensor
     labels: Sequence[str] | None = None
-    features: bool = False
+    kind: OutputKind = "class"
+    activation: str = "softmax"
+    unit: str = ""
+    bounded: bool = True
+    exclusive: bool = True
 
     @property
     def probabilities(self) -> Tensor:
-        """(B, N) softmax of the logits."""
-        return self.logits.float().softmax(-1)
+        """(B, N) the probability of each class.
+
+        Raises:
+            NotApplicableError: the outputs are numbers or features.
+        """
+        if not self.bounded:
+            raise NotApplicableError(
+                f"the outputs are {self.kind}s without probabilities; read `values`, or load the "
+                "model with activation='softmax' or 'sigmoid'"
+            )
+        return self.values
+
+    @property
+    def certainty(self) -> Tensor:
+        """(B,) the largest probability; zeros where there are none."""
+        return self.values.amax(1) if self.bounded else torch.zeros(len(self.values))
 
     def label(self, index: int) -> str:
-        """The name of class `index`; "class 3" where names are unknown, or "feature 3"."""
-        if self.labels is not None:
-            return self.labels[index]
-        return f"feature {index}" if self.features else f"class {index}"
+        """The name of an output; "class 3" where names are unknown, or "feature 3"."""
+        return f"{self.kind} {index}" if self.labels is None else self.labels[index]
+
+    def text(self, value: float) -> str:
+        """A value as people read it: in per cent where it is a probability, else with its unit."""
+        return f"{value:.1%}" if self.bounded else f"{value:.4g} {self.unit}".rstrip()
 
     def top(self, k: int = 5, image: int = 0) -> list[tuple[int, str, float]]:
         """The `k` most likely classes of one image as (index, label, probability).
 
-        For a model without classes the `k` largest features as (index, label, value).
+        For a model without classes the `k` largest features as (index, label, value); for a
+        regression its first `k` numbers, in the model's order.
         """
-        values = self.logits[image].float() if self.features else self.probabilities[image]
-        best = values.topk(min(k, len(values)))
-        return [
-            (int(i), self.label(int(i)), float(v))
-            for v, i in zip(best.values, best.indices, strict=True)
-        ]
+        values = self.values[image]
+        count = min(k, len(values))
+        order = range(count) if self.kind == "output" else values.topk(count).indices.tolist()
+        return [(int(i), self.label(int(i)), float(values[i])) for i in order]
 
 
 @dataclass(frozen=True, slots=True)

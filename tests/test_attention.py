@@ -25,11 +25,11 @@ from core.models import zoo
 from core.runtime.attention_capture import record_attention
 from core.runtime.batching import Progress
 from core.runtime.run import Run
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from tests.conftest import build, images, shared_handle
 from tests.test_layers import any_handle
 
-TARGET = ClassLogit((1, 3))
+TARGET = ClassScore((1, 3))
 
 
 def run64(name: str, layer: str | None = None, count: int = 2) -> Run:
@@ -37,7 +37,7 @@ def run64(name: str, layer: str | None = None, count: int = 2) -> Run:
     model = build(name).double().eval()
     owner = ModelHandle(model, name=name, preprocessing=Preprocessing.from_model(model))
     x = images(owner, count).double()
-    return Run(owner, x, ClassLogit((1, 3)[:count]), layer=layer)
+    return Run(owner, x, ClassScore((1, 3)[:count]), layer=layer)
 
 
 def ask(run: Run, key: str, **params: Any) -> Tensor:

@@ -25,13 +25,13 @@ from core.methods.fullgrad import implicit_bias, smallest_parts
 from core.runtime.layer_outputs import LayerGradients
 from core.runtime.resume import record_until, resume_after
 from core.runtime.run import Run
-from core.tasks.classification import ClassLogit, ClassProbability
+from core.tasks.classification import ClassProbability, ClassScore
 from core.types import Attribution, Layout, upsample
 from tests.conftest import build, handle, images, shared_handle
 from tests.test_oracles import doubled
 
 CLASSES = (1, 3)
-TARGET = ClassLogit(CLASSES)
+TARGET = ClassScore(CLASSES)
 
 
 def ask(name: str, key: str, layer: str | None = None, **params: Any) -> Attribution:
@@ -157,7 +157,7 @@ def test_finercam_is_that_of_pytorch_grad_cam(
     name: str, layer: str | None, alpha: float, comparisons: int
 ) -> None:
     answer = ask(name, "finercam", layer, alpha=alpha, comparisons=comparisons)
-    outputs = Explainer(shared_handle(name)).predict(images(shared_handle(name), 2)).logits
+    outputs = Explainer(shared_handle(name)).predict(images(shared_handle(name), 2)).scores
     targets = []
     for row, c in zip(outputs, CLASSES, strict=True):
         nearest = sorted(range(len(row)), key=lambda k, c=c, row=row: abs(row[k] - row[c]))
@@ -193,7 +193,7 @@ def test_scorecam_is_that_of_pytorch_grad_cam(name: str) -> None:
 def test_scorecam_with_some_channels_uses_those_that_vary_most() -> None:
     owner = handle("vit_pooled")
     x = images(owner, 1)
-    run = Run(owner, x, ClassLogit(1), layer="blocks.2")
+    run = Run(owner, x, ClassScore(1), layer="blocks.2")
     act = run.activation()[0]
     best = sorted(act.flatten(1).var(1).topk(5).indices.tolist())
     stretched = nn.functional.interpolate(

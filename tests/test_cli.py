@@ -313,7 +313,7 @@ def test_attention_methods_run_on_a_transformer() -> None:
 def test_targets(text: str, described: str, index: int | None, lite0: Any) -> None:
     report = command("explain", COFFEE, "--target", text).image
     assert report["target"] == described
-    logits = lite0.predict(COFFEE).logits[0]
+    logits = lite0.predict(COFFEE).scores[0]
     if index is not None:
         assert report["results"]["gradcam"]["score"] == pytest.approx(
             float(logits[index]), abs=1e-3

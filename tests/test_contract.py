@@ -15,7 +15,7 @@ from core.errors import CancelledError, ModelFailure, NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.runtime.batching import Budget
 from core.runtime.cache import Cache
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from core.types import Need
 from tests.conftest import build, handle, images, pairs, quick, refused, shared_handle
 
@@ -24,7 +24,7 @@ from tests.conftest import build, handle, images, pairs, quick, refused, shared_
 def test_one_finite_map_per_image_and_the_models_own_score(key: str, name: str) -> None:
     owner = shared_handle(name)
     x = images(owner, 2)
-    answer = Explainer(owner).explain(x, quick(key), target=ClassLogit((1, 3)))
+    answer = Explainer(owner).explain(x, quick(key), target=ClassScore((1, 3)))
     assert answer.values.dtype == torch.float32
     assert answer.values.shape[0] == 2
     assert answer.values.ndim == 3
@@ -43,7 +43,7 @@ def test_each_image_keeps_its_target_whatever_the_chunks(key: str, name: str) ->
     maps = []
     for rows in (1, 2, 16):
         owner.budget = Budget(rows)
-        maps.append(Explainer(owner).explain(x, quick(key), target=ClassLogit(classes)).values)
+        maps.append(Explainer(owner).explain(x, quick(key), target=ClassScore(classes)).values)
     alone = [
         Explainer(owner).explain(x[i], quick(key), target=c).values for i, c in enumerate(classes)
     ]

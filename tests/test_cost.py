@@ -48,7 +48,7 @@ def test_without_a_target_the_prediction_comes_from_the_same_pass() -> None:
     prediction = counted.explainer.predict(counted.x)
     assert counted.forward == 1
     assert answer.target == f"logit:{prediction.top(1)[0][0]}"
-    torch.testing.assert_close(answer.score[0], prediction.logits[0].max())
+    torch.testing.assert_close(answer.score[0], prediction.scores[0].max())
 
 
 def test_a_second_layer_captured_along_costs_nothing_more() -> None:
@@ -87,7 +87,7 @@ def test_another_target_of_the_same_masked_copies_costs_nothing() -> None:
 def test_outputs_beyond_the_bound_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Counted("resnet")
     asked = {"window": 80, "stride": 80}
-    outputs = counted.explainer.predict(counted.x).logits.shape[1]
+    outputs = counted.explainer.predict(counted.x).scores.shape[1]
     for bound, rows in ((4 * outputs * 4, 0), (4 * outputs * 4 - 1, 4)):
         monkeypatch.setattr(running, "KEPT_BYTES", bound)
         explainer = Explainer(counted.handle)

@@ -14,7 +14,9 @@ from core.methods.base import METHODS
 from core.runtime.backward_rules import nonlinear_operations
 from core.runtime.batching import Budget
 from core.runtime.run import Run
-from core.tasks.classification import ClassLogit, ClassProbability
+from core.tasks.activation import IDENTITY
+from core.tasks.classification import ClassProbability, ClassScore
+from core.tasks.outputs import Scores
 from tests.conftest import build, handle, images
 from tests.test_oracles import clean, furthest, run64, start
 
@@ -29,7 +31,7 @@ def without_max_pool(name: str) -> Run:
     model.maxpool = nn.Identity()
     owner = ModelHandle(model, name=name, preprocessing=Preprocessing.from_model(model))
     x = nn.functional.interpolate(images(owner, 2).double(), (48, 48), mode="area")
-    return Run(owner, x, ClassLogit((1, 3)), seed=7)
+    return Run(owner, x, ClassScore((1, 3)), seed=7)
 
 
 def captums(run: Run, baseline: Tensor) -> Tensor:
@@ -66,14 +68,15 @@ def test_deep_shap_is_captums() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet", "efficientnet", "convnext", "mambaout", "swin", "vit"])
-@pytest.mark.parametrize("kind", [ClassLogit, ClassProbability])
-def test_the_map_sums_to_the_rise_of_the_score(name: str, kind: type[ClassLogit]) -> None:
+@pytest.mark.parametrize("kind", [ClassScore, ClassProbability])
+def test_the_map_sums_to_the_rise_of_the_score(name: str, kind: type[ClassScore]) -> None:
     asked = run64(name)
     run = Run(asked.subject, asked.x, kind((1, 3)), seed=7)
     values, score = METHODS.make("deeplift").attribute(run)
     with torch.no_grad():
         model = clean(run)
-        above, below = (run.target(model(x), run.owner) for x in (run.x, start("black", run)))
+        ends = run.x, start("black", run)
+        above, below = (run.target(Scores(model(x)), run.owner) for x in ends)
     torch.testing.assert_close(score, above, rtol=1e-9, atol=1e-12)
     rise = above - below
     error = (values.sum((1, 2)) - rise).abs() / rise.abs()
@@ -105,7 +108,7 @@ def test_rows_and_their_baselines_stay_within_the_budget() -> None:
     owner.budget = Budget(4)
     passes: list[int] = []
     owner.model.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
-    run = Run(owner, images(owner, 3), ClassLogit((1, 3, 0)))
+    run = Run(owner, images(owner, 3), ClassScore((1, 3, 0)))
     METHODS.make("deeplift").attribute(run)
     assert sum(passes) == 6
     assert max(passes) == 4
@@ -126,9 +129,11 @@ class Parts(nn.Module):
 def explained(function: object, key: str = "deeplift", **params: object) -> tuple[Tensor, Run]:
     """The map of a function's first output for two pictures of 2x2 pixels."""
     preprocessing = Preprocessing(input_size=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
-    owner = ModelHandle(Parts(function), name="parts", preprocessing=preprocessing)
+    owner = ModelHandle(
+        Parts(function), name="parts", preprocessing=preprocessing, activation=IDENTITY
+    )
     x = torch.randn((2, 3, 2, 2), generator=torch.Generator().manual_seed(2)).double()
-    run = Run(owner, x, ClassLogit(0))
+    run = Run(owner, x, ClassScore(0))
     values, _ = METHODS.make(key, params).attribute(run)
     return values, run
 
@@ -181,7 +186,7 @@ def test_softmax_of_one_picture_twice_has_its_own_slope() -> None:
     values, run = explained(lambda x: x.softmax(1), baseline="zero")
     close = run.x * 1e-7
     slope = torch.autograd.functional.jacobian(lambda x: x.flatten(1).softmax(1)[:, 0].sum(), close)
-    near = Run(run.subject, close, ClassLogit(0))
+    near = Run(run.subject, close, ClassScore(0))
     found, _ = METHODS.make("deeplift", {"baseline": "zero"}).attribute(near)
     torch.testing.assert_close(found, (slope * close).sum(1))
     assert values.abs().max() > found.abs().max()

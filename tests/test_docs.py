@@ -177,7 +177,7 @@ def test_the_worked_method_explains_a_picture(
     answer = lite0.explain(x, "reveal", target="espresso", tile=56)
     empty, lone = torch.zeros_like(x), torch.zeros_like(x)
     lone[:, :, 56:112, 112:168] = x[:, :, 56:112, 112:168]
-    nothing, alone = (lite0.predict(rows).logits[0, 967] for rows in (empty, lone))
+    nothing, alone = (lite0.predict(rows).scores[0, 967] for rows in (empty, lone))
     torch.testing.assert_close(answer.values[0, 60, 120], alone - nothing, rtol=1e-4, atol=1e-4)
     assert answer.cost.forward == 18  # 16 tiles, the empty ground, the picture itself
     assert answer.cost.backward == 0

@@ -28,7 +28,7 @@ from core.inputs.image import open_picture
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS, attribute
 from core.runtime.cache import Cache
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from tests.conftest import QUICK, SAMPLES, build, handle, images, runnable, shared_handle
 
 COFFEE = SAMPLES / "coffee.jpg"
@@ -127,7 +127,7 @@ def test_the_three_ways_to_ask_are_one(lite0: Explainer) -> None:
     assert torch.equal(explain(COFFEE, method="gradcam").values, one.values)
     assert torch.equal(explain(str(COFFEE), model=lite0.model).values, one.values)
     assert torch.equal(compare(COFFEE, ["gradcam"]).results["gradcam"].values, one.values)
-    for target in (967, "espresso", "967", ClassLogit(967), ClassLogit((967,))):
+    for target in (967, "espresso", "967", ClassScore(967), ClassScore((967,))):
         assert torch.equal(lite0.explain(COFFEE, target=target).values, one.values)
 
 
@@ -138,7 +138,7 @@ def test_a_number_is_an_index_even_where_labels_are_numbers() -> None:
         ModelHandle(owner.model, name="digits", preprocessing=owner.preprocessing, labels=digits)
     )
     x = images(owner, 1)
-    logits = asker.predict(x).logits[0]
+    logits = asker.predict(x).scores[0]
     assert asker.explain(x, target=1).score[0] == pytest.approx(float(logits[1]))
     assert asker.explain(x, target="1").score[0] == pytest.approx(float(logits[5]))
 
@@ -153,7 +153,7 @@ def test_a_number_is_an_index_even_where_labels_are_numbers() -> None:
         ({"extra_layers": ["layr4"]}, UnknownNameError, "did you mean 'layer4'"),
         ({"target": 7}, UnknownNameError, "classes 0 to 6"),
         ({"target": -1}, UnknownNameError, "class -1 .* 0 to 6"),
-        ({"target": ClassLogit((1, 2))}, UnknownNameError, "2 classes given for 1 images"),
+        ({"target": ClassScore((1, 2))}, UnknownNameError, "2 classes given for 1 images"),
         ({"target": "cat"}, UnknownNameError, "'cat': resnet does not name its classes"),
         ({"layer": "fc"}, NotApplicableError, "'fc' of resnet"),
         ({"method": "attention"}, NotApplicableError, "resnet computes no softmax attention"),
@@ -169,7 +169,7 @@ def test_mistakes(
 def test_what_is_handed_out_is_the_callers_own(asker: Explainer) -> None:
     asker = Explainer(asker.model)
     x = images(asker.model, 2)
-    logits = asker.predict(x).logits
+    logits = asker.predict(x).scores
     kept = logits.clone()
     answer = asker.explain(x, "integrated_gradients", target=1, steps=2)
     score = asker.measure(x, answer, steps=3, target=1)
@@ -179,7 +179,7 @@ def test_what_is_handed_out_is_the_callers_own(asker: Explainer) -> None:
     answer.values.zero_()
     answer.extras["completeness_error"].fill_(9)
     score.value.zero_()
-    assert torch.equal(asker.predict(x).logits, kept)
+    assert torch.equal(asker.predict(x).scores, kept)
     again = asker.explain(x, "integrated_gradients", target=1, steps=2)
     torch.testing.assert_close(again.score, kept[:, 1])
     assert again.values.any()

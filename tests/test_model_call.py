@@ -29,7 +29,7 @@ from core.runtime.batching import Budget
 from core.runtime.evaluation_mode import evaluation_mode
 from core.runtime.model_call import call_model, copy_model, differentiate
 from core.runtime.run import Run
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from tests.conftest import handle, images
 from tests.test_code_rules import ROOT, SOURCES, calls
 from tests.test_contract import assert_same, state_of
@@ -265,7 +265,7 @@ def test_memory_that_runs_out_leads_to_smaller_passes(error: Exception) -> None:
             raise error
 
     hook = model.register_forward_pre_hook(limited)
-    run = Run(owner, images(owner, 5), ClassLogit(1))
+    run = Run(owner, images(owner, 5), ClassScore(1))
     assert len(run.outputs()) == 5
     assert sizes == [5, 2, 3, 1, 2]
     model.forward_error = error

@@ -23,7 +23,7 @@ from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.runtime.attention_capture import record_attention
 from core.runtime.run import Run
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from core.types import Layout, upsample
 from tests.conftest import SAMPLES, ZOO, build, images, shared_handle
 
@@ -38,7 +38,7 @@ class Case:
     def __init__(self, explainer: Explainer, x: Tensor, classes: tuple[int, int]) -> None:
         self.explainer, self.x, self.classes = explainer, x, classes
         self.owner = explainer.model
-        self.target = ClassLogit(classes)
+        self.target = ClassScore(classes)
 
     def ours(self, method: str, **question: Any) -> Any:
         return self.explainer.explain(self.x, method, target=self.target, **question)
@@ -261,7 +261,7 @@ def run64(name: str) -> Run:
     x = Explainer(owner).prepare(PICTURES).x if name == "lite0" else images(owner, 2).double()
     if name == "lite0":
         x = F.interpolate(x, (64, 64), mode="area")  # depthwise convolutions are slow in float64
-    return Run(owner, x, ClassLogit((1, 3)), seed=7)
+    return Run(owner, x, ClassScore((1, 3)), seed=7)
 
 
 def clean(run: Run) -> nn.Module:

@@ -25,7 +25,7 @@ from core.perturb.baselines import baseline_images
 from core.runtime.batching import Budget
 from core.runtime.cache import Cache
 from core.runtime.run import Run
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from tests.conftest import ZOO, build, images, shared_handle
 
 SIZE = 12
@@ -60,7 +60,7 @@ def small(bend: nn.Module | None = None) -> ModelHandle:
 def asked(owner: ModelHandle, x: Tensor | None = None, **question: Any) -> Run:
     """Two pictures in float64, each with a class of its own."""
     x = images(owner, 2).double() if x is None else x
-    return Run(owner, x, ClassLogit(CLASSES[: len(x)]), **question)
+    return Run(owner, x, ClassScore(CLASSES[: len(x)]), **question)
 
 
 def answer(key: str, run: Run, **params: Any) -> Tensor:
@@ -198,7 +198,7 @@ def test_neither_company_nor_chunks_nor_memory_change_where_the_nodes_go(
         for i, c in enumerate(CLASSES):
             owner = small()
             owner.budget = Budget(rows)
-            alone = Run(owner, images(owner, 2).double()[i : i + 1], ClassLogit(c))
+            alone = Run(owner, images(owner, 2).double()[i : i + 1], ClassScore(c))
             torch.testing.assert_close(
                 answer("integrated_gradients", alone, **params)[0], values[i]
             )
@@ -417,10 +417,10 @@ def test_expected_gradients_tend_to_the_mean_integrated_gradients() -> None:
 def test_each_image_gets_the_same_draws_and_another_seed_gets_others() -> None:
     owner = small()
     x = images(owner, 2).double()
-    target = ClassLogit(CLASSES)
+    target = ClassScore(CLASSES)
     ask: Callable[..., Tensor] = lambda run: answer("expected_gradients", run, samples=8, noise=0.1)
     both = ask(Run(owner, x, target, seed=1))
-    alone = ask(Run(owner, x[1:], ClassLogit(CLASSES[1]), seed=1))
+    alone = ask(Run(owner, x[1:], ClassScore(CLASSES[1]), seed=1))
     torch.testing.assert_close(both[1:], alone)
     assert off(ask(Run(owner, x, target, seed=2)), both) > 0.01
 

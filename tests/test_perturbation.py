@@ -18,7 +18,7 @@ from core.inputs.preprocessing import Preprocessing
 from core.methods.lime import Lime, segment_means, similarity
 from core.perturb.masks import inpainted
 from core.perturb.superpixels import superpixels
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from tests.conftest import SAMPLES, build, images, shared_handle
 
 
@@ -92,7 +92,7 @@ def test_rise_is_the_mean_score_under_masks_that_show_a_pixel(name: str) -> None
     owner = shared_handle(name)
     x = images(owner, 2)
     answer = Explainer(owner).explain(
-        x, "rise", target=ClassLogit((2, 5)), masks=30, grid=5, shown=0.4, seed=3
+        x, "rise", target=ClassScore((2, 5)), masks=30, grid=5, shown=0.4, seed=3
     )
     masks = torch.from_numpy(masks_by_hand(3, 30, 5, 0.4, (x.shape[2], x.shape[3])))
     model = build(name).double().eval()
@@ -153,7 +153,7 @@ def drawn_by(seed: int, samples: int, parts: int) -> np.ndarray:
 def test_lime_is_limes_own(top: int) -> None:
     owner, seed, samples = shared_handle("resnet"), 7, 60
     x = images(owner, 2)
-    target = ClassLogit((1, 3))
+    target = ClassScore((1, 3))
     asked = {"segmentation": "slic", "segments": 20, "samples": samples, "top": top}
     answer = Explainer(owner).explain(x, "lime", target=target, seed=seed, **asked)
     for image, index in enumerate((1, 3)):
@@ -215,7 +215,7 @@ def test_lasso_is_never_empty_however_small_the_scores(scale: float) -> None:
     owner = additive(6, 6)
     x = images(owner, 1)
     asked = {"segmentation": "grid", "segments": 9, "samples": 200, "baseline": "zero"}
-    target = scale * ClassLogit(1)
+    target = scale * ClassScore(1)
     few, many = (
         Explainer(owner).explain(
             x, "lime", target=target, regression="lasso", sparsity=share, **asked
@@ -285,7 +285,7 @@ def test_a_blank_picture_is_explained_as_one_part() -> None:
             x, key, target=1, segmentation="felzenszwalb", baseline="black", **asked
         )
         assert len(answer.values.unique()) == 1
-    rise = answer.score - Explainer(owner).predict(owner.pixel(0.0).expand_as(x)).logits[:, 1]
+    rise = answer.score - Explainer(owner).predict(owner.pixel(0.0).expand_as(x)).scores[:, 1]
     torch.testing.assert_close(answer.values.sum((1, 2)), rise, rtol=1e-3, atol=1e-4)
 
 

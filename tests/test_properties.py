@@ -12,7 +12,7 @@ from core import Explainer, ModelHandle
 from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from core.types import Property
 from tests.conftest import build, handle, images, pairs, quick, runnable, shared_handle
 
@@ -46,7 +46,7 @@ def test_an_efficient_map_sums_to_the_rise_over_what_is_hidden(key: str, name: s
     owner = shared_handle(name)
     x, method = images(owner, 2), METHODS.make(quick(key), {"baseline": "black"})
     answer = Explainer(owner).explain(x, method, target=1)
-    hidden = Explainer(owner).predict(owner.pixel(0.0).expand_as(x).clone()).logits[:, 1]
+    hidden = Explainer(owner).predict(owner.pixel(0.0).expand_as(x).clone()).scores[:, 1]
     rise = answer.score - hidden
     torch.testing.assert_close(answer.values.sum((1, 2)), rise, rtol=1e-3, atol=1e-5)
     assert answer.extras["efficiency_error"].max() < 1e-3
@@ -65,12 +65,12 @@ def test_a_complete_map_sums_to_the_rise_of_the_score(name: str) -> None:
         build(name).double(), name=name, preprocessing=Preprocessing.from_model(build(name))
     )
     x = images(owner, 2)
-    target = ClassLogit((1, 3))
+    target = ClassScore((1, 3))
     for key, cls in METHODS.items():
         if Property.COMPLETE not in cls.properties:
             continue
         answer = Explainer(owner).explain(x, key, target=target, **PLENTY.get(key, {}))
-        floor = Explainer(owner).predict(owner.pixel(0.0).expand_as(x).clone()).logits
+        floor = Explainer(owner).predict(owner.pixel(0.0).expand_as(x).clone()).scores
         rise = answer.score - floor[[0, 1], [1, 3]]
         total = answer.values.sum((1, 2))
         error = (total - rise).abs() / rise.abs()
@@ -84,7 +84,7 @@ def test_the_completeness_error_is_honest_when_steps_do_not_suffice() -> None:
     owner = shared_handle("resnet")
     x = images(owner, 1)
     coarse = Explainer(owner).explain(x, "integrated_gradients", target=1, steps=1)
-    floor = Explainer(owner).predict(owner.pixel(0.0).expand_as(x).clone()).logits[0, 1]
+    floor = Explainer(owner).predict(owner.pixel(0.0).expand_as(x).clone()).scores[0, 1]
     error = abs((coarse.values.sum() - (coarse.score[0] - floor)) / (coarse.score[0] - floor))
     assert error > 0.05
     torch.testing.assert_close(coarse.extras["completeness_error"][0], error, rtol=1e-3, atol=1e-4)
@@ -130,7 +130,7 @@ def linear() -> ModelHandle:
 def test_on_a_linear_model_the_map_is_each_pixels_contribution(key: str) -> None:
     owner = linear()
     x = images(owner, 2)
-    target = ClassLogit(2) - ClassLogit(0)
+    target = ClassScore(2) - ClassScore(0)
     answer = Explainer(owner).explain(x, key, target=target, **FINEST.get(key, {}))
     weight = owner.model.weight(2) - owner.model.weight(0)  # type: ignore[operator]
     start = torch.zeros(3, 1, 1) if key == "input_x_gradient" else owner.pixel(0.0)

@@ -16,7 +16,7 @@ from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.runtime.batching import Budget
 from core.runtime.run import Run
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from tests.conftest import build, handle, images, shared_handle
 from tests.test_oracles import clean, furthest, run64
 
@@ -128,7 +128,7 @@ def tiny(bias: bool = True) -> Run:
     model = Tiny(bias).double().eval()
     preprocessing = Preprocessing(input_size=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
     owner = ModelHandle(model, name="tiny", preprocessing=preprocessing)
-    return Run(owner, images(owner, 2).double(), ClassLogit((0, 2)))
+    return Run(owner, images(owner, 2).double(), ClassScore((0, 2)))
 
 
 def relevance(run: Run, key: str = "lrp", **params: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,7 +221,7 @@ def bias_free(name: str) -> Run:
             if key.endswith("bias") or key in ("pos_embed", "cls_token", "reg_token"):
                 parameter.zero_()
     owner = ModelHandle(model, name=name, preprocessing=Preprocessing.from_model(model))
-    return Run(owner, images(owner, 2).double(), ClassLogit((1, 3)))
+    return Run(owner, images(owner, 2).double(), ClassScore((1, 3)))
 
 
 @pytest.mark.parametrize("name", ["vit_pooled", "vit"])
@@ -244,7 +244,7 @@ class Block(nn.Module):
 def test_attention_is_handed_back_as_written_out(key: str) -> None:
     preprocessing = Preprocessing(input_size=(3, 3, 3), mean=(0.5,) * 3, std=(0.5,) * 3)
     owner = ModelHandle(Block(), name="block", preprocessing=preprocessing)
-    run = Run(owner, images(owner, 1).double(), ClassLogit(1))
+    run = Run(owner, images(owner, 1).double(), ClassScore(1))
     ours, score, _ = relevance(run, key)
     t = run.x.flatten(2).mT[0]
     logits = t @ t.T / 3

@@ -14,10 +14,10 @@ from core.runtime.batching import CostCounter, Progress
 from core.runtime.cache import Cache, CacheScope
 from core.runtime.run import Run
 from core.runtime.subject import Subject
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore, scores_of
 from tests.conftest import images, shared_handle
 
-TARGET = ClassLogit((1, 3))
+TARGET = ClassScore((1, 3))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ WAYS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "copies": lambda run: {"x": run.x.repeat(3, 1, 1, 1) + 0.5, "owner": run.owner.repeat(3)},
     "owners": lambda run: {"owner": run.owner.flip(0)},
     "another model": lambda run: {"subject": shuffled(run.subject)},  # type: ignore[arg-type]
-    "another target": lambda run: {"target": ClassLogit(0)},
+    "another target": lambda run: {"target": ClassScore(0)},
     "another layer": lambda run: {"layer": "layer4"},
     "no extra layers": lambda run: {"extra_layers": ()},
     "another seed": lambda run: {"seed": 6},
@@ -147,14 +147,14 @@ def test_named_images_are_shared_by_all_runs_on_the_model(owner: ModelHandle) ->
 
 def test_other_rows_explain_the_class_predicted_for_the_images() -> None:
     run = full_run(shared_handle("vit_pooled"), target=None)
-    said = run.outputs().argmax(1)
+    said = scores_of(run.outputs()).argmax(1)
     assert run.derive().asked == "predicted"
     derived = run.derive(x=-run.x)
-    assert derived.target.key == ClassLogit(tuple(said.tolist())).key
+    assert derived.target.key == ClassScore(tuple(said.tolist())).key
     own = run.derive(x=-run.x, target=None)
     assert own.asked == "predicted"
     assert own.target.key != derived.target.key
-    assert own.target.key == ClassLogit(tuple(own.outputs().argmax(1).tolist())).key
+    assert own.target.key == ClassScore(tuple(scores_of(own.outputs()).argmax(1).tolist())).key
 
 
 def test_random_draws_start_where_the_parents_do(owner: ModelHandle) -> None:

@@ -21,7 +21,7 @@ from core.inputs.preprocessing import Preprocessing
 from core.methods.shapley_kernel import SamplingPlan, distinct_subsets
 from core.perturb.baselines import baseline_images
 from core.runtime.run import Run
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore
 from tests.conftest import images, shared_handle
 
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling takes longer than these small games
@@ -110,7 +110,7 @@ def test_exact_values_are_captums(name: str) -> None:
     owner = shared_handle(name)
     x = images(owner, 2)
     asked = {"segmentation": "grid", "segments": 4, "baseline": "black", "evaluations": 16}
-    answer = Explainer(owner).explain(x, "kernel_shap", target=ClassLogit((1, 3)), **asked)
+    answer = Explainer(owner).explain(x, "kernel_shap", target=ClassScore((1, 3)), **asked)
     side = x.shape[-1]
     half = torch.arange(side) * 2 // side
     labels = half[:, None] * 2 + half
@@ -130,7 +130,7 @@ def test_each_image_has_its_own_parts() -> None:
     owner = shared_handle("resnet")
     x = images(owner, 3)
     asked = {"segmentation": "slic", "segments": 6, "evaluations": 30}
-    target = ClassLogit((4, 0, 2))
+    target = ClassScore((4, 0, 2))
     together = Explainer(owner).explain(x, "kernel_shap", target=target, **asked)
     for image in range(3):
         alone = Explainer(owner).explain(x[image], "kernel_shap", target=target.of(image), **asked)
@@ -350,11 +350,11 @@ def test_owen_values_under_a_budget_are_shaps(order: str, evaluations: int) -> N
 @pytest.mark.parametrize("baseline", ["blur", "mean", "inpaint", "black", "white", "zero"])
 def test_the_map_sums_to_the_rise_over_the_hidden_picture(baseline: Any) -> None:
     owner = shared_handle("resnet")
-    x, target = images(owner, 2), ClassLogit((1, 3))
+    x, target = images(owner, 2), ClassScore((1, 3))
     answer = Explainer(owner).explain(x, "shap", target=target, evaluations=40, baseline=baseline)
     run = Run(owner, x, target)
     ground = baseline_images("mean" if baseline == "inpaint" else baseline, run)
-    floor = Explainer(owner).predict(ground.clone()).logits[[0, 1], [1, 3]]
+    floor = Explainer(owner).predict(ground.clone()).scores[[0, 1], [1, 3]]
     rise = answer.score - floor
     error = (answer.values.sum((1, 2)) - rise).abs() / rise.abs()
     assert float(error.max()) < 1e-5 * max(1.0, float((answer.score / rise).abs().max()))

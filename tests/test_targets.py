@@ -6,12 +6,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
 from core.errors import UnknownNameError
 from core.tasks.base import Combination, Target
-from core.tasks.classification import ClassLogit, ClassProbability, parse_target, predicted
-from core.types import Prediction
+from core.tasks.classification import (
+    Classification,
+    ClassProbability,
+    ClassScore,
+    parse_target,
+)
+from core.tasks.outputs import Scores
 
 LABELS = [
     "tench",
@@ -26,17 +30,17 @@ LABELS = [
 N = len(LABELS)
 
 TARGETS: dict[str, Callable[[], Target]] = {
-    "one class": lambda: ClassLogit(2),
-    "a class each": lambda: ClassLogit((0, 3, 1)),
+    "one class": lambda: ClassScore(2),
+    "a class each": lambda: ClassScore((0, 3, 1)),
     "a probability": lambda: ClassProbability(4),
-    "a contrast": lambda: ClassLogit(1) - ClassLogit(5),
-    "a mixture": lambda: 0.5 * ClassLogit((2, 2, 0)) + ClassProbability(1),
+    "a contrast": lambda: ClassScore(1) - ClassScore(5),
+    "a mixture": lambda: 0.5 * ClassScore((2, 2, 0)) + ClassProbability(1),
 }
 
 
 @pytest.fixture
-def output() -> Tensor:
-    return torch.randn((3, N), generator=torch.Generator().manual_seed(0))
+def output() -> Scores:
+    return Scores(torch.randn((3, N), generator=torch.Generator().manual_seed(0)))
 
 
 OWNER = torch.arange(3)
@@ -47,7 +51,7 @@ OWNER = torch.arange(3)
 
 @pytest.mark.parametrize("a", TARGETS)
 @pytest.mark.parametrize("b", TARGETS)
-def test_the_algebra_means_what_it_says(a: str, b: str, output: Tensor) -> None:
+def test_the_algebra_means_what_it_says(a: str, b: str, output: Scores) -> None:
     one, other = TARGETS[a](), TARGETS[b]()
     f, g = one(output, OWNER), other(output, OWNER)
     close = torch.testing.assert_close
@@ -59,54 +63,54 @@ def test_the_algebra_means_what_it_says(a: str, b: str, output: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_each_row_is_scored_for_its_owner(name: str, output: Tensor) -> None:
+def test_each_row_is_scored_for_its_owner(name: str, output: Scores) -> None:
     target = TARGETS[name]()
     owner = torch.tensor([2, 0, 0, 1, 2, 1, 0])
-    rows = torch.randn((7, N), generator=torch.Generator().manual_seed(1))
+    rows = Scores(torch.randn((7, N), generator=torch.Generator().manual_seed(1)))
     scores = target(rows, owner)
     assert scores.shape == (7,)
     for row, image in enumerate(owner.tolist()):
-        alone = target(rows[row : row + 1].expand(3, N), OWNER)[image]
+        alone = target(rows.select(torch.tensor([row] * 3)), OWNER)[image]
         torch.testing.assert_close(scores[row], alone)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_asked_of_the_probabilities(name: str, output: Tensor) -> None:
+def test_asked_of_the_probabilities(name: str, output: Scores) -> None:
     target = TARGETS[name]()
     logits = {"a probability", "a mixture"}
     if name not in logits:
-        expected = target(output.softmax(-1), OWNER)
+        expected = target(Scores(output.values.softmax(-1)), OWNER)
         torch.testing.assert_close(target.probability()(output, OWNER), expected)
     again = target.probability().probability()
     torch.testing.assert_close(again(output, OWNER), target.probability()(output, OWNER))
     assert target.probability().unit == "probability"
 
 
-def test_gradients_pass(output: Tensor) -> None:
-    rows = output.clone().requires_grad_()
-    (ClassLogit((0, 3, 1)) - ClassLogit(5))(rows, OWNER).sum().backward()
+def test_gradients_pass(output: Scores) -> None:
+    rows = output.values.clone().requires_grad_()
+    (ClassScore((0, 3, 1)) - ClassScore(5))(Scores(rows), OWNER).sum().backward()
     assert rows.grad is not None
     assert rows.grad[:, 5].tolist() == [-1, -1, -1]
     assert rows.grad.abs().sum() == 6
 
 
-def test_the_predicted_class_of_each_image(output: Tensor) -> None:
-    target = predicted(output)
-    torch.testing.assert_close(target(output, OWNER), output.amax(-1))
-    assert target.index == tuple(output.argmax(-1).tolist())
+def test_the_predicted_class_of_each_image(output: Scores) -> None:
+    target = Classification().default_target(output)
+    torch.testing.assert_close(target(output, OWNER), output.values.amax(-1))
+    assert target.index == tuple(output.values.argmax(-1).tolist())
 
 
 # -- keys ---------------------------------------------------------------------------------------
 
 
 def test_different_targets_have_different_keys() -> None:
-    a, b = ClassLogit(1), ClassLogit(2)
+    a, b = ClassScore(1), ClassScore(2)
     different: list[Target] = [
         a,
         b,
-        ClassLogit(12),
-        ClassLogit((1, 2)),
-        ClassLogit((2, 1)),
+        ClassScore(12),
+        ClassScore((1, 2)),
+        ClassScore((2, 1)),
         ClassProbability(1),
         ClassProbability((1, 2)),
         a - b,
@@ -130,32 +134,32 @@ def test_different_targets_have_different_keys() -> None:
 
 def test_equal_targets_have_equal_keys() -> None:
     def build() -> Target:
-        return 2 * ClassLogit(1) - ClassProbability((3, 4))
+        return 2 * ClassScore(1) - ClassProbability((3, 4))
 
     assert build() == build()
     assert hash(build()) == hash(build())
     assert build().key == build().key
-    assert ClassLogit(3).key == ClassLogit((3,)).key
-    assert (2 * ClassLogit(1)).key == (ClassLogit(1) * 2.0).key
+    assert ClassScore(3).key == ClassScore((3,)).key
+    assert (2 * ClassScore(1)).key == (ClassScore(1) * 2.0).key
 
 
 def test_units() -> None:
-    assert ClassLogit(0).unit == "logit"
-    assert (ClassLogit(0) - ClassLogit(1)).unit == "logit"
-    assert (ClassLogit(0) + ClassProbability(1)).unit == "logit and probability"
+    assert ClassScore(0).unit == "logit"
+    assert (ClassScore(0) - ClassScore(1)).unit == "logit"
+    assert (ClassScore(0) + ClassProbability(1)).unit == "logit and probability"
 
 
 # -- words --------------------------------------------------------------------------------------
 
 
-def test_in_words(output: Tensor) -> None:
-    said = Prediction(output, LABELS)
-    assert ClassLogit(1).describe(said) == "Great White"
-    assert ClassLogit((1, 0, 4)).describe(said, 2) == "tan"
+def test_in_words(output: Scores) -> None:
+    said = Classification(labels=LABELS).predict(output)
+    assert ClassScore(1).describe(said) == "Great White"
+    assert ClassScore((1, 0, 4)).describe(said, 2) == "tan"
     assert ClassProbability(0).describe(said) == "p(tench)"
-    assert (ClassLogit(0) - ClassLogit(3)).describe(said) == "tench rather than black"
-    assert (2 * ClassLogit(0)).describe(said) == "2 x tench"
-    assert ClassLogit(5).describe(Prediction(output)) == "class 5"
+    assert (ClassScore(0) - ClassScore(3)).describe(said) == "tench rather than black"
+    assert (2 * ClassScore(0)).describe(said) == "2 x tench"
+    assert ClassScore(5).describe(Classification().predict(output)) == "class 5"
 
 
 @pytest.mark.parametrize(
@@ -206,9 +210,9 @@ def test_what_names_no_class(text: str) -> None:
 
 def test_a_number_is_an_index_and_text_a_label_first() -> None:
     digits = ["1", "2", "0"]
-    assert parse_target(1, digits) == ClassLogit(1)
-    assert parse_target("1", digits) == ClassLogit(0)
-    assert parse_target("0-1", digits) == ClassLogit(2) - ClassLogit(0)
+    assert parse_target(1, digits) == ClassScore(1)
+    assert parse_target("1", digits) == ClassScore(0)
+    assert parse_target("0-1", digits) == ClassScore(2) - ClassScore(0)
 
 
 def test_without_labels_a_number_is_needed() -> None:
@@ -223,14 +227,14 @@ def test_without_labels_a_number_is_needed() -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        (ClassLogit(8), ["class 8", "0 to 7"]),
-        (ClassLogit(-1), ["class -1", "0 to 7"]),
-        (ClassLogit(10**12), ["class 1000000000000", "0 to 7"]),
-        (ClassLogit((1, 2, 9)), ["class 9", "0 to 7"]),
-        (ClassLogit((1, 2)), ["2 classes", "3 images"]),
-        (ClassLogit(1) - ClassLogit(8), ["class 8"]),
-        (2 * (ClassLogit(1) + ClassProbability(99)), ["class 99"]),
-        (ClassLogit(1) - ClassLogit(1), ["always zero", "two different classes"]),
+        (ClassScore(8), ["class 8", "0 to 7"]),
+        (ClassScore(-1), ["class -1", "0 to 7"]),
+        (ClassScore(10**12), ["class 1000000000000", "0 to 7"]),
+        (ClassScore((1, 2, 9)), ["class 9", "0 to 7"]),
+        (ClassScore((1, 2)), ["2 classes", "3 images"]),
+        (ClassScore(1) - ClassScore(8), ["class 8"]),
+        (2 * (ClassScore(1) + ClassProbability(99)), ["class 99"]),
+        (ClassScore(1) - ClassScore(1), ["always zero", "two different classes"]),
     ],
 )
 def test_a_target_that_does_not_exist_is_named_with_the_range(
@@ -245,4 +249,4 @@ def test_a_target_that_does_not_exist_is_named_with_the_range(
 def test_a_target_that_exists_passes(name: str) -> None:
     target = TARGETS[name]()
     target.check(N, 3, "zoo")
-    assert isinstance(target, ClassLogit | Combination)
+    assert isinstance(target, ClassScore | Combination)

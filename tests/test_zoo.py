@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from benchmarks import zoo as sweep
 from core import METHODS, Explainer, ModelHandle
-from core.errors import ModelError, UnknownNameError
+from core.errors import ModelError, NotApplicableError, UnknownNameError
 from core.inputs.preprocessing import Preprocessing
 from core.models import zoo
 from core.models.layers import SMALLEST_GRID
-from core.tasks.outputs import read_logits
-from core.types import Prediction, Property
+from core.tasks.activation import IDENTITY
+from core.tasks.classification import Classification
+from core.tasks.outputs import Scores
+from core.tasks.reading import to_rows
+from core.types import Property
 
 DOZEN = [
     *("cait", "coat", "dla", "efficientvim", "eva", "levit", "mambaout", "maxxvit", "mlp_mixer"),
@@ -159,8 +162,8 @@ def tower(way: str) -> ModelHandle:
 def test_features_of_cells_are_averaged_over_the_picture(way: str) -> None:
     owner, x = tower(way), torch.randn(2, 3, 24, 16, generator=torch.Generator().manual_seed(2))
     expected = owner.model.conv(x).mean((2, 3)).detach()  # type: ignore[operator,union-attr]
-    torch.testing.assert_close(Explainer(owner).predict(x).logits, expected)
-    assert owner.features
+    torch.testing.assert_close(Explainer(owner).predict(x).scores, expected)
+    assert owner.task.kind == "feature"
     assert owner.outputs == 16
     answer = Explainer(owner).explain(x, "gradcam", target=3, relu=False)
     weight = owner.model.conv(x).detach()[:, 3] / 24  # type: ignore[operator,union-attr]
@@ -169,13 +172,16 @@ def test_features_of_cells_are_averaged_over_the_picture(way: str) -> None:
 
 def test_a_classifier_that_returns_cells_is_refused_still() -> None:
     with pytest.raises(ModelError, match=r"cells returns \(1, 5, 2, 2\) where"):
-        read_logits(torch.ones(1, 5, 2, 2), "cells")
+        to_rows(torch.ones(1, 5, 2, 2), 1, "cells")
 
 
 def test_features_are_not_shown_as_probabilities() -> None:
-    said = Prediction(torch.tensor([[2.0, -1.0, 7.0]]), features=True)
+    scores = Scores(torch.tensor([[2.0, -1.0, 7.0]]))
+    said = Classification(IDENTITY, kind="feature").predict(scores)
     assert said.top(2) == [(2, "feature 2", 7.0), (0, "feature 0", 2.0)]
-    assert Prediction(said.logits).top(1)[0][1] == "class 2"
+    with pytest.raises(NotApplicableError, match="features without probabilities"):
+        said.probabilities  # noqa: B018
+    assert Classification().predict(scores).top(1)[0][1] == "class 2"
 
 
 # -- the sweep --------------------------------------------------------------------------------

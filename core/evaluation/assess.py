@@ -172,9 +172,10 @@ def sanity_checks(
         By metric key the score of each sample picture.
     """
     samples = explainer.prepare(explainer.model.samples)
-    certain = explainer.predict(samples).probabilities.amax(1).topk(OTHERS).indices
+    certain = explainer.predict(samples).certainty.topk(OTHERS).indices
     batch = explainer.prepare(samples.x[certain.to(samples.x.device)])
-    target = explainer.predict(batch).logits.argmax(1).tolist()
+    said = explainer.predict(batch)
+    target = [said.top(1, image)[0][0] for image in range(len(batch.x))]
     query = explainer.query(batch, target=target, seed=seed, on_progress=on_progress)
     attribution = explainer.explain(query.at(configuration.layer), configuration.method)
     keys = sanity_metrics() if metrics is None else metrics

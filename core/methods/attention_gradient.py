@@ -16,6 +16,7 @@ from core.runtime.capture import record_and_detach
 from core.runtime.model_call import call_model, differentiate
 from core.runtime.run import Run
 from core.runtime.subject import Subject
+from core.tasks.outputs import Outputs
 from core.types import Cost, Need, Property
 
 
@@ -114,8 +115,8 @@ class LeGrad(Method):
         target = run.target
 
         def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            logits, block_logits, maps = _block_logits(run, rows)
-            score = torch.stack([target(block_logits[name], owner) for name in names])
+            outputs, block_outputs, maps = _block_outputs(run, rows)
+            score = torch.stack([target(block_outputs[name], owner) for name in names])
             found = differentiate(
                 score.sum(),
                 [maps[name] for name in names],
@@ -125,7 +126,7 @@ class LeGrad(Method):
             if any(grad is None for grad in found):
                 raise _no_block_scores(run.subject)
             grads = dict(zip(names, found, strict=True))
-            return target(logits, owner).detach(), run.attention_maps(grads, len(rows))
+            return target(outputs, owner).detach(), run.attention_maps(grads, len(rows))
 
         run.progress.expect(2 * len(run.x))
         passes = [p for _, p in run.stream([(run.x, run.owner)], step, backward=True)]
@@ -139,28 +140,33 @@ class LeGrad(Method):
         return patch_values(torch.stack(received).mean(0), layout), score
 
 
-def _block_logits(run: Run, rows: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """The model's logits, the logits computed from each block's output, and the attention maps.
+def _block_outputs(run: Run, rows: Tensor) -> tuple[Outputs, dict[str, Outputs], dict[str, Tensor]]:
+    """The model's outputs, those computed from each block's output, and the attention maps.
 
-    The graph is cut between blocks, so the logits of a block depend on that block's map only.
+    The graph is cut between blocks, so the outputs of a block depend on that block's map only.
     """
     model, readout = run.subject.model, _readout(run.subject.model)
     blocks = {name: name.rpartition(".")[0] for name in run.subject.attention_layers}
     with (
         record_attention(model, as_graph_leaf) as maps,
-        record_and_detach(model, set(blocks.values())) as outputs,
+        record_and_detach(model, set(blocks.values())) as recorded,
     ):
-        logits = run.logits(rows)
-    if readout is None or not all(block in outputs for block in blocks.values()):
+        outputs = run.forward(rows)
+    if readout is None or not all(block in recorded for block in blocks.values()):
         raise _no_block_scores(run.subject)
-    block_logits: dict[str, Tensor] = {}
+    found: dict[str, Outputs] = {}
     for name, block in blocks.items():
-        tokens = call_model(readout.norm, outputs[block], name=run.subject.name)
-        block_logits[name] = call_model(readout.forward_head, tokens, name=run.subject.name)
-    last = next(reversed(block_logits.values()))
-    if last.shape != logits.shape or not torch.allclose(last, logits, rtol=1e-3, atol=1e-4):
+        tokens = call_model(readout.norm, recorded[block], name=run.subject.name)
+        head = call_model(readout.forward_head, tokens, name=run.subject.name)
+        found[name] = run.subject.task.read(head)
+    last = next(reversed(found.values()))
+    if last.graph.shape != outputs.graph.shape or not _is_close(last, outputs):
         raise _no_block_scores(run.subject)
-    return logits, block_logits, maps
+    return outputs, found, maps
+
+
+def _is_close(one: Outputs, other: Outputs) -> bool:
+    return bool((one.change(other) <= 1e-4 + 1e-3 * other.magnitude()).all())
 
 
 def _readout(model: nn.Module) -> Any:

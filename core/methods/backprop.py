@@ -15,7 +15,6 @@ from core.runtime.backward_rules import MAX_POOLS, BackwardRules, Call, nonlinea
 from core.runtime.model_call import differentiate
 from core.runtime.run import Run
 from core.runtime.subject import Subject
-from core.tasks.classification import ClassLogit
 from core.types import Cost, Need, Property, upsample
 
 RuleFactory = Callable[[], BackwardRules]
@@ -30,7 +29,7 @@ def rewritten_gradient(
     Args:
         run: the images and the target.
         make_rules: makes the backward rules for one pass.
-        check: called with the rules and the outputs (n, N) of each pass; raises
+        check: called with the rules and the graph of each pass's outputs; raises
             `NotApplicableError` if the rules do not fit the model.
 
     Returns:
@@ -41,9 +40,9 @@ def rewritten_gradient(
     def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         rows = rows.detach().requires_grad_()
         with make_rules() as rules:
-            logits = run.logits(rows)
-        check(rules, logits)
-        score = target(logits, owner)
+            outputs = run.forward(rows)
+        check(rules, outputs.graph)
+        score = target(outputs, owner)
         (grad,) = differentiate(score.sum(), rows, name=run.subject.name)
         return grad, score.detach()
 
@@ -68,7 +67,7 @@ def refusal_of_attempt(subject: Subject, key: str, attempt: Callable[[Run], obje
     def find_refusal() -> str:
         grey = subject.pixel(0.5).expand(1, *subject.input_size)
         try:
-            attempt(Run(subject, grey, ClassLogit(0)))
+            attempt(Run(subject, grey))
         except NotApplicableError as refusal:
             return str(refusal)
         return ""
@@ -95,16 +94,16 @@ _GUIDED_RULES = dict.fromkeys(("relu", "relu6", "hardtanh", "threshold"), _guide
 def _guided_gradient(run: Run) -> tuple[Tensor, Tensor]:
     name = run.subject.name
 
-    def check(rules: BackwardRules, logits: Tensor) -> None:
+    def check(rules: BackwardRules, graph: Tensor) -> None:
         others = [
-            n.removesuffix("Kernel").lower() for n in sorted(nonlinear_operations(logits) & _SMOOTH)
+            n.removesuffix("Kernel").lower() for n in sorted(nonlinear_operations(graph) & _SMOOTH)
         ]
         if others or not rules.used:
             uses = f"uses {others[0]}" if others else "has none"
             raise NotApplicableError(
                 f"guided backpropagation is defined for ReLU, and {name} {uses}; use saliency"
             )
-        rules.check(logits, "guided backpropagation", name, "saliency")
+        rules.check(graph, "guided backpropagation", name, "saliency")
 
     return rewritten_gradient(run, lambda: BackwardRules(_GUIDED_RULES, {}, _KNOWN), check)
 

@@ -18,8 +18,10 @@ from core.errors import NotApplicableError
 from core.methods.base import Method, register
 from core.runtime.run import Run
 from core.runtime.subject import Subject
+from core.tasks.activation import SOFTMAX
 from core.tasks.base import Target
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore, scores_of
+from core.tasks.outputs import Outputs
 from core.types import Cost, Need, Prediction, Property
 
 CANCELLATION_LIMIT = 1e-3
@@ -197,7 +199,7 @@ class FinerCAM(GradCAM):
     )
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        if type(run.target) is not ClassLogit:
+        if type(run.target) is not ClassScore:
             raise NotApplicableError(
                 f"Finer-CAM compares the logit of one class with those of similar classes; choose "
                 f"one class as target instead of {run.target.key}"
@@ -211,7 +213,7 @@ class FinerCAM(GradCAM):
 class _FinerTarget(Target):
     """The logit of a class minus those of similar classes; see `FinerCAM`."""
 
-    base: ClassLogit
+    base: ClassScore
     alpha: float
     comparisons: int
 
@@ -219,19 +221,25 @@ class _FinerTarget(Target):
     def key(self) -> str:
         return f"finer:{self.alpha:.17g}:{self.comparisons}:{self.base.key}"
 
-    def __call__(self, output: Tensor, owner: Tensor) -> Tensor:
-        own = self.base(output, owner)[:, None]
+    def __call__(self, outputs: Outputs, owner: Tensor) -> Tensor:
+        output, own = scores_of(outputs), self.base(outputs, owner)[:, None]
+        activation = self.base.activation or SOFTMAX
+        if output.shape[1] < 2 or not activation.bounded:
+            raise NotApplicableError(
+                "Finer-CAM compares similar classes, and this model has no others to compare with; "
+                "use gradcam"
+            )
         index = torch.tensor(
             [self.base.of(image) for image in owner.tolist()], device=output.device
         )
         distance = (output - own).detach().abs().scatter(1, index[:, None], -1.0)
         similar = distance.argsort(dim=1, stable=True)[:, 1 : 1 + self.comparisons]
-        weight = output.softmax(1).gather(1, similar)
+        weight = activation(output).gather(1, similar)
         gaps = weight * (own - self.alpha * output.gather(1, similar))
         return gaps.sum(1) / (weight.sum(1) + 1e-9)
 
-    def probability(self) -> Target:
-        return self.base.probability()
+    def bounded(self) -> Target | None:
+        return self.base.bounded()
 
     def describe(self, prediction: Prediction, image: int = 0) -> str:
         return f"{self.base.describe(prediction, image)} rather than similar classes"

@@ -17,6 +17,7 @@ from core.runtime.layer_outputs import LayerGradients
 from core.runtime.resume import PassUntilLayer, record_until, resume_after
 from core.runtime.run import Run
 from core.runtime.subject import Subject
+from core.tasks.outputs import Outputs, joined
 from core.types import Cost, Need, Property
 
 AFFINE_TOLERANCE = 1e-5
@@ -236,7 +237,7 @@ class Tail:
         self.run, self.layer, self.layout, self.rows = run, run.layer, layout, 0
         self.x, self.owner = run.x[image : image + 1], run.owner[image : image + 1]
         run.progress.expect(1)
-        [(_, (self.logits, self.recorded))] = run.stream([(self.x, self.owner)], self._record)
+        [(_, (self.whole, self.recorded))] = run.stream([(self.x, self.owner)], self._record)
         self.resumes = True
         self.resumes = self._can_resume()
 
@@ -257,16 +258,16 @@ class Tail:
         off = (found - score - steps.sum(1)).abs()
         return bool((off <= AFFINE_TOLERANCE * steps.abs().sum(1) + rounding).all())
 
-    def without(self, picked: Tensor) -> Tensor:
-        """(n, N) the model's outputs with one of the channels in `picked` (n,) set to zero each."""
+    def without(self, picked: Tensor) -> Outputs:
+        """The model's outputs with one of the channels in `picked` (n,) set to zero each."""
         count = self.layout.channels
         chunks = (
             1 - F.one_hot(some, count).to(self.x.dtype) for some in picked.split(CHANNELS_PER_CHUNK)
         )
         return self.outputs(chunks, len(picked))
 
-    def outputs(self, factors: Iterable[Tensor], expected: int) -> Tensor:
-        """(n, N) the model's outputs with the layer's channels times `factors` (n, K).
+    def outputs(self, factors: Iterable[Tensor], expected: int) -> Outputs:
+        """The model's outputs with the layer's channels times `factors` (n, K).
 
         Rows that go through the tail alone are no full rows and not counted as cost.
         """
@@ -275,18 +276,18 @@ class Tail:
         chunks = ((f[:, :, None, None], self.owner.expand(len(f))) for f in factors)
         found = [out for _, out in run.stream(chunks, self._resume_with, expected=expected)]
         self.rows += expected if self.resumes else 0
-        return torch.cat(found)
+        return joined(found)
 
-    def _record(self, rows: Tensor, _owner: Tensor) -> tuple[Tensor, PassUntilLayer]:
+    def _record(self, rows: Tensor, _owner: Tensor) -> tuple[Outputs, PassUntilLayer]:
         with torch.no_grad(), record_until(self.run.subject.model, self.layer) as recorded:
-            logits = self.run.logits(rows)
-        return logits, recorded
+            outputs = self.run.forward(rows)
+        return outputs, recorded
 
-    def _resume_with(self, factors: Tensor, _owner: Tensor) -> Tensor:
+    def _resume_with(self, factors: Tensor, _owner: Tensor) -> Outputs:
         output = self.recorded.output.repeat(len(factors), *[1] * (self.recorded.output.ndim - 1))
         self.layout.to_nchw(output).mul_(factors)
         with torch.no_grad(), resume_after(self.recorded, output):
-            return self.run.logits(self.x.expand(len(factors), -1, -1, -1))
+            return self.run.forward(self.x.expand(len(factors), -1, -1, -1))
 
     def _can_resume(self) -> bool:
         """Whether resuming with nothing changed gives the outputs, if need be with copies.
@@ -306,4 +307,4 @@ class Tail:
             found = self.outputs([unchanged], 2)
         except ModelFailure:  # one row handed out as several is changed in place, or reshaped
             return False
-        return bool((found - self.logits).abs().amax() <= 1e-4 * self.logits.abs().amax())
+        return bool((found.change(self.whole) <= 1e-4 * self.whole.magnitude()).all())

@@ -138,7 +138,7 @@ def _maps(run: Run, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     def step(pairs: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         rows = pairs.transpose(0, 1).flatten(0, 1).detach().requires_grad_()
         with BackwardRules(_RULES, DECOMPOSITIONS) as rules:
-            score = target(run.logits(rows), owner.repeat(2))
+            score = target(run.forward(rows), owner.repeat(2))
         rules.check(score, "DeepLIFT", name, "integrated_gradients")
         picture, start = score.chunk(2)
         (slope,) = differentiate(picture.sum(), rows, name=name)

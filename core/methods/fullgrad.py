@@ -102,7 +102,7 @@ def terms(
     model, rows = run.subject.model, rows.detach().requires_grad_()
     name = run.subject.name
     with record_calls(model, smallest_parts(model)) as calls:
-        score = target(run.logits(rows), owner)
+        score = target(run.forward(rows), owner)
     if not score.requires_grad:
         raise NotApplicableError(f"{name} has no gradient from output to input")
     calls = [call for call in calls if call.output.requires_grad]

@@ -238,12 +238,12 @@ class Relevance(Method):
         """Makes the backward rules for one pass."""
 
     @abstractmethod
-    def check(self, rules: BackwardRules, logits: Tensor, name: str) -> None:
+    def check(self, rules: BackwardRules, graph: Tensor, name: str) -> None:
         """Checks that the rules fit the model.
 
         Args:
             rules: the rules after a pass.
-            logits: (n, N) the outputs of the pass.
+            graph: a tensor with the graph of the pass's outputs.
             name: the model's name.
 
         Raises:
@@ -262,7 +262,7 @@ class Relevance(Method):
         grad, score = rewritten_gradient(
             run,
             lambda: self.make_rules(run),
-            lambda rules, logits: self.check(rules, logits, run.subject.name),
+            lambda rules, graph: self.check(rules, graph, run.subject.name),
         )
         return (run.x * grad).sum(1), score
 
@@ -308,24 +308,24 @@ class LRP(Relevance):
         layers = _WeightRules(first, rest, self.epsilon)
         return BackwardRules({**_FACTORS, **layers.rules()}, DECOMPOSITIONS, MAX_POOLS)
 
-    def check(self, rules: BackwardRules, logits: Tensor, name: str) -> None:
-        if "Softmax" in nonlinear_operations(logits):
+    def check(self, rules: BackwardRules, graph: Tensor, name: str) -> None:
+        if "Softmax" in nonlinear_operations(graph):
             raise NotApplicableError(
                 f"LRP's rules are for convolutional networks, and {name} uses attention; use "
                 "attnlrp"
             )
-        rules.check(logits, "LRP", name, "integrated_gradients")
+        rules.check(graph, "LRP", name, "integrated_gradients")
 
 
 class AttentionRelevance(Relevance):
     """Base class of relevance propagation for transformers."""
 
-    def check(self, rules: BackwardRules, logits: Tensor, name: str) -> None:
+    def check(self, rules: BackwardRules, graph: Tensor, name: str) -> None:
         if "softmax" not in rules.used:
             raise NotApplicableError(
                 f"{self.label}'s rules are for attention, and {name} uses none; use lrp"
             )
-        rules.check(logits, self.label, name, "integrated_gradients")
+        rules.check(graph, self.label, name, "integrated_gradients")
 
 
 @register(

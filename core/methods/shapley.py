@@ -15,6 +15,7 @@ from core.methods.base import Method, register, relative_error
 from core.perturb.masks import MASKS_PER_CHUNK, MaskBaseline, make_masker, masked_copies
 from core.runtime.run import Run
 from core.runtime.subject import Subject
+from core.tasks.outputs import Outputs, joined
 from core.types import Cost, Property
 
 EVALUATIONS_PER_STEP = 32
@@ -49,13 +50,13 @@ class Partition:
     """The result of all evaluations of one image. It does not depend on the target.
 
     Attributes:
-        outputs: (n, N) the model's outputs for all copies.
+        outputs: the model's outputs for all copies.
         blocks: (k, 4) the blocks of the final marginal contributions.
         copies: (k, 2) for each, the indices of the copies with the block hidden and shown.
         weights: (k,) the weights of the contributions.
     """
 
-    outputs: Tensor
+    outputs: Outputs
     blocks: Tensor
     copies: Tensor
     weights: Tensor
@@ -125,20 +126,17 @@ class PartitionShap(Method):
         """Spends all evaluations on one image, halving the most important blocks first."""
         run.progress.expect(self.evaluations - 1)
         height, width = run.x.shape[-2:]
-        whole = run.outputs()[image : image + 1]
-        outputs = whole.new_empty(self.evaluations, whole.shape[1])
-        outputs[:1], outputs[1:2] = whole, self._outputs(run, image, [()])
-        known, done = 2, list[Marginal]()
+        whole = run.outputs().select(torch.tensor([image]))
+        outputs, done = joined([whole, self._outputs(run, image, [()])]), list[Marginal]()
         queue = [(0.0, Marginal((0, height, 0, width), (), 1, 0, 1.0))]
-        while chosen := self._next_splits(queue, done, self.evaluations - known):
+        while chosen := self._next_splits(queue, done, self.evaluations - len(outputs)):
             copies = [(*m.context, half) for m in chosen for half in halves(m.block)]
-            outputs[known : known + len(copies)] = self._outputs(run, image, copies)
-            parts = [p for i, m in enumerate(chosen) for p in split(m, known + 2 * i)]
+            parts = [p for i, m in enumerate(chosen) for p in split(m, len(outputs) + 2 * i)]
+            outputs = joined([outputs, self._outputs(run, image, copies)])
             self._enqueue(run, image, outputs, queue, parts)
-            known += len(copies)
         done += [marginal for _, marginal in queue]
         return Partition(
-            outputs[:known].clone(),
+            outputs,
             torch.tensor([m.block for m in done]),
             torch.tensor([(m.hidden, m.shown) for m in done]),
             torch.tensor([m.weight for m in done], dtype=torch.float64),
@@ -159,30 +157,31 @@ class PartitionShap(Method):
         self,
         run: Run,
         image: int,
-        outputs: Tensor,
+        outputs: Outputs,
         queue: list[tuple[float, Marginal]],
         parts: Sequence[Marginal],
     ) -> None:
         """Adds contributions to the queue, largest weighted change first."""
-        shown = outputs[[m.shown for m in parts]]
-        hidden = outputs[[m.hidden for m in parts]]
+        shown = outputs.select(torch.tensor([m.shown for m in parts]))
+        hidden = outputs.select(torch.tensor([m.hidden for m in parts]))
         if self.order == "target":
             owner = run.owner[image].expand(len(parts))
-            shown, hidden = run.target(shown, owner)[:, None], run.target(hidden, owner)[:, None]
-        changes = (shown - hidden).abs().amax(1).tolist()
-        for marginal, change in zip(parts, changes, strict=True):
+            changes = (run.target(shown, owner) - run.target(hidden, owner)).abs()
+        else:
+            changes = shown.change(hidden)
+        for marginal, change in zip(parts, changes.tolist(), strict=True):
             heapq.heappush(queue, (-change * marginal.weight, marginal))
 
-    def _outputs(self, run: Run, image: int, shown: Sequence[tuple[Block, ...]]) -> Tensor:
-        """(n, N) the model's outputs for copies that each show the union of some blocks."""
+    def _outputs(self, run: Run, image: int, shown: Sequence[tuple[Block, ...]]) -> Outputs:
+        """The model's outputs for copies that each show the union of some blocks."""
 
-        def step(rows: Tensor, _owner: Tensor) -> Tensor:
+        def step(rows: Tensor, _owner: Tensor) -> Outputs:
             with torch.no_grad():
-                return run.logits(rows)
+                return run.forward(rows)
 
         masker = make_masker(run, image, self.baseline)
         rows = masked_copies(run, image, masker, block_masks(run.x, shown))
-        return torch.cat([out for _, out in run.stream(rows, step, expected=len(shown))])
+        return joined([out for _, out in run.stream(rows, step, expected=len(shown))])
 
 
 def halves(block: Block) -> tuple[Block, ...]:

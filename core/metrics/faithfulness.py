@@ -11,18 +11,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.errors import TimmscopeError
+from core.errors import NotApplicableError, TimmscopeError
 from core.metrics.base import Category, Metric, MetricContext, check, register
 from core.metrics.verdict_rule import Assessment, VerdictRule
 from core.perturb.imputation import RemovalBaseline, remover
 from core.perturb.masks import MASKS_PER_CHUNK
 from core.runtime.batching import Chunk
 from core.runtime.run import Run
+from core.tasks.outputs import Outputs, joined
 from core.types import Score
 
 REMOVED = "share of pixels removed", "probability"
 RESTORED = "share of pixels restored", "probability"
 GAINED = "share of pixels removed", "difference in probability"
+NOISE = 32
+"""A change of a score by fewer rounding errors of its type says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +35,21 @@ class RemovalStep:
     Attributes:
         fraction: share of the pixels that have been removed or restored, 0 to 1.
         rows: (B, C, H, W) the pictures that the model is shown, in model units.
-        outputs: (B, N) the model's outputs for them.
+        outputs: the model's outputs for them.
     """
 
     fraction: float
     rows: Tensor
-    outputs: Tensor
+    outputs: Outputs
 
 
 class RemovalCurve(Metric):
     """Base of the metrics that remove or restore pixels step by step.
 
     The curve is the probability of the target over the share of pixels changed; for "A instead of
-    B" it is the difference of two probabilities, from -1 to 1. Areas follow the trapezoid rule.
+    B" it is the difference of two probabilities, from -1 to 1. Where a score has no probability
+    (the numbers of a regression, a function of the caller) it is the share of the score: 1 for the
+    whole picture and 0 for the picture with every pixel removed. Areas follow the trapezoid rule.
     Pixels of equal value are ordered at random by the run's seed, so a constant map is a random
     order. Model outputs are kept and shared: with the same steps and baseline, deletion, insertion
     and symmetric relevance gain of one map take 2 (steps - 1) rows together, and two more rows for
@@ -90,23 +95,30 @@ class RemovalCurve(Metric):
         """
         if step not in range(self.steps + 1):
             raise TimmscopeError(f"no step {step}; steps go from 0 to {self.steps}")
-        outputs = self._outputs(run, values, restored=self.restores)[:, step]
+        outputs = self._outputs(run, values, restored=self.restores)
+        images = torch.arange(len(run.x)) * (self.steps + 1) + step
         order = ranking(values, run.generator())
         bound = bounds(order.shape[1], self.steps)[step]
         rows = []
         for image in range(len(run.x)):
             shown = self._shown(order[image], [bound], values, restored=self.restores)
             rows.append(remover(run, image, self.baseline)(shown.to(run.x.device)))
-        return RemovalStep(bound / order.shape[1], torch.cat(rows), outputs)
+        return RemovalStep(bound / order.shape[1], torch.cat(rows), outputs.select(images))
 
     def _curve(self, run: Run, values: Tensor, *, restored: bool) -> Tensor:
         outputs = self._outputs(run, values, restored=restored)
-        owner = run.owner.repeat_interleave(outputs.shape[1])
-        found = run.target.probability()(outputs.flatten(0, 1), owner)
-        return found.view(len(outputs), -1).detach().float().cpu()
+        owner = run.owner.repeat_interleave(self.steps + 1)
+        target = run.target.bounded()
+        found = (target or run.target)(outputs, owner).view(len(run.x), -1).detach().float().cpu()
+        if target is not None:
+            return found
+        first, last = found[:, [0]], found[:, [-1]]
+        noise = NOISE * torch.finfo(run.x.dtype).eps
+        ends = (last, first) if restored else (first, last)
+        return _share(found, *ends, noise)
 
-    def _outputs(self, run: Run, values: Tensor, *, restored: bool) -> Tensor:
-        """(B, steps + 1, N) the model's outputs at each step."""
+    def _outputs(self, run: Run, values: Tensor, *, restored: bool) -> Outputs:
+        """The model's outputs at each step, image by image: B times steps + 1 rows."""
         check(values, run.x)
         order = ranking(values, run.generator())
         inner = bounds(order.shape[1], self.steps)[1:-1]
@@ -121,13 +133,13 @@ class RemovalCurve(Metric):
 
         digest = hashlib.sha1(order.numpy().tobytes()).hexdigest()
         asked = self.baseline, run.seed, tuple(inner), restored, digest
-        whole, empty = run.outputs()[:, None], self._emptied(run)[:, None]
-        between = whole[:, :0]
+        ends = (self._emptied(run), run.outputs())
+        parts = list(ends if restored else ends[::-1])
         if inner:
-            _, outputs = run.replies(rows(), count * len(inner), keep=("removal", asked))
-            between = outputs.unflatten(0, (count, len(inner)))
-        ends = (empty, whole) if restored else (whole, empty)
-        return torch.cat([ends[0], between, ends[1]], 1)
+            parts.append(run.replies(rows(), count * len(inner), keep=("removal", asked))[1])
+        image = torch.arange(count)[:, None]
+        between = 2 * count + image * len(inner) + torch.arange(len(inner))
+        return joined(parts).select(torch.cat([image, between, count + image], 1).flatten())
 
     def _shown(
         self, order: Tensor, bounds: Sequence[int], values: Tensor, *, restored: bool
@@ -136,8 +148,8 @@ class RemovalCurve(Metric):
         had = torch.stack([_first(order, bound) for bound in bounds])
         return (had if restored else ~had).view(-1, *values.shape[1:])
 
-    def _emptied(self, run: Run) -> Tensor:
-        """(B, N) outputs for the pictures with every pixel removed."""
+    def _emptied(self, run: Run) -> Outputs:
+        """Outputs for the pictures with every pixel removed."""
         nothing = torch.zeros((1, *run.x.shape[2:]), dtype=torch.bool, device=run.x.device)
         rows = (
             (remover(run, i, self.baseline)(nothing), run.owner[i : i + 1])
@@ -283,6 +295,29 @@ def ranking(values: Tensor, generator: torch.Generator) -> Tensor:
     flat = values.flatten(1).cpu()
     shuffle = torch.randperm(flat.shape[1], generator=generator)
     return shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
+
+
+def _share(scores: Tensor, whole: Tensor, empty: Tensor, noise: float) -> Tensor:
+    """Scores (B, n) as shares of what the picture makes of them.
+
+    Args:
+        scores: the scores.
+        whole: (B, 1) those of the whole pictures.
+        empty: (B, 1) those of the pictures with every pixel removed.
+        noise: a smaller relative change is rounding.
+
+    Raises:
+        NotApplicableError: removing the picture changes a score no more than rounding does.
+    """
+    change = whole - empty
+    lost = change.abs() <= noise * torch.maximum(whole.abs(), empty.abs())
+    if lost.any():
+        image = int(lost[:, 0].nonzero()[0, 0])
+        raise NotApplicableError(
+            f"the score is {float(whole[image]):.4g} with the picture and without it, so there is "
+            "no change to divide among pixels; explain another output, or choose another baseline"
+        )
+    return (scores - empty) / change
 
 
 def _first(order: Tensor, bound: int) -> Tensor:

@@ -93,7 +93,7 @@ def companions(run: Run) -> Tensor:
     """
     samples = run.subject.samples.to(run.x)
     outputs = run.derive(x=samples, owner=None, target=None, images_name="samples").outputs()
-    sure = outputs.float().softmax(1).amax(1)
+    sure = run.subject.task.certainty(outputs)
     chosen = []
     for owner, own in zip(run.owner, run.score(), strict=True):
         theirs = run.target(outputs, owner.expand(len(samples)))

@@ -14,7 +14,7 @@ from core.metrics.similarity import spearman
 from core.metrics.verdict_rule import VerdictRule, assess_by_limits
 from core.runtime.run import Run
 from core.runtime.subject import Subject
-from core.tasks.classification import ClassLogit
+from core.tasks.classification import ClassScore, scores_of
 from core.types import Score
 
 BINS = 100
@@ -176,16 +176,16 @@ class ClassSensitivity(Metric):
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)
         assert context.reattribute is not None
-        if not isinstance(run.target, ClassLogit):
+        if not isinstance(run.target, ClassScore):
             raise NotApplicableError(
                 f"class sensitivity compares classes; explain a class, not {run.target.key}"
             )
-        outputs = run.outputs()
+        outputs = scores_of(run.outputs())
         if outputs.shape[1] < 2:
             raise NotApplicableError("the model has one output only, so there is no other class")
         asked = [[run.target.of(image)] for image in run.owner.tolist()]
         others = outputs.scatter(1, torch.tensor(asked, device=outputs.device), -torch.inf)
-        target = ClassLogit(tuple(others.argmax(1).tolist()))
+        target = ClassScore(tuple(others.argmax(1).tolist()), run.target.activation)
         found = context.reattribute(
             run.derive(x=run.x, owner=torch.arange(len(run.x)).to(run.owner), target=target)
         )

@@ -21,7 +21,8 @@ from core.models.layout_check import concentrated_elsewhere
 from core.runtime.attention_capture import record_attention
 from core.runtime.capture import record_all_tensors
 from core.runtime.evaluation_mode import evaluation_mode
-from core.runtime.model_call import call_model, differentiate
+from core.runtime.forward import Forward
+from core.runtime.model_call import differentiate
 from core.types import Layout, TokenMap, grouped
 
 BEFORE, AFTER = 200, 32
@@ -54,7 +55,7 @@ class AttentionMapLayout:
 
 
 def find_attention_layouts(
-    model: nn.Module, x: Tensor, names: Collection[str], layout_of: LayoutOf, model_name: str
+    model: nn.Module, x: Tensor, names: Collection[str], layout_of: LayoutOf, forward: Forward
 ) -> dict[str, AttentionMapLayout | str]:
     """Finds the layout of the named attention maps.
 
@@ -63,13 +64,13 @@ def find_attention_layouts(
         x: (1, C, H, W) any picture.
         names: names of maps, as `record_attention` gives them.
         layout_of: returns the layout of a tensor with one image; None if it has none.
-        model_name: the model's name, for error messages.
+        forward: how the model is called.
 
     Returns:
         By name, the layout, or the reason why it cannot be found.
     """
     with evaluation_mode(model):
-        zeroed = _RecordedPass.of(model, x, torch.zeros_like, model_name)
+        zeroed = _RecordedPass.of(model, x, torch.zeros_like, forward)
         keys_of = {name: _find_keys(zeroed, name, layout_of) for name in names}
         unchanged = None
         found: dict[str, AttentionMapLayout | str] = {}
@@ -81,7 +82,7 @@ def find_attention_layouts(
                     keys.axis, keys.tokens, keys.tokens, keys.layout, keys.layout
                 )
             else:
-                unchanged = unchanged or _RecordedPass.of(model, x, torch.Tensor.detach, model_name)
+                unchanged = unchanged or _RecordedPass.of(model, x, torch.Tensor.detach, forward)
                 queries = _find_queries(unchanged, name, keys.axis, layout_of)
                 found[name] = _with_queries(keys, queries)
     return found
@@ -107,7 +108,7 @@ class _RecordedPass:
 
     @classmethod
     def of(
-        cls, model: nn.Module, x: Tensor, change: Callable[[Tensor], Tensor], model_name: str
+        cls, model: nn.Module, x: Tensor, change: Callable[[Tensor], Tensor], forward: Forward
     ) -> _RecordedPass:
         """Makes a pass in which `change` is applied to every map."""
         leaves: dict[str, Tensor] = {}
@@ -120,8 +121,8 @@ class _RecordedPass:
 
         x = x.detach().clone().requires_grad_()
         with record_all_tensors(model) as tensors, record_attention(model, use):
-            call_model(model, x, name=model_name)
-        return cls(leaves, positions, tensors, x, model_name)
+            forward.raw(x)
+        return cls(leaves, positions, tensors, x, forward.name)
 
     def is_square(self, name: str) -> bool:
         """Whether there are as many queries as keys."""

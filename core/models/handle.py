@@ -20,12 +20,16 @@ from torch.nn import functional as F
 from core.errors import ModelError, ModelFailure, NotApplicableError, unknown
 from core.inputs.preprocessing import Preprocessing
 from core.inputs.samples import sample_inputs
+from core.models.activations import settle
 from core.models.layers import Probe, probe
 from core.runtime.batching import Budget, is_out_of_memory
+from core.runtime.forward import Forward
 from core.runtime.model_call import copy_model
 from core.runtime.streaming import memory_exhausted
-from core.tasks.outputs import has_no_classes
-from core.types import AttentionLayer, Layer, Need
+from core.tasks.activation import Activation
+from core.tasks.classification import Classification
+from core.tasks.reading import has_no_classes
+from core.types import AttentionLayer, Layer, Need, OutputKind
 
 PASS_BYTES = 2 * 2**30
 """Memory for the layer outputs of one pass, in bytes."""
@@ -43,6 +47,8 @@ class ModelHandle:
         source: where the weights come from, as text.
         owned: True if no other code can change the model. The weights of a model lent by the caller
             are checked for changes each time.
+        activation: what turns its scores into what a person reads; None to find it.
+        forward: how it is called and its scores are found; by default with the images alone.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class ModelHandle:
         device: torch.device | None = None,
         source: str = "",
         owned: bool = False,
+        activation: Activation | None = None,
+        forward: Forward | None = None,
     ) -> None:
         self.model = model
         self.name = name
@@ -62,6 +70,8 @@ class ModelHandle:
         self.labels = labels
         self.source = source
         self.owned = owned
+        self.activation = activation
+        self._call = forward or Forward(model, name)
         first = next(model.parameters(), torch.empty(0))
         self.device = device or first.device
         self.dtype = first.dtype if first.is_floating_point() else torch.float32
@@ -87,7 +97,7 @@ class ModelHandle:
         size = self.preprocessing.input_size
         try:
             with self.lock:
-                return probe(self.model, size, self.name)
+                return probe(self.model, size, self.name, self._call)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -99,10 +109,27 @@ class ModelHandle:
         """Number of outputs (classes)."""
         return self.probe.outputs
 
-    @property
-    def features(self) -> bool:
-        """Whether the outputs are features of a model without classes."""
-        return has_no_classes(self.model)
+    @cached_property
+    def task(self) -> Classification:
+        """How the outputs are read, and what can be asked about them.
+
+        Raises:
+            ModelError: the activation that was given contradicts the model.
+        """
+        activation, _ = self._settled
+        kind: OutputKind = "class" if activation.bounded else "output"
+        return Classification(
+            activation, self.labels, "feature" if has_no_classes(self.model) else kind
+        )
+
+    @cached_property
+    def forward(self) -> Forward:
+        """One forward pass: from images (n, C, H, W) to scores (n, N)."""
+        return replace(self._call, before_ending=self._settled[1])
+
+    @cached_property
+    def _settled(self) -> tuple[Activation, bool]:
+        return settle(self.activation, self.model, self.probe, self.name)
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -280,6 +307,13 @@ class ModelHandle:
             self._enlarged[times] = twin if fits else None
         return self._enlarged[times]
 
+    def under(self, activation: Activation | None) -> ModelHandle:
+        """A handle on the same model that reads its scores with another activation."""
+        twin = self._with(self.model, self.preprocessing, owned=self.owned)
+        twin.activation = activation
+        twin.__dict__["probe"] = self.probe
+        return twin
+
     def clone(self) -> ModelHandle:
         """A handle on a copy of the model, whose weights may be changed.
 
@@ -299,6 +333,8 @@ class ModelHandle:
             device=self.device,
             source=self.source,
             owned=owned,
+            activation=self.activation,
+            forward=replace(self._call, model=model),
         )
 
     # -- pixels ---------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from core.runtime.capture import (
     record_layers,
 )
 from core.runtime.evaluation_mode import evaluation_mode
+from core.runtime.forward import Ending, Forward
 from core.runtime.model_call import call_model, differentiate
-from core.tasks.outputs import has_no_classes, read_logits
 from core.types import AttentionLayer, Format, Layer, Layout
 
 _CLASS_TOKEN = re.compile(r"(.*\.)?(cls|class)_token(_?\d+)?$")
@@ -40,6 +40,8 @@ class Probe:
         attention: every module that computes attention, by name, in order of execution.
         default_layer: the layer that CAM methods use by default; None if no layer fits.
         outputs: number of outputs (classes).
+        ending: the softmax or sigmoid that the outputs come from; None if from neither.
+        sums_to_one: whether the outputs are not negative and add up to 1.
         differentiable: whether the output has a gradient with respect to the input.
         row_bytes: bytes of all layer outputs for one row.
         stem: name of the convolution that is the only module to read the picture; None if there is
@@ -50,23 +52,32 @@ class Probe:
     attention: Mapping[str, AttentionLayer]
     default_layer: str | None
     outputs: int
+    ending: Ending | None
+    sums_to_one: bool
     differentiable: bool
     row_bytes: int
     stem: str | None
 
 
-def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Probe:
+def probe(
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    name: str,
+    forward: Forward | None = None,
+) -> Probe:
     """Runs one noise image through a model and records the outputs of all modules.
 
     Args:
-        model: any module from (1, C, H, W) to (1, N).
+        model: any module.
         input_size: (C, H, W).
         name: the model's name, for error messages.
+        forward: how the model is called and its scores are found; by default with the image alone.
 
     Raises:
         ModelError: the model does not give one row of scores per image.
         ModelFailure: the model raised an error.
     """
+    forward = forward or Forward(model, name)
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     noise = torch.randn((1, *input_size), generator=torch.Generator().manual_seed(0))
     x = noise.to(like.device, like.dtype).requires_grad_()
@@ -85,7 +96,9 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
         modules_called_with(model, x) as first_modules,
         record_attention(model) as maps,
     ):
-        logits = read_logits(call_model(model, x, name=name), name, features=has_no_classes(model))
+        scores = forward(x)
+    with evaluation_mode(model), torch.no_grad():
+        ending = forward.ending(x)
     modules = dict(model.named_modules())
     stages = stage_names(model)
     reader = LayoutReader(model, input_size[1:])
@@ -95,28 +108,37 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
     }
     layouts = {n: layer.layout for n, layer in layers.items() if layer.layout is not None}
     if any(layout.format == "NLC" for layout in layouts.values()):
-        for n in out_of_order(model, x.detach(), layouts, name):
+        for n in out_of_order(model, x.detach(), layouts, forward):
             layers[n] = replace(layers[n], layout=None)
     sizes = [t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n])]
     return Probe(
         layers=layers,
-        attention=_attention(model, x.detach(), maps, layers.values(), reader, name),
-        default_layer=_default_layer(model, layers, x.detach(), name),
-        outputs=logits.shape[1],
-        differentiable=logits.requires_grad,
+        attention=_attention(model, x.detach(), maps, layers.values(), reader, forward),
+        default_layer=_default_layer(model, layers, x.detach(), forward),
+        outputs=scores.shape[1],
+        ending=ending,
+        sums_to_one=_sums_to_one(scores.detach()),
+        differentiable=scores.requires_grad,
         row_bytes=sum(sizes),
-        stem=_stem(model, x, first_modules, name),
+        stem=_stem(model, x, first_modules, forward),
     )
 
 
-def _stem(model: nn.Module, x: Tensor, first_modules: Sequence[str], model_name: str) -> str | None:
+def _sums_to_one(scores: Tensor) -> bool:
+    """Whether scores (n, N) of several classes can be probabilities of exclusive classes."""
+    several, total = scores.shape[1] > 1, scores.float().sum(1)
+    return several and bool((scores >= 0).all()) and bool(((total - 1).abs() < 1e-3).all())
+
+
+def _stem(
+    model: nn.Module, x: Tensor, first_modules: Sequence[str], forward: Forward
+) -> str | None:
     """The convolution that reads `x`, if the output depends on `x` through it only; else None."""
     stems = [name for name in first_modules if isinstance(model.get_submodule(name), nn.Conv2d)]
     if len(stems) != 1:
         return None
     with evaluation_mode(model), record_and_detach(model, stems):
-        raw = call_model(model, x, name=model_name)
-        output = read_logits(raw, model_name, features=has_no_classes(model))
+        output = forward(x)
     return None if output.requires_grad else stems[0]
 
 
@@ -223,7 +245,7 @@ def _attention(
     maps: Mapping[str, Tensor],
     layers: Iterable[Layer],
     reader: LayoutReader,
-    model_name: str,
+    forward: Forward,
 ) -> dict[str, AttentionLayer]:
     """The attention layers that the recorded maps (..., queries, keys) belong to."""
     layers = list(layers)
@@ -231,9 +253,7 @@ def _attention(
     others = [name for name, layer in found.items() if layer is None]
     layouts: dict[str, AttentionMapLayout | str] = {}
     if others:
-        layouts = find_attention_layouts(
-            model, x, others, lambda t: reader.layout("", t), model_name
-        )
+        layouts = find_attention_layouts(model, x, others, lambda t: reader.layout("", t), forward)
     if UNKNOWN_ORDER in layouts.values():
         return {n: _grouped_layer(n, weights, UNKNOWN_ORDER) for n, weights in maps.items()}
     return {
@@ -295,7 +315,7 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def _default_layer(
-    model: nn.Module, layers: Mapping[str, Layer], x: Tensor, model_name: str
+    model: nn.Module, layers: Mapping[str, Layer], x: Tensor, forward: Forward
 ) -> str | None:
     """The deepest layer on a grid for which more than half of the cells have a gradient.
 
@@ -306,7 +326,7 @@ def _default_layer(
     modules = dict(model.named_modules())
     for batch in _candidates(modules, layers, _declared_stages(model)):
         with evaluation_mode(model), record_layers(model, batch) as outputs:
-            response = _response(model, x, model_name)
+            response = _response(model, x, forward)
             if not response.requires_grad:
                 continue
             reached = [n for n in batch if n in outputs]  # a second classifier may be left out here
@@ -315,7 +335,7 @@ def _default_layer(
             grads = differentiate(
                 response,
                 [outputs[n] for n in reached],
-                name=model_name,
+                name=forward.name,
                 allow_unused=True,
                 materialize_grads=True,
             )
@@ -328,18 +348,18 @@ def _default_layer(
     return None
 
 
-def _response(model: Any, x: Tensor, model_name: str) -> Tensor:
+def _response(model: Any, x: Tensor, forward: Forward) -> Tensor:
     """A scalar that depends on all features before the classifier, or else on all outputs.
 
     The classifier is skipped where timm allows it, because classifiers are often initialised with
     zero weights, which give no gradient.
     """
     parted = hasattr(model, "forward_features") and hasattr(model, "forward_head")
-    if parted and not has_no_classes(model):
-        features = call_model(model.forward_features, x, name=model_name)
-        out = call_model(model.forward_head, features, name=model_name, pre_logits=True)
+    if parted and not forward.features and not forward.kwargs:
+        features = call_model(model.forward_features, x, name=forward.name)
+        out = call_model(model.forward_head, features, name=forward.name, pre_logits=True)
     else:
-        out = call_model(model, x, name=model_name)
+        out = forward(x)
     parts = out if isinstance(out, (tuple, list)) else [out]
     generator = torch.Generator().manual_seed(1)
     mixed = [(p * torch.randn(p.shape, generator=generator).to(p)).sum() for p in parts]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.runtime.capture import observe_outputs
 from core.runtime.evaluation_mode import evaluation_mode
-from core.runtime.model_call import call_model
+from core.runtime.forward import Forward
 from core.types import Layout
 
 MAX_DISTANCE = 1.5
@@ -25,7 +25,7 @@ PERTURBATION = 10.0
 
 
 def out_of_order(
-    model: nn.Module, x: Tensor, layouts: Mapping[str, Layout], model_name: str
+    model: nn.Module, x: Tensor, layouts: Mapping[str, Layout], forward: Forward
 ) -> set[str]:
     """Finds layers whose cells are not in the order of their layout.
 
@@ -37,7 +37,7 @@ def out_of_order(
         model: the model; it is left unchanged.
         x: (1, C, H, W) any picture in model units.
         layouts: the presumed layout of each layer's output, by layer name.
-        model_name: the model's name, for error messages.
+        forward: how the model is called.
     """
     height, width = x.shape[2:]
     # A pixel at such a position influences one token only, also through odd-sized convolutions.
@@ -61,7 +61,7 @@ def out_of_order(
             found.add(name)
 
     with torch.no_grad(), evaluation_mode(model), observe_outputs(model, see):
-        call_model(model, rows, name=model_name)
+        forward.raw(rows)
     return found
 
 

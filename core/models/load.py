@@ -18,6 +18,9 @@ from core.models.device import choose_device, move_to_device, require_room, size
 from core.models.handle import ModelHandle
 from core.models.labels import given_labels, inferred_labels
 from core.models.spec import ModelSpec, State, spec_for
+from core.runtime.forward import Forward
+from core.tasks.activation import ActivationLike, to_activation
+from core.tasks.reading import OutputPart
 
 DEFAULT_MODEL = embedded.NAME
 """The default model; it needs no download."""
@@ -43,6 +46,11 @@ def load_model(
     device: str | torch.device | None = None,
     num_classes: int | None = None,
     preprocessing: Mapping[str, object] | None = None,
+    activation: ActivationLike = None,
+    unit: str = "",
+    output: OutputPart = None,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    image_argument: str | None = None,
     token: str | bool | None = None,
 ) -> ModelHandle:
     """Loads a model.
@@ -60,6 +68,17 @@ def load_model(
         preprocessing: settings that replace those of the model's configuration (`input_size`,
             `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`); a module without
             `pretrained_cfg` needs the first three.
+        activation: what turns the model's scores into what a person reads: "softmax" (exclusive
+            classes), "sigmoid" (each class on its own), "probabilities" (the outputs are), or
+            "identity" (numbers, as of a regression); or a function from scores (n, N) to
+            probabilities. None finds it: from the softmax or sigmoid that the model ends in, from
+            what it declares, or from its single output.
+        unit: the unit of outputs that are numbers, such as "mm".
+        output: which part of what the model returns holds the scores: a key or attribute, a
+            position, or a function of it; None where there is no doubt.
+        forward_kwargs: the model's other inputs, by parameter. A tensor whose first axis has length
+            1 is repeated for each image.
+        image_argument: the parameter that takes the images, if it is not the first.
         token: access token for the hub; None for the one this machine is logged in with, False for
             none, so that only public models are found.
 
@@ -73,41 +92,47 @@ def load_model(
     """
     if num_classes is not None and num_classes < 1:
         raise ModelError(f"num_classes is {num_classes}; give 1 or more")
+    settled = to_activation(activation, unit)
     if isinstance(source, nn.Module):
         _refuse_for_modules(source, weights, device)
-        return _handle(source, _name_of(source), "", False, labels, num_classes, preprocessing)
-    where = choose_device(device)
-    spec = spec_for(source, token)
-    model, origin = _with_weights(spec, weights, num_classes, where)
-    move_to_device(model, where, spec.name)
-    return _handle(model, spec.name, origin, True, labels, num_classes, preprocessing)
-
-
-def _handle(
-    model: nn.Module,
-    name: str,
-    origin: str,
-    owned: bool,
-    labels: Sequence[str] | str | Path | None,
-    num_classes: int | None,
-    preprocessing: Mapping[str, object] | None,
-) -> ModelHandle:
-    declared = getattr(model, "num_classes", None)
-    classes = declared if isinstance(declared, int) else num_classes
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    if labels is not None:
-        labels = given_labels(labels, classes)
-    elif classes:
-        labels = inferred_labels(cfg, classes)
+        model, name, origin, owned = source, _name_of(source), "", False
+    else:
+        where = choose_device(device)
+        spec = spec_for(source, token)
+        model, origin = _with_weights(spec, weights, num_classes, where)
+        move_to_device(model, where, spec.name)
+        name, owned = spec.name, True
+    found = _labels(model, labels, num_classes)
+    classes = _classes(model, num_classes) or (len(found) if found else None)
+    others = dict(forward_kwargs or {})
     return ModelHandle(
         model,
         name=name,
         preprocessing=_preprocessing(model, name, preprocessing or {}),
-        labels=labels,
+        labels=found,
         device=_device_of(model),
         source=origin,
         owned=owned,
+        activation=settled,
+        forward=Forward(model, name, output, image_argument, others, classes),
     )
+
+
+def _classes(model: nn.Module, given: int | None) -> int | None:
+    """How many classes the model declares, or the caller says; None if neither does."""
+    declared = getattr(model, "num_classes", None)
+    return declared if isinstance(declared, int) else given
+
+
+def _labels(
+    model: nn.Module, given: Sequence[str] | str | Path | None, num_classes: int | None
+) -> Sequence[str] | None:
+    """The class names given, or those that the model declares; None if unknown."""
+    classes = _classes(model, num_classes)
+    if given is not None:
+        return given_labels(given, classes)
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    return inferred_labels(cfg, classes) if classes else None
 
 
 def _preprocessing(model: nn.Module, name: str, given: Mapping[str, Any]) -> Preprocessing:

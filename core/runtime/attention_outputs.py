@@ -16,6 +16,7 @@ from core.runtime.attention_capture import (
     record_attention,
 )
 from core.runtime.subject import Subject
+from core.tasks.outputs import Outputs, joined
 from core.types import grouped
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ class AttentionGradients:
 def attention(run: Run) -> dict[str, Tensor]:
     """See `Run.attention`."""
 
-    def step(rows: Tensor, _owner: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(rows: Tensor, _owner: Tensor) -> tuple[Outputs, dict[str, Tensor]]:
         with torch.no_grad(), record_attention(run.subject.model) as maps:
-            logits = run.logits(rows)
-        return logits, maps_on_picture(run.subject, maps, len(rows))
+            outputs = run.forward(rows)
+        return outputs, maps_on_picture(run.subject, maps, len(rows))
 
     def compute() -> dict[str, Tensor]:
-        logits, maps = zip(*run.pass_over_images(step), strict=True)
-        run.cache_scope.put("outputs", torch.cat(logits))
+        outputs, maps = zip(*run.pass_over_images(step), strict=True)
+        run.cache_scope.put("outputs", joined(outputs))
         return _joined(maps)
 
     return run.cache_scope.get_or_compute("attention", compute)
@@ -59,10 +60,10 @@ def attention_gradients(run: Run) -> AttentionGradients:
 
     def step(
         rows: Tensor, owner: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[Outputs, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         with record_attention(subject.model, as_graph_leaf) as maps:
-            logits = run.logits(rows)
-        score = run.score_of(logits, owner)
+            outputs = run.forward(rows)
+        score = run.score_of(outputs, owner)
         grads = attention_map_gradients(score.sum(), maps, name=subject.name)
         if not grads:
             raise NotApplicableError(
@@ -71,11 +72,11 @@ def attention_gradients(run: Run) -> AttentionGradients:
             )
         kept = {name: weights.detach() for name, weights in maps.items()}
         attn, grad = (maps_on_picture(subject, found, len(rows)) for found in (kept, grads))
-        return logits.detach(), score.detach(), attn, grad
+        return outputs.detach(), score.detach(), attn, grad
 
     def compute() -> AttentionGradients:
-        logits, score, attn, grad = zip(*run.pass_over_images(step, backward=True), strict=True)
-        run.cache_scope.put("outputs", torch.cat(logits))
+        outputs, score, attn, grad = zip(*run.pass_over_images(step, backward=True), strict=True)
+        run.cache_scope.put("outputs", joined(outputs))
         return AttentionGradients(torch.cat(score), _joined(attn), _joined(grad))
 
     return run.cache_scope.get_or_compute(("attention gradients", run.asked), compute)

@@ -13,6 +13,7 @@ from core.errors import NotApplicableError
 from core.runtime.capture import record_layers
 from core.runtime.model_call import differentiate
 from core.runtime.subject import Subject
+from core.tasks.outputs import Outputs, joined
 
 if TYPE_CHECKING:
     from core.runtime.run import Run
@@ -57,18 +58,18 @@ def activation(run: Run) -> Tensor:
     """See `Run.activation`."""
     name, subject = _spatial_layer(run), run.subject
 
-    def step(rows: Tensor, _owner: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad(), record_layers(subject.model, [name]) as outputs:
-            logits = run.logits(rows)
-        if name not in outputs:
+    def step(rows: Tensor, _owner: Tensor) -> tuple[Outputs, Tensor]:
+        with torch.no_grad(), record_layers(subject.model, [name]) as recorded:
+            outputs = run.forward(rows)
+        if name not in recorded:
             raise _takes_no_part(name, subject)
-        return logits, outputs[name].detach()
+        return outputs, recorded[name].detach()
 
     def compute() -> Tensor:
         passes = run.pass_over_images(step)
-        logits, act = (torch.cat(parts) for parts in zip(*passes, strict=True))
-        run.cache_scope.put("outputs", logits)
-        return _on_grid(name, act, subject)
+        outputs, act = zip(*passes, strict=True)
+        run.cache_scope.put("outputs", joined(outputs))
+        return _on_grid(name, torch.cat(act), subject)
 
     return run.cache_scope.get_or_compute(("activation", name), compute)
 
@@ -77,22 +78,22 @@ def _differentiate(run: Run, names: Sequence[str]) -> dict[str, LayerGradients]:
     """Score, activation and gradient at several layers, from one forward and one backward pass."""
     subject = run.subject
 
-    def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-        with record_layers(subject.model, names) as outputs:
-            logits = run.logits(rows)
-        absent = [name for name in names if name not in outputs or not logits.requires_grad]
+    def step(rows: Tensor, owner: Tensor) -> tuple[Outputs, Tensor, list[Tensor], list[Tensor]]:
+        with record_layers(subject.model, names) as recorded:
+            outputs = run.forward(rows)
+        absent = [name for name in names if name not in recorded or not outputs.requires_grad]
         if absent:
             raise _takes_no_part(absent[0], subject)
-        score = run.score_of(logits, owner)
-        kept = [outputs[name] for name in names]
+        score = run.score_of(outputs, owner)
+        kept = [recorded[name] for name in names]
         found = differentiate(
             score.sum(), kept, name=subject.name, allow_unused=True, materialize_grads=True
         )
-        return logits.detach(), score.detach(), [act.detach() for act in kept], list(found)
+        return outputs.detach(), score.detach(), [act.detach() for act in kept], list(found)
 
     passes = run.pass_over_images(step, backward=True)
-    logits, score = (torch.cat(parts) for parts in list(zip(*passes, strict=True))[:2])
-    run.cache_scope.put("outputs", logits)
+    run.cache_scope.put("outputs", joined([outputs for outputs, *_ in passes]))
+    score = torch.cat([score for _, score, *_ in passes])
     return {
         name: LayerGradients(
             score,

@@ -20,14 +20,13 @@ from core.runtime.attention_outputs import AttentionGradients
 from core.runtime.batching import Chunk, CostCounter, Progress
 from core.runtime.cache import CacheScope
 from core.runtime.layer_outputs import LayerGradients
-from core.runtime.model_call import call_model, differentiate
+from core.runtime.model_call import differentiate
 from core.runtime.resume import PassUntilLayer, resume_after
 from core.runtime.stem import Stem
 from core.runtime.streaming import PassKind, stream_passes
 from core.runtime.subject import Subject
 from core.tasks.base import Target
-from core.tasks.classification import predicted
-from core.tasks.outputs import has_no_classes, read_logits
+from core.tasks.outputs import Outputs, joined
 
 T = TypeVar("T")
 KEPT_BYTES = 64 * 2**20
@@ -166,7 +165,7 @@ class Run:
     def target(self) -> Target:
         """What is explained; finding out the predicted class may take a forward pass."""
         if self._target is None:
-            self._target = predicted(self.outputs())
+            self._target = self.subject.task.default_target(self.outputs())
         return self._target
 
     @property
@@ -174,12 +173,12 @@ class Run:
         """The target's key as asked, without finding out the predicted class."""
         return "predicted" if self._target is None else self._target.key
 
-    def outputs(self) -> Tensor:
-        """(B, N) the model's outputs for `x`, detached; no pass while they are kept."""
+    def outputs(self) -> Outputs:
+        """The model's outputs for `x`, detached; no pass while they are kept."""
 
-        def compute() -> Tensor:
+        def compute() -> Outputs:
             replies = self._replies([(self.x, self.owner)], len(self.x))
-            return torch.cat([out for _, out in replies])
+            return joined([out for _, out in replies])
 
         return self.cache_scope.get_or_compute("outputs", compute)
 
@@ -206,26 +205,26 @@ class Run:
 
     def replies(
         self, chunks: Iterable[Chunk], expected: int = 0, keep: Hashable | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Owners (n,) and the model's outputs (n, N) of all rows in `chunks`; see `scores`."""
+    ) -> tuple[Tensor, Outputs]:
+        """Owners (n,) and the model's outputs of all rows in `chunks`; see `scores`."""
 
-        def compute() -> tuple[Tensor, Tensor]:
+        def compute() -> tuple[Tensor, Outputs]:
             owners, outs = zip(*self._replies(chunks, expected), strict=True)
-            return torch.cat(owners), torch.cat(outs)
+            return torch.cat(owners), joined(outs)
 
         if not self._keeps(expected, keep):
             return compute()
         return self.cache_scope.get_or_compute(("replies", keep), compute)
 
     def _keeps(self, rows: int, keep: Hashable | None) -> bool:
-        return keep is not None and rows * self.outputs().shape[1] * 4 <= KEPT_BYTES
+        return keep is not None and rows * self.outputs().row_bytes <= KEPT_BYTES
 
-    def _replies(self, chunks: Iterable[Chunk], expected: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Owners (n,) and outputs (n, N) of rows, pass by pass, without gradients."""
+    def _replies(self, chunks: Iterable[Chunk], expected: int) -> Iterator[tuple[Tensor, Outputs]]:
+        """Owners (n,) and outputs of rows, pass by pass, without gradients."""
 
-        def step(rows: Tensor, _owner: Tensor) -> Tensor:
+        def step(rows: Tensor, _owner: Tensor) -> Outputs:
             with torch.no_grad():
-                return self.logits(rows)
+                return self.forward(rows)
 
         self.progress.expect(expected)
         return self.stream(chunks, step, expected=expected)
@@ -258,8 +257,8 @@ class Run:
 
         def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
             rows = rows.detach().requires_grad_()
-            logits = self.logits(rows) if stem is None else self._logits_after(stem, rows)
-            score = target(logits, owner)
+            outputs = self.forward(rows) if stem is None else self._forward_after(stem, rows)
+            score = target(outputs, owner)
             if not score.requires_grad:
                 raise NotApplicableError(
                     f"{self.subject.name} has no gradient from output to input"
@@ -271,11 +270,11 @@ class Run:
         for owner, (score, gradient) in stream:
             yield owner, score, gradient
 
-    def _logits_after(self, stem: Stem, rows: Tensor) -> Tensor:
-        """(n, N) the model's outputs for given outputs of its first layer."""
+    def _forward_after(self, stem: Stem, rows: Tensor) -> Outputs:
+        """The model's outputs for given outputs of its first layer."""
         blank = self.x[:1].expand(len(rows), -1, -1, -1)
         with resume_after(PassUntilLayer(stem.module), rows.clone()):
-            return self.logits(blank)
+            return self.forward(blank)
 
     # -- one layer ------------------------------------------------------------------------------
 
@@ -327,15 +326,14 @@ class Run:
 
     # -- custom passes ---------------------------------------------------------------------------
 
-    def logits(self, rows: Tensor) -> Tensor:
-        """(n, N) the model's outputs; only for use in a step of `stream`.
+    def forward(self, rows: Tensor) -> Outputs:
+        """The model's outputs for rows (n, C, H, W); only for use in a step of `stream`.
 
         Raises:
             ModelFailure: the model raised an error.
-            ModelError: it returned no scores.
+            ModelError: it returned nothing that can be read.
         """
-        model, name = self.subject.model, self.subject.name
-        return read_logits(call_model(model, rows, name=name), name, features=has_no_classes(model))
+        return self.subject.task.read(self.subject.forward(rows))
 
     def stream(
         self,
@@ -350,7 +348,7 @@ class Run:
 
         Args:
             chunks: rows and owners, lazily.
-            step: one pass, by way of `logits`; the model is in evaluation mode and locked, and
+            step: one pass, by way of `forward`; the model is in evaluation mode and locked, and
                 gradients are on. It is tried again with fewer rows when memory runs out.
             backward: whether it differentiates.
             expected: how many rows are to come; even passes share them.
@@ -376,11 +374,12 @@ class Run:
         self.progress.expect((2 if backward else 1) * len(self.x))
         return [found for _, found in self.stream([(self.x, self.owner)], step, backward=backward)]
 
-    def score_of(self, logits: Tensor, owner: Tensor) -> Tensor:
-        """(n,) the score of outputs (n, N) of the run's own images, for use in a step of `stream`.
+    def score_of(self, outputs: Outputs, owner: Tensor) -> Tensor:
+        """(n,) the score of outputs of the run's own images, for use in a step of `stream`.
 
         Where the predicted class is explained and not known yet, it is found in these outputs.
         """
         if self._target is None:
-            return logits.gather(1, logits.argmax(1, keepdim=True))[:, 0]
-        return self._target(logits, owner)
+            target = self.subject.task.default_target(outputs)
+            return target(outputs, torch.arange(len(outputs), device=owner.device))
+        return self._target(outputs, owner)

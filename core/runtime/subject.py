@@ -9,6 +9,8 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from core.runtime.batching import Budget
+from core.runtime.forward import Forward
+from core.tasks.base import Task
 from core.types import AttentionLayer, Layer
 
 
@@ -21,7 +23,15 @@ class Subject(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """The model itself: maps (n, C, H, W) to one row of scores per image."""
+        """The model itself."""
+
+    @property
+    def forward(self) -> Forward:
+        """One forward pass: from images (n, C, H, W) to the part of the outputs with the scores."""
+
+    @property
+    def task(self) -> Task:
+        """How the model's outputs are read, and what can be asked about them."""
 
     @property
     def lock(self) -> AbstractContextManager[object]:

@@ -1,25 +1,29 @@
-"""Target: a scalar question about a model's output.
+"""Task and Target: what a model does, and a scalar question about what it returns.
 
-A target is a frozen object ``target(output, owner) -> (n,)``. `owner` says which explained image
+A target is a frozen object ``target(outputs, owner) -> (n,)``. `owner` says which explained image
 each row belongs to, so that per-image targets stay right through any repetition or chunking.
-Targets have an algebra: ``a - b`` is "a rather than b", ``a + b`` a sum, ``2 * a`` a multiple.
+Targets have an algebra: ``a - b`` is "a rather than b", ``a + b`` a sum, ``2 * a`` a multiple, and
+``-a`` is "against a".
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.errors import UnknownNameError
+from core.errors import TimmscopeError, UnknownNameError
+from core.tasks.activation import Activation, serial_of
+from core.tasks.outputs import Outputs
 from core.types import Prediction
 
 
 class Target(ABC):
-    """A scalar question about a model's output."""
+    """A scalar question about a model's outputs."""
 
     unit: str = "logit"
 
@@ -29,12 +33,12 @@ class Target(ABC):
         """Identifies the target within caches and saved files."""
 
     @abstractmethod
-    def __call__(self, output: Tensor, owner: Tensor) -> Tensor:
-        """Scores (n,) of a model's output (n, N); row i belongs to image ``owner[i]``."""
+    def __call__(self, outputs: Outputs, owner: Tensor) -> Tensor:
+        """Scores (n,) of a model's outputs for n rows; row i belongs to image ``owner[i]``."""
 
     @abstractmethod
-    def probability(self) -> Target:
-        """The same question asked of the softmax probabilities."""
+    def bounded(self) -> Target | None:
+        """The same question on a scale of probabilities; None where there is none."""
 
     @abstractmethod
     def describe(self, prediction: Prediction, image: int = 0) -> str:
@@ -44,11 +48,31 @@ class Target(ABC):
     def check(self, outputs: int, images: int, model: str) -> None:
         """Raise `UnknownNameError` unless the target exists in `model` for that many images."""
 
+    def under(self, activation: Activation) -> Target:
+        """The same question of a model with this activation, where that is not settled yet."""
+        return self
+
+    def probability(self) -> Target:
+        """The same question asked of probabilities.
+
+        Raises:
+            UnknownNameError: there are none.
+        """
+        found = self.bounded()
+        if found is None:
+            raise UnknownNameError(
+                f"{self.key} has no probability: its scale has no ends; explain the {self.unit}"
+            )
+        return found
+
     def __add__(self, other: Target) -> Target:
         return Combination(((1.0, self), (1.0, other)))
 
     def __sub__(self, other: Target) -> Target:
         return Combination(((1.0, self), (-1.0, other)))
+
+    def __neg__(self) -> Target:
+        return Combination(((-1.0, self),))
 
     def __mul__(self, factor: float) -> Target:
         return Combination(((float(factor), self),))
@@ -62,9 +86,11 @@ class Combination(Target):
 
     Attributes:
         terms: (weight, target) pairs.
+        offset: a number that is added: 1 in "the probability of anything but this class".
     """
 
     terms: tuple[tuple[float, Target], ...]
+    offset: float = 0.0
 
     @property
     def unit(self) -> str:  # type: ignore[override]
@@ -72,20 +98,37 @@ class Combination(Target):
 
     @property
     def key(self) -> str:
-        return "(" + "+".join(f"{weight:.17g}*{target.key}" for weight, target in self.terms) + ")"
+        terms = [f"{weight:.17g}*{target.key}" for weight, target in self.terms]
+        return f"({'+'.join([*terms, *[f'{self.offset:g}'] * bool(self.offset)])})"
 
-    def __call__(self, output: Tensor, owner: Tensor) -> Tensor:
-        parts = [weight * target(output, owner) for weight, target in self.terms]
-        return torch.stack(parts).sum(0)
+    def __call__(self, outputs: Outputs, owner: Tensor) -> Tensor:
+        parts = [weight * target(outputs, owner) for weight, target in self.terms]
+        total = torch.stack(parts).sum(0)
+        return total + self.offset if self.offset else total
 
-    def probability(self) -> Target:
-        return Combination(tuple((w, target.probability()) for w, target in self.terms))
+    def bounded(self) -> Target | None:
+        """The same combination of probabilities; "against a class" is all others' probability."""
+        terms = []
+        for weight, target in self.terms:
+            found = target.bounded()
+            if found is None:
+                return None
+            terms.append((weight, found))
+        against = len(terms) == 1 and terms[0][0] == -1.0
+        return Combination(tuple(terms), 1.0 if against else self.offset)
+
+    def under(self, activation: Activation) -> Target:
+        return replace(self, terms=tuple((w, target.under(activation)) for w, target in self.terms))
 
     def describe(self, prediction: Prediction, image: int = 0) -> str:
         names = [target.describe(prediction, image) for _, target in self.terms]
         weights = [weight for weight, _ in self.terms]
         if weights == [1.0, -1.0]:
             return f"{names[0]} rather than {names[1]}"
+        if weights == [-1.0]:
+            return f"not {names[0]}" if self.offset else f"against {names[0]}"
+        if set(weights) == {1.0}:
+            return " + ".join(names)
         return " + ".join(f"{w:g} x {name}" for w, name in zip(weights, names, strict=True))
 
     def check(self, outputs: int, images: int, model: str) -> None:
@@ -96,5 +139,126 @@ class Combination(Target):
             raise UnknownNameError(f"{self.key} is always zero; choose two different classes")
 
 
-TargetLike = Target | str | int | Sequence[str | int] | None
-"""A target, a class label or number, "A-B", or a list of classes; None for the predicted class."""
+@dataclass(frozen=True)
+class PerImage(Target):
+    """A target of its own for each image.
+
+    Attributes:
+        targets: one for each image, in order.
+    """
+
+    targets: tuple[Target, ...]
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        return " and ".join(dict.fromkeys(target.unit for target in self.targets))
+
+    @property
+    def key(self) -> str:
+        return f"[{','.join(target.key for target in self.targets)}]"
+
+    def __call__(self, outputs: Outputs, owner: Tensor) -> Tensor:
+        rows, found = [], []
+        for image, target in enumerate(self.targets):
+            of_image = (owner == image).nonzero()[:, 0]
+            if len(of_image):
+                rows.append(of_image)
+                found.append(target(outputs.select(of_image), owner[of_image]))
+        order = torch.cat(rows).argsort()
+        return torch.cat(found)[order.to(found[0].device)]
+
+    def bounded(self) -> Target | None:
+        each = [target.bounded() for target in self.targets]
+        known = tuple(one for one in each if one is not None)
+        return PerImage(known) if len(known) == len(each) else None
+
+    def under(self, activation: Activation) -> Target:
+        return PerImage(tuple(target.under(activation) for target in self.targets))
+
+    def describe(self, prediction: Prediction, image: int = 0) -> str:
+        return self.targets[image].describe(prediction, image)
+
+    def check(self, outputs: int, images: int, model: str) -> None:
+        if len(self.targets) != images:
+            raise UnknownNameError(
+                f"{len(self.targets)} targets given for {images} images; give one, or one per image"
+            )
+        for target in self.targets:
+            target.check(outputs, images, model)
+
+
+@dataclass(frozen=True)
+class FunctionTarget(Target):
+    """Any function of the outputs, given by the caller.
+
+    Attributes:
+        function: maps the outputs of n rows, for a classifier its scores (n, N), to (n,) numbers.
+        key: identifies it; two functions never share one.
+    """
+
+    function: Callable[[Any], Any]
+    key: str = ""
+    unit = "score"
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            object.__setattr__(self, "key", f"function:{serial_of(self.function)}")
+
+    def __call__(self, outputs: Outputs, owner: Tensor) -> Tensor:
+        found = self.function(getattr(outputs, "values", outputs))
+        if not isinstance(found, Tensor) or found.shape != (len(outputs),):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise TimmscopeError(
+                f"the target function returns {shape} for {len(outputs)} rows; return a tensor "
+                f"({len(outputs)},), one number for each row"
+            )
+        return found
+
+    def bounded(self) -> None:
+        """None: nothing is known about the function's scale."""
+
+    def describe(self, prediction: Prediction, image: int = 0) -> str:
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
+    def check(self, outputs: int, images: int, model: str) -> None:
+        """Every model has outputs that a function can take; what it returns is checked later."""
+
+
+class Task(ABC):
+    """What a model does: how its outputs are read, and what can be asked about them."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Identifies the task with its settings in caches."""
+
+    @abstractmethod
+    def read(self, scores: Tensor) -> Outputs:
+        """Outputs from the part of a forward pass that holds them."""
+
+    @abstractmethod
+    def default_target(self, outputs: Outputs) -> Target:
+        """What is explained where nothing is said: one target for the images of `outputs`."""
+
+    @abstractmethod
+    def to_target(self, target: object, model: str) -> Target:
+        """A target from what a person or a program gives.
+
+        Raises:
+            UnknownNameError: there is no such target.
+        """
+
+    @abstractmethod
+    def predict(self, outputs: Outputs) -> Prediction:
+        """What the model says, for people."""
+
+    @abstractmethod
+    def certainty(self, outputs: Outputs) -> Tensor:
+        """(n,) how certain the model is of what it says; zeros where that has no meaning."""
+
+
+TargetLike = Any
+"""What `Explainer.target` takes: None for the predicted class; a `Target`; a class number or label;
+"A-B" for A rather than B, "A+B" for a sum, "not A" for what speaks against A; a set of classes for
+their sum; any function from scores (n, N) to (n,); or a list, tensor or array of these, one for
+each image."""

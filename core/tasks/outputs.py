@@ -1,60 +1,98 @@
-"""What a model returns, as one row of scores an image."""
+"""Outputs: what one forward pass gave for some rows, whatever the task."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
-from torch import Tensor, nn
-
-from core.errors import ModelError
-
-
-def has_no_classes(model: nn.Module) -> bool:
-    """Whether a model declares ``num_classes = 0``: its outputs are features, not class scores."""
-    classes = getattr(model, "num_classes", None)
-    return isinstance(classes, int) and classes == 0
+import torch
+from torch import Tensor
 
 
-def read_logits(output: Any, name: str, *, features: bool = False) -> Tensor:
-    """The scores within whatever a model returns.
+class Outputs(ABC):
+    """What one forward pass gave for n rows. A method hands it to a target and asks no more."""
 
-    Of a mapping it is the entry `logits`, of a tuple or list the first element.
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of rows."""
 
-    Args:
-        output: what the model returned.
-        name: what the model is called in messages.
-        features: whether the outputs are features; those of tokens (B, L, N) or of cells (B, N, h,
-            w) or (B, h, w, N) are averaged over positions.
+    @abstractmethod
+    def select(self, rows: Tensor) -> Self:
+        """Some rows by index (k,), in that order."""
 
-    Returns:
-        (B, N) one row of raw scores, or features, per image.
+    @abstractmethod
+    def detach(self) -> Self:
+        """The same, without its graph."""
 
-    Raises:
-        ModelError: nothing of the shape (B, N) is there.
+    @classmethod
+    @abstractmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, one after the other."""
+
+    @property
+    @abstractmethod
+    def graph(self) -> Tensor:
+        """A tensor whose graph, if there is one, holds all that the outputs were computed from."""
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether there is a graph to differentiate."""
+        return self.graph.requires_grad
+
+    @property
+    @abstractmethod
+    def row_bytes(self) -> int:
+        """Bytes that one row takes."""
+
+    @abstractmethod
+    def change(self, other: Self) -> Tensor:
+        """(n,) the largest absolute change of any number of each row; `other` may have one row."""
+
+    @abstractmethod
+    def magnitude(self) -> Tensor:
+        """(n,) the largest absolute value of each row."""
+
+
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """The rows of all parts, which are of one kind."""
+    return type(parts[0]).cat(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores(Outputs):
+    """One row of raw scores for each image.
+
+    Attributes:
+        values: (n, N) the model's outputs: logits, or the numbers of a regression, or features.
     """
-    if isinstance(output, Mapping) and "logits" in output:
-        output = output["logits"]
-    if isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if features and isinstance(output, Tensor):
-        output = _averaged(output)
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(
-            f"{name} returns {shape} where (images, classes) is needed; wrap it in a module that "
-            "returns one score per class"
-        )
-    return output
 
+    values: Tensor
 
-def _averaged(features: Tensor) -> Tensor:
-    """The mean (B, N) of features of tokens or cells over positions, in either order of axes.
+    def __len__(self) -> int:
+        return len(self.values)
 
-    >>> [tuple(_averaged(Tensor(*s)).shape) for s in ((1, 9, 64), (1, 64, 3, 4), (1, 3, 4, 64))]
-    [(1, 64), (1, 64), (1, 64)]
-    """
-    if features.ndim == 4:
-        last = features.shape[3] > features.shape[1]  # channels outnumber rows at a model's end
-        return features.mean((1, 2) if last else (2, 3))
-    return features.mean(1) if features.ndim == 3 else features
+    def select(self, rows: Tensor) -> Scores:
+        return Scores(self.values[rows.to(self.values.device)])
+
+    def detach(self) -> Scores:
+        return Scores(self.values.detach())
+
+    @classmethod
+    def cat(cls, parts: Sequence[Scores]) -> Scores:
+        return cls(torch.cat([part.values for part in parts]))
+
+    @property
+    def graph(self) -> Tensor:
+        return self.values
+
+    @property
+    def row_bytes(self) -> int:
+        return 4 * self.values.shape[1]
+
+    def change(self, other: Scores) -> Tensor:
+        return (self.values - other.values).abs().amax(1)
+
+    def magnitude(self) -> Tensor:
+        return self.values.abs().amax(1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from core.errors import TimmscopeError
+from core.types import OutputKind, Prediction
 from core.views.colour import finite
 from core.views.panels import Json, Panel, layout_of, panel, plain
 
@@ -46,6 +47,8 @@ def bars_panel(
     caption: str = "",
     highlight: int | None = 0,
     shares: bool = True,
+    texts: Sequence[str] = (),
+    bars: bool = True,
 ) -> Panel:
     """A bar chart with a label above each bar and its value at the right.
 
@@ -57,19 +60,22 @@ def bars_panel(
             none.
         shares: True if the values are probabilities, shown in per cent on a scale from 0 to 1.
             Other values are shown as numbers on a scale from 0 to the largest.
+        texts: the values as they are shown; by default they are formatted here.
+        bars: False for numbers that share no scale, which get no bars.
     """
     positions = list(range(len(rows)))
     values = [float(value) for _, value in rows]
     top = 1.0 if shares else max([*values, 0.0]) or 1.0
     number_format = "{:.1%}" if shares else "{:.3g}"
+    texts = texts or [number_format.format(value) for value in values]
     bar = {"type": "bar", "orientation": "h", "y": positions, "width": 0.24, "showlegend": False}
     track = bar | {
-        "x": [1.0] * len(positions),
+        "x": [float(bars)] * len(positions),
         "marker": {"color": TRACK, "cornerradius": 3},
         "hoverinfo": "skip",
     }
     filled = bar | {
-        "x": [max(value, 0.0) / top for value in values],
+        "x": [max(value, 0.0) / top * bars for value in values],
         "marker": {
             "color": [ACCENT if i == highlight else QUIET for i in positions],
             "cornerradius": 3,
@@ -86,14 +92,48 @@ def bars_panel(
         "yaxis": {"range": [len(rows) - 0.8, -0.55], "visible": False, "fixedrange": True},
         "annotations": [
             note
-            for i, (label, value) in enumerate(rows)
+            for i, (label, _) in enumerate(rows)
             for note in (
                 _note(plain(textwrap.shorten(str(label), 34, placeholder="…")), 0, i, "left"),
-                _note(f"<b>{number_format.format(value)}</b>", 1, i, "right"),
+                _note(f"<b>{plain(texts[i])}</b>", 1, i, "right"),
             )
         ],
     }
     return panel(title, caption, [track, filled], layout, height=max(1, len(rows)) * 40 + 2)
+
+
+OUTPUTS: Mapping[OutputKind, str] = {
+    "class": "Prediction", "output": "Predicted numbers", "feature": "Strongest features",
+}  # fmt: skip
+"""What a panel of a model's outputs is called, by what one of them stands for."""
+
+
+def prediction_panel(
+    prediction: Prediction, *, title: str = "", caption: str = "", highlight: int | None = 0
+) -> Panel:
+    """What a model says of the first picture: up to five classes, numbers or features.
+
+    Args:
+        prediction: of the picture.
+        title: by default what the outputs are called.
+        caption: below the title; before it stands what the bars are, where that is no softmax.
+        highlight: index of the row in the accent colour; None for none.
+    """
+    top = prediction.top(5)
+    notes = {
+        "class": "" if prediction.exclusive else "Each class stands for itself.",
+        "output": "These are numbers, not probabilities.",
+        "feature": "This model has no classes.",
+    }
+    return bars_panel(
+        [(label, value) for _, label, value in top],
+        title=title or OUTPUTS[prediction.kind],
+        caption=" ".join(filter(None, [notes[prediction.kind], caption])),
+        highlight=highlight,
+        shares=prediction.bounded,
+        texts=[prediction.text(value) for _, _, value in top],
+        bars=prediction.kind != "output",
+    )
 
 
 def curves_panel(

@@ -15,7 +15,7 @@ from core.methods.configuration import label_of
 from core.metrics.faithfulness import RemovalCurve
 from core.registry import key_of
 from core.types import CurveStep, Prediction
-from core.views.charts import bars_panel
+from core.views.charts import prediction_panel
 from core.views.maps import picture_panel
 from core.views.panels import Panel, empty_panel
 from dashboard.actions.explain import ExplainRequest, attribution_of
@@ -84,7 +84,7 @@ def curve_step(
     assert isinstance(removal, RemovalCurve)
     step = round(min(max(request.share, 0), 100) / 100 * removal.steps)
     shown = resolved.explainer.curve_step(resolved.batch, found, removal, step=step)
-    return CurveStepResult([_picture(shown, removal, step), _bars(shown.prediction)])
+    return CurveStepResult([_picture(shown, removal, step), _prediction(shown.prediction)])
 
 
 def _picture(shown: CurveStep, removal: RemovalCurve, step: int) -> Panel:
@@ -102,13 +102,5 @@ def _image(pixels: Tensor) -> PIL.Image.Image:
     return PIL.Image.fromarray(bytes_ if bytes_.shape[2] == 3 else bytes_[..., 0])
 
 
-def _bars(prediction: Prediction) -> Panel:
-    rows = [(label, value) for _, label, value in prediction.top(5)]
-    kind = "strongest features" if prediction.features else "most likely classes"
-    return bars_panel(
-        rows,
-        title="Prediction at this step",
-        caption=f"The five {kind}",
-        highlight=None,
-        shares=not prediction.features,
-    )
+def _prediction(prediction: Prediction) -> Panel:
+    return prediction_panel(prediction, title="Prediction at this step", highlight=None)

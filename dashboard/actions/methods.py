@@ -11,6 +11,7 @@ from core.methods.base import Method
 from dashboard.actions.formatting import estimate_text
 from dashboard.actions.question import Choices, Settings, params_of
 from dashboard.state import Service
+from dashboard.state.models import FOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,13 @@ class MethodRequest:
         model: a timm name or ``hf-hub:owner/name``.
         weights: "pretrained" or "random".
         method: the method's key.
+        activation: what the model's outputs are; `FOUND` for what it says.
     """
 
     model: str
     weights: str
     method: str
+    activation: str = FOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class EstimateRequest:
         method: the method's key.
         layer: the layer of the method; empty for its own choice.
         settings: parameters a person set.
+        activation: what the model's outputs are; `FOUND` for what it says.
     """
 
     model: str
@@ -45,6 +49,7 @@ class EstimateRequest:
     method: str
     layer: str | None
     settings: Settings
+    activation: str = FOUND
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,9 @@ def describe_method(
     Raises:
         TimmscopeError: the model cannot be loaded, or there is no such method.
     """
-    handle = service.models.get(request.model, request.weights, on_progress).model
+    handle = service.models.get(
+        request.model, request.weights, on_progress, request.activation
+    ).model
     about, methods = METHODS[request.method].about, method_choices(lambda k: not why_not(handle, k))
     if reason := why_not(handle, request.method):
         about = f"{about}\n\n**Not for this model:** {reason.rstrip('.')}."
@@ -115,7 +122,9 @@ def estimate(
     """
     if not service.models.is_ready(request.model, request.weights):
         return ""
-    handle = service.models.get(request.model, request.weights, on_progress).model
+    handle = service.models.get(
+        request.model, request.weights, on_progress, request.activation
+    ).model
     key = request.method
     method = METHODS.make(key, params_of(request.settings, key, METHODS[key]))
     if handle.why_not(method.requires()) or method.refusal(handle):

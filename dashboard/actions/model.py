@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from core import ModelHandle
 from core.inputs.batch import OnProgress
-from core.types import Need
+from core.types import Need, OutputKind
 from dashboard.actions.methods import method_choices, why_not
 from dashboard.actions.question import Choices
 from dashboard.state import Service
+from dashboard.state.models import FOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +21,12 @@ class ModelRequest:
     Attributes:
         model: a timm name or ``hf-hub:owner/name``.
         weights: "pretrained" or "random".
+        activation: what its outputs are; `FOUND` for what it says.
     """
 
     model: str
     weights: str
+    activation: str = FOUND
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ def open_model(
     """
     if not service.models.is_ready(request.model, request.weights):
         yield ModelStatus(f"Loading {request.model} …", loading=True)
-    handle = service.models.get(request.model, request.weights, on_progress).model
+    handle = service.models.get(
+        request.model, request.weights, on_progress, request.activation
+    ).model
     yield ModelStatus(summary(handle))
 
 
@@ -78,7 +83,9 @@ def describe_model(
     Raises:
         TimmscopeError: it cannot be loaded.
     """
-    handle = service.models.get(request.model, request.weights, on_progress).model
+    handle = service.models.get(
+        request.model, request.weights, on_progress, request.activation
+    ).model
     return ModelOffers(
         methods=method_choices(lambda key: not why_not(handle, key)),
         layers=handle.choices([Need.LAYER]),
@@ -87,11 +94,19 @@ def describe_model(
     )
 
 
+OUTPUT_WORDS: Mapping[OutputKind, str] = {
+    "class": "classes ({})",
+    "output": "predicted numbers",
+    "feature": "features, no classes",
+}
+"""What a model's outputs are called, with the activation of classes."""
+
+
 def summary(handle: ModelHandle) -> str:
     """Size, outputs, input and weights of a model."""
     millions = sum(p.numel() for p in handle.model.parameters()) / 1e6
     height, width = handle.preprocessing.input_size[1:]
-    kind = "features, no classes" if handle.features else "classes"
+    kind = OUTPUT_WORDS[handle.task.kind].format(handle.task.activation.key)
     device = "the CPU" if handle.device.type == "cpu" else str(handle.device).upper()
     return (
         f"{millions:,.1f} M parameters; {handle.outputs:,} {kind}; input {width} × {height} "

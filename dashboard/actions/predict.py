@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from core.inputs.batch import OnProgress
 from core.types import Prediction
-from core.views.charts import bars_panel
+from core.views.charts import prediction_panel
 from core.views.panels import Panel
 from dashboard.actions.question import Choices, Question
 from dashboard.state import Service
@@ -37,7 +37,9 @@ def predict(
     Raises:
         TimmscopeError: the model or the picture cannot be used.
     """
-    explainer = service.models.get(question.model, question.weights, on_progress)
+    explainer = service.models.get(
+        question.model, question.weights, on_progress, question.activation
+    )
     batch = service.batches.get(explainer, question.picture)
     prediction = explainer.predict(batch)
     notes = list(batch.pictures[0].notes)
@@ -52,19 +54,12 @@ def _classes(prediction: Prediction) -> Choices:
     """Every class, the five most likely ones first and with how likely they are."""
     top = prediction.top(5)
     first = {index for index, _, _ in top}
-    form = "{:.3g}" if prediction.features else "{:.1%}"
-    likely: Choices = [(f"{label} · {form.format(value)}", index) for index, label, value in top]
-    rest = [i for i in range(prediction.logits.shape[1]) if i not in first]
+    likely: Choices = [
+        (f"{label} · {prediction.text(value)}", index) for index, label, value in top
+    ]
+    rest = [i for i in range(prediction.values.shape[1]) if i not in first]
     return likely + [(prediction.label(i), i) for i in rest]
 
 
 def _bars(prediction: Prediction) -> Panel:
-    rows = [(label, value) for _, label, value in prediction.top(5)]
-    if prediction.features:
-        return bars_panel(
-            rows,
-            title="Strongest features",
-            caption="This model has no classes. Click a bar to explain that feature.",
-            shares=False,
-        )
-    return bars_panel(rows, title="Prediction", caption="Click a bar to explain that class.")
+    return prediction_panel(prediction, caption=f"Click a bar to explain that {prediction.kind}.")

@@ -14,6 +14,7 @@ from core.tasks.base import Target
 from core.types import Comparison, Prediction
 from core.views.panels import Panel, empty_panel, error_panel
 from dashboard.state import Service
+from dashboard.state.models import FOUND
 
 Choices = list[tuple[str, Any]]
 """Entries of a dropdown: what is shown, and the value."""
@@ -34,6 +35,9 @@ class Question:
         target: class index or label; None for the predicted class.
         versus: class index or label to compare with; None or `NO_CLASS` for none.
         unit: "logit" or "probability".
+        activation: what the model's outputs are, a key of `core.tasks.activation`; `FOUND` for what
+            the model says.
+        against: whether what speaks against the class is explained.
     """
 
     picture: str | None
@@ -42,6 +46,8 @@ class Question:
     target: int | str | None
     versus: int | str | None
     unit: str
+    activation: str = FOUND
+    against: bool = False
 
     @property
     def has_versus(self) -> bool:
@@ -60,8 +66,8 @@ class Question:
             other: the question answered.
             any_target: for answers that do not depend on the class.
         """
-        about = (self.picture, self.model, self.weights)
-        if about != (other.picture, other.model, other.weights):
+        about = (self.picture, self.model, self.weights, self.activation)
+        if about != (other.picture, other.model, other.weights, other.activation):
             return False
         return any_target or self.with_target(other.target or 0) == other
 
@@ -77,6 +83,8 @@ class Question:
             rival = explainer.target(self.versus)
             assert rival is not None
             target = target - rival
+        if self.against:
+            target = -target
         return target.probability() if self.unit == "probability" else target
 
 
@@ -113,12 +121,15 @@ def resolve(
         TimmscopeError: the picture, the model or the class cannot be used.
         CancelledError: the person no longer wants it.
     """
-    explainer = service.models.get(question.model, question.weights, on_progress)
+    explainer = service.models.get(
+        question.model, question.weights, on_progress, question.activation
+    )
     batch = service.batches.get(explainer, question.picture)
     prediction = explainer.predict(batch)
-    if prediction.features and question.unit == "probability":
+    if question.unit == "probability" and not prediction.bounded:
         raise NotApplicableError(
-            f"{explainer.model.name} has no classes and so no probability; set Score to Logit."
+            f"the outputs of {explainer.model.name} are {prediction.kind}s without a probability; "
+            "set Score to Logit."
         )
     predicted = prediction.top(1)[0][0]
     target = question.to_target(explainer, predicted)

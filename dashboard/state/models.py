@@ -14,6 +14,7 @@ from core.inputs.batch import OnProgress
 from core.models.listing import find
 from core.runtime.cache import POLL_SECONDS, Cache
 from core.synthetic import SYNTHETIC_MODELS
+from core.tasks.activation import to_activation
 
 HUB = re.compile(r"hf[-_]hub:[\w.-]+/[\w.-]+")
 
@@ -33,6 +34,9 @@ FAILURE_SECONDS = 20
 """For how long a failed load is not tried again: the whole page asks at once."""
 MAX_LOADS = 16
 """How many models may be loading at a time."""
+
+FOUND = "found"
+"""Stands for the activation that a model itself has or declares."""
 
 ModelKey = tuple[str, str]
 """A model's name and its weights, "pretrained" or "random"."""
@@ -56,9 +60,14 @@ class Models:
         self._loading: dict[ModelKey, Future[Explainer]] = {}
         self._explainers: LRUCache[ModelKey, Explainer] = LRUCache(limit)
         self._failures: TTLCache[ModelKey, TimmscopeError] = TTLCache(64, FAILURE_SECONDS)
+        self._under: LRUCache[tuple[ModelKey, str], Explainer] = LRUCache(limit)
 
     def get(
-        self, name: str, weights: str = "pretrained", on_progress: OnProgress | None = None
+        self,
+        name: str,
+        weights: str = "pretrained",
+        on_progress: OnProgress | None = None,
+        activation: str = FOUND,
     ) -> Explainer:
         """The explainer of a model, loaded on first use; other models do not wait for it.
 
@@ -69,12 +78,27 @@ class Models:
             weights: "pretrained" or "random".
             on_progress: called as ``on_progress(0, 0)`` while the model loads. An error that it
                 raises ends the wait; the load itself goes on for whoever asks next.
+            activation: what its outputs are, a key of `core.tasks.activation`.
 
         Raises:
             UnknownNameError: timm has no such model.
             ModelError: the model cannot be loaded.
         """
         key = name.strip(), weights
+        explainer = self._loaded(key, on_progress)
+        if activation == FOUND:
+            return explainer
+        with self._lock:
+            known = self._under.get((key, activation))
+            if known is not None and known.model.model is explainer.model.model:
+                return known
+        handle = explainer.model.under(to_activation(activation))
+        found = Explainer(handle, cache=self.cache)
+        with self._lock:
+            self._under[key, activation] = found
+        return found
+
+    def _loaded(self, key: ModelKey, on_progress: OnProgress | None) -> Explainer:
         with self._lock:
             if failure := self._failures.get(key):
                 raise failure

@@ -10,11 +10,12 @@ from gradio.events import Dependency
 
 from core.errors import TimmscopeError
 from core.inputs.assets import asset
+from core.tasks.activation import ACTIVATIONS
 from dashboard import actions
 from dashboard.actions import NO_CLASS
 from dashboard.components import Choice, Panels, Picture
 from dashboard.state import MODELS, Service
-from dashboard.state.models import MAX_LOADS
+from dashboard.state.models import FOUND, MAX_LOADS
 from dashboard.tabs.binding import inputs_of
 from dashboard.tabs.handlers import handler, session
 from dashboard.tabs.page import QUIET, Page
@@ -39,12 +40,14 @@ class SidebarWidgets:
         notes: what a person should know of the picture.
         model: the model's name.
         weights: "pretrained" or "random".
+        activation: what the model's outputs are.
         about_model: what the model is, or that it is loading.
         cancel_loading: stops waiting for the model.
         bars: the most likely classes.
         target: the class to explain.
         versus: the class to compare it with.
         unit: which score is explained.
+        against: whether what speaks against the class is explained.
         settings: parameters that a person changed, by method or metric.
     """
 
@@ -52,12 +55,14 @@ class SidebarWidgets:
     notes: gr.Markdown
     model: gr.Dropdown
     weights: gr.Radio
+    activation: gr.Dropdown
     about_model: gr.Markdown
     cancel_loading: gr.Button
     bars: Panels
     target: Choice
     versus: Choice
     unit: gr.Radio
+    against: gr.Checkbox
     settings: gr.JSON
 
 
@@ -65,7 +70,7 @@ def layout() -> SidebarWidgets:
     """The column on the left."""
     picture = _picture()
     notes = gr.Markdown(visible=False, elem_classes="ts-note")
-    model, weights = _model()
+    model, weights, activation = _model()
     about_model = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
     cancel = gr.Button("Cancel loading", size="sm", visible=False, elem_id="cancel-loading")
     bars = Panels(elem_id="prediction", card_width=240, min_height=240)
@@ -83,9 +88,27 @@ def layout() -> SidebarWidgets:
             label="Score",
             elem_id="unit",
         )
+        against = gr.Checkbox(
+            False,
+            label="Against",
+            info="Explain what speaks against it",
+            elem_id="against",
+        )
     settings = gr.JSON({}, visible="hidden", elem_id="settings")
     return SidebarWidgets(
-        picture, notes, model, weights, about_model, cancel, bars, target, versus, unit, settings
+        picture=picture,
+        notes=notes,
+        model=model,
+        weights=weights,
+        activation=activation,
+        about_model=about_model,
+        cancel_loading=cancel,
+        bars=bars,
+        target=target,
+        versus=versus,
+        unit=unit,
+        against=against,
+        settings=settings,
     )
 
 
@@ -108,7 +131,7 @@ def _picture() -> Picture:
     return picture
 
 
-def _model() -> tuple[gr.Dropdown, gr.Radio]:
+def _model() -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown]:
     with gr.Group():
         model = gr.Dropdown(
             list(MODELS),
@@ -124,14 +147,21 @@ def _model() -> tuple[gr.Dropdown, gr.Radio]:
             label="Weights",
             elem_id="weights",
         )
-    return model, weights
+        activation = gr.Dropdown(
+            [("As the model says", FOUND), *((a.label, a.key) for a in ACTIVATIONS.values())],
+            value=FOUND,
+            label="Activation",
+            info="What turns the model's scores into what you read",
+            elem_id="activation",
+        )
+    return model, weights, activation
 
 
 def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidgets) -> Page:
     """Connect the column; what the tabs are given."""
     # First: the events of one component run in this order, and the others take time.
     forgotten = gr.on(
-        [side.picture.change, side.model.change, side.weights.change],
+        [side.picture.change, side.model.change, side.weights.change, side.activation.change],
         None,
         None,
         [side.target, side.versus],
@@ -139,7 +169,7 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     )
     opened = _open_model(service, demo, side)
     explainable = _predict(service, side, opened)
-    chosen = [side.target.input, side.versus.input, side.unit.input]
+    chosen = [side.target.input, side.versus.input, side.unit.input, side.against.input]
     return Page(
         service=service,
         demo=demo,
@@ -181,7 +211,7 @@ def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Depe
         on_cancel=lambda request: stopped(request.model),
     )
     opened: Dependency = gr.on(
-        [demo.load, side.model.change, side.weights.change],
+        [demo.load, side.model.change, side.weights.change, side.activation.change],
         open_model,
         inputs.components,
         outputs,

@@ -1,0 +1,72 @@
+"""Which activation a model's scores have: as it says, as it behaves, or as the caller says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from core.errors import ModelError
+from core.models.layers import Probe
+from core.tasks.activation import IDENTITY, PROBABILITIES, SIGMOID, SOFTMAX, Activation
+from core.tasks.reading import has_no_classes
+
+_ENDINGS = {"softmax": SOFTMAX, "sigmoid": SIGMOID}
+_PROBLEMS = {
+    "single_label_classification": SOFTMAX,
+    "multi_label_classification": SIGMOID,
+    "regression": IDENTITY,
+}
+"""By Hugging Face's `problem_type`."""
+
+
+def settle(
+    given: Activation | None, model: nn.Module, probe: Probe, name: str
+) -> tuple[Activation, bool]:
+    """The activation of a model's scores, and whether they are read before the model's own ending.
+
+    What the caller gives goes first. Else it is, in this order: the softmax or sigmoid that the
+    model ends in; probabilities, if what comes out is not negative and adds up to 1; Hugging Face's
+    `problem_type`; a sigmoid for one output; a softmax.
+
+    Raises:
+        ModelError: the model ends in another function than the activation given.
+    """
+    ending = _ENDINGS.get(probe.ending or "")
+    if has_no_classes(model):
+        return given or IDENTITY, False
+    if given is not None:
+        if given in (SOFTMAX, SIGMOID) and ending not in (None, given):
+            raise ModelError(
+                f"{name} ends in a {probe.ending}, so a {given.key} of its outputs would be taken "
+                "of probabilities; leave activation out"
+            )
+        return given, given == ending
+    if ending is not None:
+        return ending, True
+    if probe.sums_to_one:
+        return PROBABILITIES, False
+    return _declared(model) or (SIGMOID if probe.outputs == 1 else SOFTMAX), False
+
+
+def _declared(model: nn.Module) -> Activation | None:
+    """The activation that a Hugging Face configuration implies; None if there is none.
+
+    Where it names no problem and one output, the library trains a regression.
+    """
+    config = next((c for m in model.modules() if (c := _config_of(m)) is not None), None)
+    if config is None:
+        return None
+    problem = config.get("problem_type")
+    if problem is None and config.get("num_labels") == 1:
+        problem = "regression"
+    return _PROBLEMS.get(str(problem))
+
+
+def _config_of(module: nn.Module) -> Mapping[str, Any] | None:
+    config = getattr(module, "config", None)
+    problem, labels = getattr(config, "problem_type", ""), getattr(config, "id2label", None)
+    if problem == "" or labels is None:
+        return None
+    return {"problem_type": problem, "num_labels": len(labels)}
