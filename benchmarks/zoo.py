@@ -293,17 +293,17 @@ def page(reports: Sequence[Report]) -> str:
         f"timm {timm.__version__}: {len(reports)} families, {works + refused + fails} pairs of a "
         f"family and a method: {works} work, {refused} are refused, {fails} fail.\n"
     )
-    parts = [INTRO, summary, "## Models\n", _models(reports), "## Methods\n", _matrix(reports)]
-    return "\n".join([*parts, "## Reasons\n", *_reasons(reports)])
+    parts = [INTRO, summary, "## Models\n", _models(reports), "## Methods\n", matrix(reports)]
+    return "\n".join([*parts, "## Reasons\n", *reasons(reports)])
 
 
 def _models(reports: Sequence[Report]) -> str:
     names = ["model", "parameters", "input", "outputs", "default layer", "grid"]
     rows = ([r.family, *(r.facts.get(name, "") for name in names)] for r in reports)
-    return _table(["family", *names], rows)
+    return table(["family", *names], rows)
 
 
-def _matrix(reports: Sequence[Report]) -> str:
+def matrix(reports: Sequence[Report]) -> str:
     """Families down, methods across: what became of each pair, in a sign."""
     keys = list(dict.fromkeys(v.method for report in reports for v in report.verdicts))
     signs = {WORKS: "+", REFUSED: "-", FAILS: FAILS}
@@ -311,10 +311,10 @@ def _matrix(reports: Sequence[Report]) -> str:
     for report in reports:
         by_key = {verdict.method: signs[verdict.word] for verdict in report.verdicts}
         rows.append([report.family, *(by_key.get(key, "") for key in keys)])
-    return "+ works, - is refused.\n\n" + _table(["family", *(f"`{key}`" for key in keys)], rows)
+    return "+ works, - is refused.\n\n" + table(["family", *(f"`{key}`" for key in keys)], rows)
 
 
-def _reasons(reports: Sequence[Report]) -> Iterator[str]:
+def reasons(reports: Sequence[Report]) -> Iterator[str]:
     for report in reports:
         open_ = [verdict for verdict in report.verdicts if verdict.word != WORKS]
         if not open_:
@@ -327,7 +327,7 @@ def _reasons(reports: Sequence[Report]) -> Iterator[str]:
         yield ""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), ""])
 
