@@ -44,6 +44,10 @@ class Target(ABC):
     def check(self, outputs: int, images: int, model: str) -> None:
         """Raise `UnknownNameError` unless the target exists in `model` for that many images."""
 
+    def for_image(self, image: int) -> Target:
+        """The same question about one of the images alone."""
+        return self
+
     def __add__(self, other: Target) -> Target:
         return Combination(((1.0, self), (1.0, other)))
 
@@ -87,6 +91,9 @@ class Combination(Target):
         if weights == [1.0, -1.0]:
             return f"{names[0]} rather than {names[1]}"
         return " + ".join(f"{w:g} x {name}" for w, name in zip(weights, names, strict=True))
+
+    def for_image(self, image: int) -> Target:
+        return Combination(tuple((w, target.for_image(image)) for w, target in self.terms))
 
     def check(self, outputs: int, images: int, model: str) -> None:
         for _, target in self.terms:

@@ -53,6 +53,9 @@ class ClassLogit(Target):
         """The class of one image."""
         return self.index if isinstance(self.index, int) else self.index[image]
 
+    def for_image(self, image: int) -> Target:
+        return type(self)(self.of(image))
+
     def describe(self, prediction: Prediction, image: int = 0) -> str:
         return prediction.label(self.of(image))
 
