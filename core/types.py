@@ -410,7 +410,9 @@ class Attribution(Result):
         cost: what it cost.
         extras: further results by name, such as `completeness_error` (B,).
         pictures: what is displayed of each picture; empty if the values were not computed by an
-            `Explainer`. It does not count when results are compared.
+            `Explainer`.
+
+    Two attributions are equal whatever they cost and whatever is displayed with them.
     """
 
     values: Tensor
@@ -419,7 +421,7 @@ class Attribution(Result):
     params: Mapping[str, object]
     target: str = ""
     layer: str | None = None
-    cost: Cost = field(default=Cost(), repr=False)
+    cost: Cost = field(default=Cost(), compare=False, repr=False)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     pictures: tuple[ShownPicture, ...] = field(default=(), compare=False, repr=False)
 
@@ -505,7 +507,7 @@ class Score(Result):
     value: Tensor
     metric: str
     params: Mapping[str, object]
-    cost: Cost = field(default=Cost(), repr=False)
+    cost: Cost = field(default=Cost(), compare=False, repr=False)
     curve_x: Tensor | None = None
     curve_y: Tensor | None = None
     low: Tensor | None = None

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import core
 from core import Explainer, Query
 from core.inputs.batch import InputBatch
+from core.inputs.display import encoded
 from core.inputs.image import Picture, open_picture
 from core.inputs.preprocessing import Preprocessing
 from core.result import Result, in_short, same
@@ -85,10 +87,12 @@ MADE: dict[Any, Any] = {
     Preprocessing: Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3),
     Picture: open_picture(np.zeros((4, 5), np.uint8), name="p"),
     Target: ClassLogit(1),
-    bytes: b"bytes",
+    bytes: encoded(Image.new("RGB", (3, 3))),
     PictureWords: PictureWords("a", "b", "c"),
 }
 """One value of each type that is no dataclass of ours."""
+SHAPES = {"value": (2,), "score": (2,), "low": (2,), "high": (2,), "logits": (2, 5)}
+"""The shapes of tensors by the name of their field; for two images."""
 
 
 def make(hint: Any, draw: torch.Generator) -> Any:
@@ -107,11 +111,18 @@ def make(hint: Any, draw: torch.Generator) -> Any:
     if origin is collections.abc.Sequence:
         return [make(inner[0], draw)]
     if origin is tuple:
-        return tuple(make(one, draw) for one in inner if one is not ...)
+        one_each = inner if ... not in inner else inner[:1] * 2
+        return tuple(make(one, draw) for one in one_each)
     if dataclasses.is_dataclass(hint) and hint not in MADE:
         hints = typing.get_type_hints(hint)
-        return hint(**{f.name: make(hints[f.name], draw) for f in dataclasses.fields(hint)})
+        return hint(**{f.name: field_of(f.name, hints, draw) for f in dataclasses.fields(hint)})
     return MADE[hint]
+
+
+def field_of(name: str, hints: Mapping[str, Any], draw: torch.Generator) -> Any:
+    if hints[name] in (Tensor, Tensor | None) and name in SHAPES:
+        return torch.rand(SHAPES[name], generator=draw)
+    return make(hints[name], draw)
 
 
 def one_of(cls: Any, seed: int = 0) -> Any:
