@@ -57,10 +57,7 @@ def evaluate(
         random_maps: how many random maps to rank each map among; 0 for none.
         done: the keys of rows that need not be made again.
     """
-    configurations = by_name(
-        with_layer_name(to_configuration(method), explainer.model)
-        for method in [*methods, *control_methods()]
-    )
+    configurations = _configurations(explainer, methods)
     named = named_instances(parse_instance(METRICS, one) for one in metrics)
     for path in pictures:
         left = [
@@ -88,6 +85,14 @@ def evaluate(
             explainer, str(path), query, _full_names(compared, wanted, configurations), left,
             named, random_maps,
         )  # fmt: skip
+
+
+def _configurations(
+    explainer: ExplainerLike, methods: Sequence[MethodLike]
+) -> dict[str, Configuration]:
+    """The methods and the controls by name."""
+    every = map(to_configuration, [*methods, *control_methods()])
+    return by_name(with_layer_name(one, explainer.model) for one in every)
 
 
 def _query(
