@@ -200,9 +200,7 @@ def _torchvision() -> list[Subject]:
         "convnext_tiny": (lambda: models.convnext_tiny(**small), 96),
         "swin_t": (lambda: models.swin_t(**small), 112),
         "VisionTransformer": (
-            lambda: models.VisionTransformer(
-                **vit, hidden_dim=32, mlp_dim=64, num_classes=CLASSES
-            ),
+            lambda: models.VisionTransformer(**vit, hidden_dim=32, mlp_dim=64, num_classes=CLASSES),
             64,
         ),
     }
@@ -220,7 +218,13 @@ def _encoders() -> list[Subject]:
             96,
         ),
         *(
-            Subject("segmentation_models_pytorch", f"encoder {name}", lambda n=name: encoder(n), 96, last)
+            Subject(
+                "segmentation_models_pytorch",
+                f"encoder {name}",
+                lambda n=name: encoder(n),
+                96,
+                last,
+            )
             for name in ("resnet18", "mobilenet_v2", "timm-efficientnet-b0")
         ),
     ]

@@ -6,6 +6,7 @@ import copy
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ from core.evaluation.measure import maps_of, measure
 from core.evaluation.recommendation import Recommendation
 from core.evaluation.verdict import Verdict
 from core.inputs.batch import InputBatch, OnProgress, Pictures, prepare, to_input_size
+from core.inputs.display import shown_pictures
 from core.inputs.ground_truth import Box, ground_truth_of, on_input
 from core.methods.base import METHODS, Method, attribute
 from core.methods.configuration import (
@@ -30,11 +32,13 @@ from core.methods.configuration import (
     MethodLike,
     by_name,
     to_configuration,
+    with_layer_name,
 )
 from core.metrics.base import METRICS, Metric
 from core.metrics.faithfulness import RemovalCurve
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
+from core.models.named_layer import LayerLike, layer_name
 from core.registry import key_of
 from core.runtime.batching import Progress, joint_progress
 from core.runtime.cache import Cache, CacheScope
@@ -43,7 +47,17 @@ from core.runtime.run import Run
 from core.tasks.base import Target, TargetLike
 from core.tasks.outputs import Outputs
 from core.tasks.query import Query
-from core.types import Attribution, Comparison, CurveStep, Need, PercentileRank, Prediction, Score
+from core.types import (
+    Attribution,
+    Comparison,
+    CurveStep,
+    Need,
+    PercentileRank,
+    PictureWords,
+    Prediction,
+    Score,
+    ShownPicture,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +120,8 @@ class Explainer:
         pictures: Pictures | Query,
         *,
         target: TargetLike = None,
-        layer: str | None = None,
-        extra_layers: Sequence[str] = (),
+        layer: LayerLike | None = None,
+        extra_layers: Sequence[LayerLike] = (),
         seed: int = 0,
         ground_truth: Tensor | None = None,
         on_progress: OnProgress | None = None,
@@ -118,7 +132,8 @@ class Explainer:
             pictures: see `prepare`; a `Query` passes through.
             target: what to explain: a class number or label, "A-B" for A rather than B, one of
                 these for each picture, or a `Target`; by default each picture's predicted class.
-            layer: the layer of a CAM or attention method; by default the model's own choice.
+            layer: the layer of a CAM or attention method, by name or as a module of the model; by
+                default the model's own choice.
             extra_layers: layers to capture in the same pass, so that asking for them later costs
                 nothing.
             seed: where random draws start.
@@ -143,13 +158,13 @@ class Explainer:
             if any(given.values()):
                 names = ", ".join(name for name, stated in given.items() if stated)
                 raise TypeError(f"a Query already says its {names}; change the Query")
-            return pictures
+            return self._with_layer_names(pictures)
         batch = self.prepare(pictures)
         return Query(
             batch,
             self.target(target, len(batch.x)),
-            layer,
-            tuple(extra_layers),
+            layer_name(self.model, layer),
+            self._layer_names(extra_layers),
             seed,
             ground_truth,
             on_progress,
@@ -226,12 +241,17 @@ class Explainer:
         query, params = self._query(pictures, options)
         configuration = to_configuration(method)
         instance = METHODS.make(configuration.method, params)
-        layer = self._layer_for(instance, configuration.layer or query.layer)
+        named = layer_name(self.model, configuration.layer) or query.layer
+        layer = self._layer_for(instance, named)
         run = self._run(query, layer)
         key = "explain", instance.key, instance.model_dump_json(), run.asked, layer, query.seed
         with no_grad_no_autocast(self.model.device):
-            kept = run.cache_scope.get_or_compute(key, lambda: attribute(instance, run))
-        return copy.deepcopy(kept)  # the caller may write into it
+            kept, words = run.cache_scope.get_or_compute(
+                key, lambda: (attribute(instance, run), self._words(run))
+            )
+        found = copy.deepcopy(kept)  # the caller may write into it
+        shown = shown_pictures(query.batch)
+        return replace(found, pictures=tuple(map(ShownPicture.saying, shown, words)))
 
     def compare(
         self,
@@ -271,13 +291,15 @@ class Explainer:
         errors: dict[str, str] = {}
         asked = by_name(self._configurations(methods, given, errors))
         rows = [
-            len(query) * self.estimate_rows(one.method, one.layer or query.layer)
+            len(query)
+            * self.estimate_rows(one.method, layer_name(self.model, one.layer) or query.layer)
             for one in asked.values()
         ]
         results: dict[str, Attribution] = {}
         turns = joint_progress(query.on_progress, rows)
         for (name, one), report in zip(asked.items(), turns, strict=True):
-            layer = one.layer or self._suitable(one.method, query.layer)
+            own = layer_name(self.model, one.layer)
+            layer = own or self._suitable(one.method, query.layer)
             try:
                 results[name] = self.explain(query.at(layer).reporting(report), one.method)
             except CancelledError:
@@ -413,14 +435,15 @@ class Explainer:
         self,
         method: str | Method = "gradcam",
         *,
-        layer: str | None = None,
+        layer: LayerLike | None = None,
         metrics: Sequence[str] | None = None,
         seed: int = 0,
         on_progress: OnProgress | None = None,
         **params: object,
     ) -> dict[str, Score]:
         """Whether a method depends on the model; see `core.evaluation.assess.sanity_checks`."""
-        configuration = Configuration(METHODS.make(method, params), layer)
+        name = layer_name(self.model, layer)
+        configuration = Configuration(METHODS.make(method, params), name)
         return assess.sanity_checks(self, configuration, metrics, seed, on_progress)
 
     def verdict(
@@ -476,13 +499,38 @@ class Explainer:
         """The methods with their parameters; wrong parameters go into `errors`."""
         for method in methods:
             if not isinstance(method, str):
-                yield to_configuration(method)
+                yield with_layer_name(to_configuration(method), self.model)
                 continue
             key = METHODS[key_of(method)].key  # an unknown name is refused at once
             try:
                 yield to_configuration(method, params)
             except TimmscopeError as error:
                 errors[method if "(" in method else key] = str(error)
+
+    def _layer_names(self, layers: Sequence[LayerLike]) -> tuple[str, ...]:
+        """The names of layers given by name or as modules."""
+        return tuple(name for layer in layers if (name := layer_name(self.model, layer)))
+
+    def _with_layer_names(self, query: Query) -> Query:
+        """The query with names in place of modules."""
+        if all(isinstance(layer, str) for layer in (query.layer or "", *query.extra_layers)):
+            return query
+        layer, extra = layer_name(self.model, query.layer), self._layer_names(query.extra_layers)
+        return replace(query, layer=layer, extra_layers=extra)
+
+    def _words(self, run: Run) -> list[PictureWords]:
+        """What is said of each picture where an attribution is displayed; takes no pass."""
+        known = "outputs" in run.cache_scope
+        empty = self.model.task.read(run.x.new_zeros(len(run.x), self.model.outputs))
+        prediction = self._prediction(run.outputs() if known else empty)
+        return [
+            PictureWords(
+                run.target.describe(prediction, image),
+                prediction.describe(image) if known else "",
+                run.target.for_image(image).key,
+            )
+            for image in range(len(run.x))
+        ]
 
     def _layer_for(self, method: Method, layer: str | None) -> str | None:
         """The layer the method uses; raises the reason why the model cannot be explained so."""

@@ -13,10 +13,7 @@ from core.inputs.batch import InputBatch
 from core.models.handle import ModelHandle
 from core.tasks.query import Query
 from core.types import Attribution, Cost, Prediction, finite
-from core.views.colour import limits, overlay
-
-FINE = 64 * 64
-"""A map of more cells than this is taken to have a value for each pixel."""
+from core.views.colour import overlay, shared_limits
 
 
 def context_facts(model: ModelHandle, query: Query, prediction: Prediction) -> dict[str, Any]:
@@ -123,15 +120,9 @@ def save_npz(path: Path, batch: InputBatch, attribution: Attribution) -> None:
 def colour_range(*attributions: Attribution) -> tuple[float, float]:
     """The range of colours for the first image's map, or for several maps together.
 
-    A map with a value for each pixel has few extreme ones, beside which all others would look
-    alike: its colours end at the 99th percentile, and what lies beyond has the last colour.
-    A map of zeros has no say in a range that it shares.
+    See `core.views.colour.shared_limits`.
     """
-    maps = [attribution.values[0].numpy() for attribution in attributions]
-    drawn = [values for values in maps if values.any()] or maps
-    ends = [limits(values, percentile=99 if values.size > FINE else 100) for values in drawn]
-    top = max(hi for _, hi in ends)
-    return (-top if any(lo < 0 for lo, _ in ends) else 0.0), top
+    return shared_limits(*(attribution.values[0].numpy() for attribution in attributions))
 
 
 def map_on_input(batch: InputBatch, attribution: Attribution) -> NDArray[np.float32]:

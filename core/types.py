@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from types import MappingProxyType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import NotApplicableError
+from core.result import Result
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Need(StrEnum):
@@ -267,8 +272,8 @@ OutputKind = Literal["class", "output", "feature"]
 feature of a model without classes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Prediction(Result):
     """What a model says of a batch of pictures.
 
     Attributes:
@@ -312,7 +317,9 @@ class Prediction:
 
     def label(self, index: int) -> str:
         """The name of an output; "class 3" where names are unknown, or "feature 3"."""
-        return f"{self.kind} {index}" if self.labels is None else self.labels[index]
+        if self.labels is not None and index < len(self.labels):
+            return self.labels[index]
+        return f"{self.kind} {index}"
 
     def text(self, value: float) -> str:
         """A value as people read it: in per cent where it is a probability, else with its unit."""
@@ -329,9 +336,18 @@ class Prediction:
         order = range(count) if self.kind == "output" else values.topk(count).indices.tolist()
         return [(int(i), self.label(int(i)), float(values[i])) for i in order]
 
+    def describe(self, image: int = 0) -> str:
+        """What the model says first of one image, such as "tabby (52.3%)".
 
-@dataclass(frozen=True, slots=True)
-class PercentileRank:
+        >>> Prediction(torch.zeros(1, 2), torch.tensor([[0.25, 0.75]])).describe()
+        'class 1 (75.0%)'
+        """
+        ((_, label, value),) = self.top(1, image)
+        return f"{label} ({self.text(value)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PercentileRank(Result):
     """The rank of maps among random maps, by one metric.
 
     Attributes:
@@ -364,9 +380,56 @@ def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
+class PictureWords(NamedTuple):
+    """What is said of one picture of an attribution.
+
+    Attributes:
+        explained: what is explained, such as the label of a class.
+        predicted: the model's prediction; empty if explaining did not tell it.
+        target: the key of the target for this picture alone.
+    """
+
+    explained: str = ""
+    predicted: str = ""
+    target: str = ""
+
+
 @dataclass(frozen=True, slots=True)
-class Attribution:
+class ShownPicture:
+    """What a result keeps of a picture to be displayed with it: a small copy, and a few words.
+
+    Attributes:
+        jpeg: the copy as a JPEG file, at most 1024 pixels on the longer side.
+        picture: height and width of the picture itself, pixels.
+        input: height and width of the model's input, pixels.
+        box: left, top, right, bottom of the part that the model saw, in pixels of the picture.
+        words: what is said of it.
+    """
+
+    jpeg: bytes
+    picture: tuple[int, int]
+    input: tuple[int, int]
+    box: tuple[float, float, float, float]
+    words: PictureWords = field(default_factory=PictureWords)
+
+    def saying(self, words: PictureWords) -> ShownPicture:
+        """The same picture with these words."""
+        return replace(self, words=words)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model saw the whole picture."""
+        left, top, right, bottom = self.box
+        return left <= 0 and top <= 0 and right >= self.picture[1] and bottom >= self.picture[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Attribution(Result):
     """The attributions of one method for a batch of images.
+
+    ``len(answer)`` is the number of images, ``answer[i]`` and ``answer[a:b]`` the attributions of
+    some of them, and ``np.asarray(answer)`` the values. `overlay` and `show` draw the map over the
+    picture, which a notebook does by itself.
 
     Attributes:
         values: (B, h, w) float32 on the CPU; raw and signed, never normalised; over the model's
@@ -378,6 +441,10 @@ class Attribution:
         layer: the layer that the method used; None if it uses none.
         cost: what it cost.
         extras: further results by name, such as `completeness_error` (B,).
+        pictures: what is displayed of each picture; empty if the values were not computed by an
+            `Explainer`.
+
+    Two attributions are equal whatever they cost and whatever is displayed with them.
     """
 
     values: Tensor
@@ -386,8 +453,53 @@ class Attribution:
     params: Mapping[str, object]
     target: str = ""
     layer: str | None = None
-    cost: Cost = Cost()
-    extras: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    cost: Cost = field(default=Cost(), compare=False, repr=False)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    pictures: tuple[ShownPicture, ...] = field(default=(), compare=False, repr=False)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Attribution]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, images: int | slice) -> Attribution:
+        """The attributions of one image, as a batch of one, or of several.
+
+        They share nothing with this one, and cost what all of it cost.
+
+        Raises:
+            IndexError: there is no such image.
+        """
+        if isinstance(images, slice):
+            rows = list(range(len(self))[images])
+        else:
+            rows = [range(len(self))[images]]
+        shown = tuple(self.pictures[row] for row in rows) if self.pictures else ()
+        return replace(
+            self,
+            values=self.values[rows],
+            score=self.score[rows],
+            target=shown[0].words.target if len(shown) == 1 else self.target,
+            extras={name: extra[rows] for name, extra in self.extras.items()},
+            pictures=shown,
+        )
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[np.generic]:
+        """The values; see `numpy.asarray` about `dtype` and `copy`."""
+        return np.array(self.values.detach().cpu().numpy(), dtype=dtype, copy=copy)
+
+    def overlay(self, image: int = 0, **options: Any) -> Image:
+        """The map over its picture, as a PIL image; see `core.views.notebook.overlay`."""
+        drawn: Image = self._views().overlay(self, image, **options)
+        return drawn
+
+    def show(self, image: int = 0, **options: Any) -> None:
+        """Display `overlay`: in a notebook below the cell, otherwise in a window."""
+        self._views().show(self.overlay(image, **options))
 
     def upsampled(self, size: tuple[int, int]) -> Tensor:
         """The values (B, H, W) interpolated to `size`; see `upsample`."""
@@ -409,8 +521,8 @@ class Attribution:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Score(Result):
     """The scores of one metric for a batch of maps.
 
     Attributes:
@@ -427,15 +539,15 @@ class Score:
     value: Tensor
     metric: str
     params: Mapping[str, object]
-    cost: Cost = Cost()
+    cost: Cost = field(default=Cost(), compare=False, repr=False)
     curve_x: Tensor | None = None
     curve_y: Tensor | None = None
     low: Tensor | None = None
     high: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Comparison(Result):
     """Several methods' answers to one question.
 
     Attributes:
@@ -447,9 +559,20 @@ class Comparison:
     results: Mapping[str, Attribution]
     errors: Mapping[str, str]
 
+    def overlays(self, image: int = 0, *, shared: bool = False, **options: Any) -> dict[str, Image]:
+        """Each map over its picture, by the configuration's name; see `Attribution.overlay`.
 
-@dataclass(frozen=True, slots=True)
-class CurveStep:
+        Args:
+            image: which picture.
+            shared: whether all maps have one range of colours.
+            **options: those of `Attribution.overlay`.
+        """
+        drawn: dict[str, Image] = self._views().overlays(self, image, shared=shared, **options)
+        return drawn
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CurveStep(Result):
     """One step of a removal curve.
 
     Attributes:

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.export import FINE, colour_range, save_png
+from core.export import colour_range, save_png
 from core.inputs.batch import InputBatch
 from core.inputs.image import Picture
 from core.inputs.preprocessing import Geometry, Preprocessing
 from core.types import Attribution
 from core.views import colour
+from core.views.colour import FINE
 
 SIDE = 40
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.errors import NotApplicableError, TimmscopeError
 from core.methods.attention import query_attention
+from core.result import Result
 from core.runtime.run import Run
 
 Order = Literal["activation", "variance"]
@@ -18,8 +19,8 @@ INACTIVE_SHARE = 0.01
 """An activation below this share of the layer's largest absolute activation counts as inactive."""
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureMaps:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FeatureMaps(Result):
     """The strongest channels of one layer on one picture.
 
     Attributes:

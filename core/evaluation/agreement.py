@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from core.metrics.similarity import overlap, ranks, spearman, ssim
+from core.result import Result
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Agreement(Result):
     """How similar the maps of m methods are; tables (m, m), symmetric, 1 on the diagonal.
 
     Attributes:

@@ -29,6 +29,7 @@ from core.methods.configuration import Configuration, MethodLike, label_of
 from core.metrics.base import METRICS, Metric, MetricInput
 from core.metrics.localisation_grid import OTHERS
 from core.models.handle import ModelHandle
+from core.models.named_layer import LayerLike
 from core.runtime.batching import joint_progress
 from core.tasks.base import TargetLike
 from core.tasks.query import Query
@@ -55,7 +56,7 @@ class ExplainerLike(Protocol):
         pictures: Pictures | Query,
         *,
         target: TargetLike = None,
-        layer: str | None = None,
+        layer: LayerLike | None = None,
         seed: int = 0,
         on_progress: OnProgress | None = None,
     ) -> Query:
@@ -177,7 +178,7 @@ def sanity_checks(
     said = explainer.predict(batch)
     target = [said.top(1, image)[0][0] for image in range(len(batch.x))]
     query = explainer.query(batch, target=target, seed=seed, on_progress=on_progress)
-    attribution = explainer.explain(query.at(configuration.layer), configuration.method)
+    attribution = explainer.explain(query, configuration)
     keys = sanity_metrics() if metrics is None else metrics
     return {key: explainer.measure(query, attribution, key) for key in keys}
 

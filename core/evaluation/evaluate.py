@@ -11,8 +11,15 @@ from core.errors import CancelledError, TimmscopeError
 from core.evaluation.assess import ExplainerLike, control_methods, percentile_rank
 from core.evaluation.rows import Row, RowKey
 from core.methods.base import control_keys
-from core.methods.configuration import Configuration, MethodLike, by_name, to_configuration
+from core.methods.configuration import (
+    Configuration,
+    MethodLike,
+    by_name,
+    to_configuration,
+    with_layer_name,
+)
 from core.metrics.base import METRICS, Metric, MetricInput
+from core.models.named_layer import LayerLike
 from core.registry import named_instances, parse_instance
 from core.tasks.base import TargetLike
 from core.tasks.query import Query
@@ -26,7 +33,7 @@ def evaluate(
     metrics: Sequence[str | Metric],
     *,
     target: TargetLike = None,
-    layer: str | None = None,
+    layer: LayerLike | None = None,
     seed: int = 0,
     ground_truth: Callable[[Path], Any] | None = None,
     label: str | None = None,
@@ -43,14 +50,14 @@ def evaluate(
         methods: keys, instances or configurations; one method may come in several configurations.
         metrics: keys, instances, or names such as "deletion(steps=10)".
         target: what to explain; by default each picture's predicted class.
-        layer: the layer for methods that can look there.
+        layer: the layer for methods that can look there, by name or as a module of the model.
         seed: where random draws start.
         ground_truth: gives a picture's ground truth as `Explainer.ground_truth` takes it, or None.
         label: of a ground truth from a file, only objects of this class.
         random_maps: how many random maps to rank each map among; 0 for none.
         done: the keys of rows that need not be made again.
     """
-    configurations = by_name(map(to_configuration, [*methods, *control_methods()]))
+    configurations = _configurations(explainer, methods)
     named = named_instances(parse_instance(METRICS, one) for one in metrics)
     for path in pictures:
         left = [
@@ -80,8 +87,16 @@ def evaluate(
         )  # fmt: skip
 
 
+def _configurations(
+    explainer: ExplainerLike, methods: Sequence[MethodLike]
+) -> dict[str, Configuration]:
+    """The methods and the controls by name."""
+    every = map(to_configuration, [*methods, *control_methods()])
+    return by_name(with_layer_name(one, explainer.model) for one in every)
+
+
 def _query(
-    explainer: ExplainerLike, path: Path, target: TargetLike, layer: str | None, seed: int
+    explainer: ExplainerLike, path: Path, target: TargetLike, layer: LayerLike | None, seed: int
 ) -> Query:
     """The question about one picture, its predicted class looked up where no target is given."""
     query = explainer.query(path, target=target, layer=layer, seed=seed)

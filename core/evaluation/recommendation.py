@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from statistics import mean
 
 from core.evaluation.cost_wording import cost_share
+from core.result import Result
 from core.types import Cost
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Candidate(Result):
     """One of the methods compared.
 
     Attributes:
@@ -35,8 +36,8 @@ class Candidate:
         return self.cost.forward + 2 * self.cost.backward
 
 
-@dataclass(frozen=True, slots=True)
-class Recommendation:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Recommendation(Result):
     """Which method to use for one picture.
 
     Attributes:

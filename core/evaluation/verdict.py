@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from core.metrics.base import METRICS
 from core.metrics.localisation_grid import OTHERS
 from core.metrics.verdict_rule import TONES, Tone, VerdictRule
+from core.result import Result
 from core.types import Score
 
 MAX_ROWS = 4000
@@ -19,8 +20,8 @@ SANITY_PICTURES = OTHERS
 """Number of sample pictures that sanity checks are measured on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Finding(Result):
     """What one metric contributes to a verdict.
 
     Attributes:
@@ -38,8 +39,8 @@ class Finding:
     controls: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Verdict(Result):
     """Whether a map deserves trust.
 
     Attributes:

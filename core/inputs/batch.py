@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from core.errors import TimmscopeError
 from core.inputs.image import Picture, open_picture
 from core.inputs.preprocessing import Geometry, Preprocessing
+from core.result import Result
 from core.types import upsample
 
 PictureLike = str | Path | bytes | PIL.Image.Image | np.ndarray | Picture
@@ -23,8 +24,8 @@ OnProgress = Callable[[int, int], None]
 """``callback(done, expected)`` in rows; raise `CancelledError` in it to stop."""
 
 
-@dataclass(frozen=True, slots=True)
-class InputBatch:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class InputBatch(Result):
     """Pictures as a model sees them.
 
     Attributes:
@@ -39,7 +40,7 @@ class InputBatch:
     x: Tensor
     digest: str
     preprocessing: Preprocessing
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Picture, ...] = field(default=(), compare=False)  # the digest stands for them
     geometries: tuple[Geometry, ...] = ()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> InputBatch:

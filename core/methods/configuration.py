@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import nn
 
 from core.errors import TimmscopeError
 from core.methods.base import METHODS, Method
+from core.models.handle import ModelHandle
+from core.models.named_layer import LayerLike, layer_name
 from core.registry import changed_parameters, parse_instance
 
 
@@ -22,11 +26,12 @@ class Configuration:
 
     Attributes:
         method: the method.
-        layer: the layer; None for the one that the question names, or else the default.
+        layer: the layer's name, or the module itself, whose name an explainer of that model finds;
+            None for the layer that the question names, or else the default.
     """
 
     method: Method
-    layer: str | None = None
+    layer: LayerLike | None = None
 
     @property
     def name(self) -> str:
@@ -37,7 +42,8 @@ class Configuration:
         >>> Configuration(METHODS.make("gradcam"), "layer3").name
         'gradcam@layer3'
         """
-        at = f"@{self.layer}" if self.layer else ""
+        layer = type(self.layer).__name__ if isinstance(self.layer, nn.Module) else self.layer
+        at = f"@{layer}" if layer else ""
         return f"{self.method.key}{at}{changed_parameters(self.method)}"
 
     @classmethod
@@ -67,6 +73,15 @@ class Configuration:
         key, layer, given = match.groups()
         method = parse_instance(METHODS, f"{key}{given or ''}", params)
         return cls(method, layer.strip() if layer else None)
+
+
+def with_layer_name(configuration: Configuration, handle: ModelHandle) -> Configuration:
+    """The configuration with a layer's name in place of the module.
+
+    Raises:
+        UnknownNameError: the module is not a part of this model.
+    """
+    return replace(configuration, layer=layer_name(handle, configuration.layer))
 
 
 MethodLike = str | Method | Configuration

@@ -65,6 +65,10 @@ class Target(ABC):
             )
         return found
 
+    def for_image(self, image: int) -> Target:
+        """The same question about one of the images alone."""
+        return self
+
     def __add__(self, other: Target) -> Target:
         return Combination(((1.0, self), (1.0, other)))
 
@@ -131,6 +135,9 @@ class Combination(Target):
             return " + ".join(names)
         return " + ".join(f"{w:g} x {name}" for w, name in zip(weights, names, strict=True))
 
+    def for_image(self, image: int) -> Target:
+        return replace(self, terms=tuple((w, one.for_image(image)) for w, one in self.terms))
+
     def check(self, outputs: int, images: int, model: str) -> None:
         for _, target in self.terms:
             target.check(outputs, images, model)
@@ -166,6 +173,9 @@ class PerImage(Target):
                 found.append(target(outputs.select(of_image), owner[of_image]))
         order = torch.cat(rows).argsort()
         return torch.cat(found)[order.to(found[0].device)]
+
+    def for_image(self, image: int) -> Target:
+        return self.targets[image]
 
     def bounded(self) -> Target | None:
         each = [target.bounded() for target in self.targets]

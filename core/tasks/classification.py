@@ -80,6 +80,9 @@ class ClassScore(Target):
         """The class of one image."""
         return self.index if isinstance(self.index, int) else self.index[image]
 
+    def for_image(self, image: int) -> Target:
+        return replace(self, index=self.of(image))
+
     def describe(self, prediction: Prediction, image: int = 0) -> str:
         return prediction.label(self.of(image))
 

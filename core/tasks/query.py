@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
 from core.inputs.batch import InputBatch, OnProgress
+from core.result import Result
 from core.tasks.base import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Query(Result):
     """Pictures, and all that an answer about them depends on beside the method or the metric.
 
     Attributes:
@@ -33,6 +35,10 @@ class Query:
     seed: int = 0
     ground_truth: Tensor | None = None
     on_progress: OnProgress | None = field(default=None, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A callback belongs to the process that waits for the answer; it is not pickled.
+        return Result.__reduce__(self if self.on_progress is None else self.reporting(None))
 
     def __len__(self) -> int:
         """Number of pictures."""

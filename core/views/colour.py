@@ -24,6 +24,8 @@ Rgb = tuple[int, int, int]
 Kind = Literal["sequential", "diverging"]
 Limits = tuple[float, float]
 
+FINE = 64 * 64
+"""A map of more cells than this is taken to have a value for each pixel."""
 ROUNDING = 1e-6
 """A negative value below this share of the largest magnitude counts as rounding error."""
 
@@ -255,6 +257,23 @@ def limits(values: ArrayLike, *, signed: bool | None = None, percentile: float =
     tops = (float(np.percentile(magnitude, p)) for p in (percentile, 100) if array.size)
     top = next((t for t in tops if t >= float(np.finfo(np.float32).tiny)), 1.0)
     return (-top if signed else 0.0, top)
+
+
+def shared_limits(*maps: ArrayLike) -> Limits:
+    """The colour range in which one map is drawn, or several maps together.
+
+    A map with a value for each pixel has few extreme ones, beside which all others would look
+    alike: its colours end at the 99th percentile, and what lies beyond has the last colour.
+    A map of zeros has no say in a range that it shares.
+
+    >>> shared_limits([[0.0, 1.0]], [[-3.0, 2.0]])
+    (-3.0, 3.0)
+    """
+    arrays = [finite(values) for values in maps]
+    drawn = [values for values in arrays if values.any()] or arrays
+    ends = [limits(values, percentile=99 if values.size > FINE else 100) for values in drawn]
+    top = max(hi for _, hi in ends)
+    return (-top if any(lo < 0 for lo, _ in ends) else 0.0), top
 
 
 def _positions(values: ArrayLike, limits: Limits) -> NDArray[np.float64]:
