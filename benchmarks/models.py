@@ -212,14 +212,14 @@ def _encoders() -> list[Subject]:
     last = {"output": lambda maps: maps[-1].mean((2, 3)), "activation": "identity"}
     return [
         Subject(
-            "segmentation_models_pytorch",
+            smp.__name__,
             "Unet with a head for classes",
             lambda: smp.Unet("resnet18", encoder_weights=None, aux_params=aux),
             96,
         ),
         *(
             Subject(
-                "segmentation_models_pytorch",
+                smp.__name__,
                 f"encoder {name}",
                 lambda n=name: encoder(n),
                 96,

@@ -315,6 +315,7 @@ def matrix(reports: Sequence[Report]) -> str:
 
 
 def reasons(reports: Sequence[Report]) -> Iterator[str]:
+    """For each report, the methods that do not work with the reason, as lines of Markdown."""
     for report in reports:
         open_ = [verdict for verdict in report.verdicts if verdict.word != WORKS]
         if not open_:
@@ -328,6 +329,7 @@ def reasons(reports: Sequence[Report]) -> Iterator[str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), ""])
 

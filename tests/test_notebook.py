@@ -324,7 +324,7 @@ def test_every_result_shows_itself_as_html(cls: Any) -> None:
 def test_the_html_of_a_map_says_what_it_is(cat: Attribution) -> None:
     page = page_of(cat)
     assert page.tags.count("img") == 1
-    for word in ("tiger cat (37.6 %)", "explained", "gradcam", "bn2", f"{float(cat.score):.4g}"):
+    for word in ("tiger cat (37.6%)", "explained", "gradcam", "bn2", f"{float(cat.score):.4g}"):
         assert word in page.text
     assert len(cat._repr_html_()) < 40_000
 

@@ -97,7 +97,6 @@ SHAPES = {
     "low": (2,),
     "high": (2,),
     "scores": (2, 5),
-    "values": (2, 5),
 }
 """The shapes of tensors by the name of their field; for two images."""
 
@@ -127,6 +126,8 @@ def make(hint: Any, draw: torch.Generator) -> Any:
 
 
 def field_of(name: str, hints: Mapping[str, Any], draw: torch.Generator) -> Any:
+    if name == "values" and "scores" in hints:  # those of a prediction, not of a map
+        name = "scores"
     if hints[name] in (Tensor, Tensor | None) and name in SHAPES:
         return torch.rand(SHAPES[name], generator=draw)
     return make(hints[name], draw)
