@@ -11,6 +11,7 @@ from core.cli.shared import (
     first_line,
     parse_methods,
     parse_settings,
+    preprocessing_option,
     refuse_unused,
 )
 from core.errors import TimmscopeError, UnknownNameError
@@ -27,7 +28,12 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     refuse_unused(settings, "--methods")
     if not asked:
         raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")
-    handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
+    handle = load_model(
+        arguments.model,
+        weights=arguments.weights,
+        device=arguments.device,
+        **preprocessing_option(arguments),
+    )
     explainer, results, errors = Explainer(handle), {}, {}
     for name, one in asked.items():
         layer = one.layer or arguments.layer

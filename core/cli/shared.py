@@ -8,11 +8,12 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from core.errors import TimmscopeError
+from core.errors import TimmscopeError, unknown
+from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.methods.configuration import Configuration, by_name
 from core.metrics.base import METRICS, Metric
@@ -20,6 +21,8 @@ from core.registry import named_instances, parse_instance, split_names
 
 Answer = tuple[Mapping[str, Any], int]
 """The JSON object of a command and its exit code."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,50 @@ def parse_metrics(names: str, settings: dict[str, dict[str, object]]) -> dict[st
     return named_instances(found)
 
 
+def preprocessing_option(arguments: argparse.Namespace) -> dict[str, Any]:
+    """``--preprocessing`` as an argument of `load_model`; empty if it is not given.
+
+    Raises:
+        TimmscopeError: an item is not of the form key=value.
+        UnknownNameError: there is no such setting.
+    """
+    settings = parse_preprocessing(arguments.preprocessing)
+    return {"preprocessing": settings} if settings else {}
+
+
+def parse_preprocessing(pairs: Sequence[str]) -> dict[str, object]:
+    """Settings of the preprocessing from ``key=value`` strings.
+
+    >>> parse_preprocessing(["mean=0.5", "input_size=3,224,224", "crop_mode=squash", "resize=256"])
+    {'mean': 0.5, 'input_size': (3, 224, 224), 'crop_mode': 'squash', 'resize': (256,)}
+    """
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        if not equals or not text.strip():
+            raise TimmscopeError(f"--preprocessing {pair!r} is not of the form key=value")
+        if key not in (names := [field.name for field in fields(Preprocessing)]):
+            raise unknown("preprocessing setting", key, names)
+        numbers = tuple(_number(part) for part in text.split(","))
+        if key in ("interpolation", "crop_mode", "backend", "crop_rounding"):
+            settings[key] = text.strip()
+        elif None in numbers:
+            raise TimmscopeError(f"--preprocessing {pair!r}: {key} takes numbers, comma separated")
+        else:
+            settings[key] = numbers if len(numbers) > 1 or key == "resize" else numbers[0]
+    return settings
+
+
+def _number(text: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
+
+
 def refuse_unused(settings: Mapping[str, object], where: str) -> None:
     """Refuse parameters of what is not asked for.
 
@@ -157,6 +204,11 @@ def refuse_unused(settings: Mapping[str, object], where: str) -> None:
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return str(error).partition("\n")[0]
+
+
+def printable(name: str) -> str:
+    """A file's name for a line on a terminal: no control characters, no broken encoding."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def check_writable(folder: Path | None) -> None:

@@ -144,6 +144,8 @@ class Preprocessing:
             raise ModelError(
                 f"input_size is {self.input_size}; give channels, height and width, all above 0"
             )
+        if any(side != int(side) for side in self.input_size):
+            raise ModelError(f"input_size is {self.input_size}; give whole numbers")
         if max(self.input_size) > MAX_SIDE:
             raise ModelError(
                 f"input_size is {self.input_size}; no side may be longer than {MAX_SIDE} pixels"
@@ -381,7 +383,7 @@ def _completed(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
     found = {**settings, **overrides}
     size = found.get("input_size")
     channels = settings.get("input_size", (3,))[0]
-    if isinstance(size, int):
+    if isinstance(size, int | float):
         found["input_size"] = channels, size, size
     elif isinstance(size, Sequence) and len(size) == 2 and settings:
         found["input_size"] = channels, *size
