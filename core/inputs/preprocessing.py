@@ -28,7 +28,7 @@ MAX_SIDE = 8192
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _CROP_MODES = ("center", "squash", "border")
-_BACKENDS = ("pil", "uint8", "float")
+_BACKENDS = ("pil", "uint8", "rounded", "float")
 MAX_CHANNELS = 512
 """Largest number of channels of an input."""
 
@@ -105,7 +105,8 @@ class Preprocessing:
             bits; None takes them from the file, see `open_picture`.
         resize: what the picture is resized to before the crop, in place of `crop_pct` and
             `crop_mode`: (side,) the shorter side, (height, width), or () for no resizing.
-        backend: with `resize`, what is resized: a "pil" image, or a tensor of "uint8" or "float".
+        backend: with `resize`, what is resized: a "pil" image, a tensor of "uint8" or "float", or
+            bytes as floats that are "rounded", as version 1 of torchvision's transforms does.
         crop_rounding: with `resize`, how half a pixel is rounded where the crop begins: "even" as
             in torchvision, or "down" as in transformers.
 
@@ -260,13 +261,14 @@ class Preprocessing:
     def _resized(self, image: Image.Image) -> tuple[Tensor, Geometry]:
         """The input and geometry with `resize`; the steps are torchvision's."""
         given: Any = image
-        if self.backend == "uint8":
+        if self.backend in ("uint8", "rounded"):
             given = F.pil_to_tensor(image)
         elif self.backend == "float":
             given = F.to_tensor(image)
         if self.resize:
             mode = InterpolationMode(self.interpolation)
-            given = F.resize(given, list(self.resize), mode, antialias=True)
+            resize = _resize_bytes if self.backend == "uint8" else F.resize
+            given = resize(given, list(self.resize), mode, antialias=True)
         width, height = given.size if self.backend == "pil" else given.shape[:0:-1]
         geometry = self._geometry(image.size, (width, height))
         pixels = F.to_tensor(given) if self.backend == "pil" else given
@@ -383,7 +385,7 @@ def _completed(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
     found = {**settings, **overrides}
     size = found.get("input_size")
     channels = settings.get("input_size", (3,))[0]
-    if isinstance(size, int | float):
+    if isinstance(size, int | float) and settings:
         found["input_size"] = channels, size, size
     elif isinstance(size, Sequence) and len(size) == 2 and settings:
         found["input_size"] = channels, *size
@@ -424,6 +426,14 @@ def _start(resized: int, crop: int, rounding: str = "even") -> int:
     if resized < crop:
         return -((crop - resized) // 2)
     return (resized - crop) // 2 if rounding == "down" else round((resized - crop) / 2)
+
+
+def _resize_bytes(x: Tensor, size: list[int], *args: Any, **options: Any) -> Tensor:
+    """Resizes bytes as bytes, which is another arithmetic than that of `F.resize`."""
+    from torchvision.transforms.v2 import functional
+
+    resized: Tensor = functional.resize(x, size, *args, **options)
+    return resized
 
 
 def _overlap(start: int, full: int, crop: int) -> tuple[slice, slice]:
