@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from core.inputs.batch import InputBatch
 from core.models.handle import ModelHandle
 from core.tasks.query import Query
 from core.types import Attribution, Cost, Prediction, finite
 from core.views.colour import overlay, shared_limits
+
+_REQUEST = "request"
+"""The name under which a file says which request it answers."""
 
 
 def context_facts(model: ModelHandle, query: Query, prediction: Prediction) -> dict[str, Any]:
@@ -88,20 +95,26 @@ def save_png(
     colormap: str = "auto",
     alpha: float = 0.6,
     fade: bool = False,
+    request: str = "",
 ) -> None:
-    """Write the map over its picture; see `core.views.colour.overlay`."""
+    """Write the map over its picture; see `core.views.colour.overlay`, and `request_of`."""
     values, span = map_on_input(batch, attribution), colour_range(attribution)
     picture, geometry = batch.pictures[0].image, batch.geometries[0]
-    overlay(picture, values, geometry, colormap, alpha, fade, limits=span).save(path)
+    facts = PngInfo()
+    if request:
+        facts.add_text(_REQUEST, request)
+    drawn = overlay(picture, values, geometry, colormap, alpha, fade, limits=span)
+    drawn.save(path, "PNG", pnginfo=facts)
 
 
-def save_npz(path: Path, batch: InputBatch, attribution: Attribution) -> None:
+def save_npz(path: Path, batch: InputBatch, attribution: Attribution, request: str = "") -> None:
     """Write the raw map.
 
     `values` (H, W) float32 are signed and never normalised, in model-input pixels, a layer's map
     upsampled bilinearly; `native` is the map on its own grid; `crop` is (left, top, right, bottom)
     of what the model saw, in picture pixels; `picture` and `input` are (height, width).
-    What else the method found, such as `segments`, stands under its own name.
+    What else the method found, such as `segments`, stands under its own name. For `request` see
+    `request_of`.
     """
     geometry = batch.geometries[0]
     extras: dict[str, Any] = {n: extra[0].numpy() for n, extra in attribution.extras.items()}
@@ -115,6 +128,35 @@ def save_npz(path: Path, batch: InputBatch, attribution: Attribution) -> None:
         score=attribution.score[0].numpy(),
         **extras,
     )
+    if request:
+        sign_npz(path, request)
+
+
+def sign_npz(path: Path, request: str) -> None:
+    """Enter the request that an NPZ file answers, as the comment of the archive."""
+    with ZipFile(path, "a") as archive:
+        archive.comment = f"{_REQUEST} {request}".encode()
+
+
+def request_of(path: Path) -> str | None:
+    """The request that a PNG, NPZ or JSON file was written for; None if it says none.
+
+    A request is any text that identifies what was asked, so that a file is replaced only by an
+    answer to the same question.
+    """
+    try:
+        match path.suffix.lower():
+            case ".png":
+                with Image.open(path, formats=["PNG"]) as image:
+                    found = image.info.get(_REQUEST)
+            case ".npz":
+                with ZipFile(path) as archive:
+                    found = archive.comment.decode().removeprefix(f"{_REQUEST} ")
+            case _:
+                found = json.loads(path.read_text(encoding="utf-8"))[_REQUEST]
+    except (OSError, ValueError, LookupError, TypeError, SyntaxError, BadZipFile):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def colour_range(*attributions: Attribution) -> tuple[float, float]:

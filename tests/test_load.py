@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import copy
+import datetime
+import decimal
 import hashlib
 import io
 import json
@@ -11,7 +15,10 @@ import pickle
 import random
 import subprocess
 import sys
-from pathlib import Path
+import types
+import uuid
+import zipfile
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -454,6 +461,16 @@ def wrapped(state: dict[str, Tensor]) -> dict[str, Any]:
             | {"criterion.weight": torch.ones(7)},
             "hyper_parameters": {"lr": 0.1},
         },
+        "net.pth": {"net": state, "acc": 0.9},
+        "weights.pt": {"weights": state},
+        "params.pth": {"params": state},
+        "model_state.pth": {"model_state": state, "optimizer_state": {"lr": 0.1}},
+        "network.pth": {"network": {"module": state}},
+        "averages.pth": {"ema": {"decay": 0.9, "shadow": state}, "model": zeros},
+        "params_ema.pth": {"params": zeros, "params_ema": state},
+        "ema_state_dict.pth": {"state_dict": zeros, "ema_state_dict": state},
+        "no_average.pth": {"ema": {"decay": torch.tensor(0.9)}, "net": state},
+        "default.pth": {"model": collections.defaultdict(float, state)},
         "deep.ckpt": {"state_dict": {f"net.backbone.{k}": v for k, v in state.items()}},
         "countless.pth": {k: v for k, v in state.items() if "num_batches" not in k},
         "half.pth": {k: v.to(torch.float64) for k, v in state.items()},
@@ -471,6 +488,115 @@ def test_checkpoints_however_they_are_wrapped(seven, tmp_path, name):
     assert handle.source == str(tmp_path / name)
     assert handle.model.pretrained_cfg["num_classes"] == 7
     assert handle.labels is None
+
+
+BESIDE = {
+    "numpy float": lambda: np.float64(0.93),
+    "numpy int": lambda: np.int64(7),
+    "numpy bool": lambda: np.bool_(True),
+    "numpy array": lambda: np.arange(6.0).reshape(2, 3),
+    "numpy texts": lambda: np.array(["a", "b"]),
+    "numpy type": lambda: np.dtype("float32"),
+    "random state": lambda: np.random.get_state(),
+    "path": lambda: Path("/runs/1"),
+    "windows path": lambda: PureWindowsPath("C:/runs/1"),
+    "date": lambda: datetime.date(2024, 1, 2),
+    "time": lambda: datetime.datetime(2024, 1, 2, 3, tzinfo=datetime.UTC),
+    "duration": lambda: datetime.timedelta(3),
+    "uuid": lambda: uuid.UUID(int=5),
+    "decimal": lambda: decimal.Decimal("1.5"),
+    "namespace": lambda: types.SimpleNamespace(lr=0.1),
+    "arguments": lambda: argparse.Namespace(out=Path("/runs/1"), best=np.float32(0.5)),
+    "counts": lambda: collections.defaultdict(list, a=[1]),
+    "last losses": lambda: collections.deque([0.1, 0.2], maxlen=5),
+    "keys": lambda: {np.int64(3): Path("x")},
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+@pytest.mark.parametrize("zipless", [False, True])
+def test_plain_data_beside_the_weights_is_passed_over(seven, tmp_path, kind, zipless):
+    content = {"best": BESIDE[kind](), "state_dict": seven.state_dict(), "last": BESIDE[kind]()}
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not zipless)
+    same(load_model(TINY, weights=tmp_path / "w.pth").model, seven)
+
+
+@pytest.mark.parametrize("name", ["numpy.load", "pathlib.os.system", "numpy.f2py.os.system"])
+def test_nothing_that_is_passed_over_is_called(seven, tmp_path, name):
+    """The file is written by hand: it calls a function under a harmless name."""
+    mark = tmp_path / "ran"
+    module, _, function = name.rpartition(".")
+    call = f"c{module}\n{function}\n(Vtouch {mark}\ntR.".encode()
+    torch.save({"a": 1, "state_dict": seven.state_dict()}, tmp_path / "w.pth")
+    (tmp_path / "evil.pth").write_bytes(_with_pickle(tmp_path / "w.pth", call))
+    with pytest.raises(ModelError, match=r"holds no weights|damaged"):
+        load_model(TINY, weights=tmp_path / "evil.pth")
+    assert not mark.exists()
+
+
+def _with_pickle(path: Path, content: bytes) -> bytes:
+    """A checkpoint with another pickle in its archive."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, content if name.endswith("data.pkl") else old.read(name))
+    return out.getvalue()
+
+
+NAMED = ["n0", "n1", "n2", "n3", "n4", "n5", "n6"]
+NUMBERED = dict(enumerate(NAMED))
+NAMES_BESIDE = {
+    "list": {"classes": NAMED},
+    "tuple": {"class_names": tuple(NAMED)},
+    "numbered": {"names": NUMBERED},
+    "numbered text": {"id2label": {str(i): n for i, n in NUMBERED.items()}},
+    "to number": {"class_to_idx": {n: i for i, n in reversed(NUMBERED.items())}},
+    "json": {"classes": json.dumps(NAMED)},
+    "python": {"names": str(NUMBERED)},
+    "meta": {"meta": {"CLASSES": tuple(NAMED)}},
+    "hyper": {"hyper_parameters": {"label_names": NAMED}},
+    "arguments": {"args": argparse.Namespace(classes=NAMED)},
+    "two": {"classes": ["a", "b"], "labels": NAMED},
+}
+
+
+@pytest.mark.parametrize("kind", NAMES_BESIDE)
+def test_class_names_of_a_checkpoint_are_used(seven, tmp_path, kind):
+    torch.save({"state_dict": seven.state_dict(), **NAMES_BESIDE[kind]}, tmp_path / "w.pth")
+    assert list(load_model(TINY, weights=tmp_path / "w.pth").labels) == NAMED
+    given = load_model(TINY, weights=tmp_path / "w.pth", labels=[f"g{i}" for i in range(7)])
+    assert given.labels[0] == "g0"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(NAMED),
+        json.dumps(NUMBERED),
+        str(NAMED),
+        json.dumps({n: i for i, n in NUMBERED.items()}),
+    ],
+)
+def test_class_names_of_safetensors_are_used(seven, tmp_path, text):
+    state = {k: v.contiguous() for k, v in seven.state_dict().items()}
+    facts = {"format": "pt", "class_names": text}
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors", metadata=facts)
+    assert list(load_model(TINY, weights=tmp_path / "w.safetensors").labels) == NAMED
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [["a"] * 8, [1] * 7, "seven names", "[" * 100_000, {"a": "b"}, None, 7, [["a"]] * 7, {1: "x"}],
+)
+def test_class_names_that_do_not_fit_are_left_out(seven, tmp_path, odd):
+    torch.save({"state_dict": seven.state_dict(), "classes": odd}, tmp_path / "w.pth")
+    assert load_model(TINY, weights=tmp_path / "w.pth").labels is None
+
+
+@pytest.mark.parametrize("address", ["https://example.org/w.pth", "s3://bucket/w.safetensors"])
+def test_an_address_is_not_called_a_missing_file(address):
+    with pytest.raises(ModelError, match="is an address; download the weights"):
+        load_model(TINY, weights=address)
 
 
 def test_safetensors_and_the_old_zipless_format(seven, tmp_path):
@@ -655,7 +781,7 @@ def test_a_module_is_used_as_it_is():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     handle = load_model(model, labels=["a", "b", "c", "d"])
     assert handle.model is model
-    assert (handle.owned, handle.name) == (False, TAGGED)
+    assert (handle.owned, handle.name) == (False, TINY)
     assert model.training
     assert all(p.requires_grad and p.dtype == torch.float64 for p in model.parameters())
     assert all(p.is_contiguous() for p in model.parameters())
@@ -690,6 +816,58 @@ def test_preprocessing_can_be_overridden():
     assert handle.preprocessing.crop_pct == 1.0
     with pytest.raises(UnknownNameError, match="did you mean 'crop_pct'"):
         load_model(TINY, weights="random", preprocessing={"crop_pc": 1.0})
+
+
+def test_the_preprocessing_of_another_handle_is_taken_whole():
+    one = load_model(TINY, weights="random", preprocessing={"crop_pct": 0.5, "mean": 0.25})
+    for source in (one.model, TINY):
+        more = {} if source is one.model else {"weights": "random"}
+        assert load_model(source, preprocessing=one.preprocessing, **more).preprocessing == (
+            one.preprocessing
+        )
+    assert load_model(one.model, preprocessing=one.preprocessing.to_dict()).preprocessing == (
+        one.preprocessing
+    )
+
+
+@pytest.mark.parametrize("odd", [5, "imagenet", [0.5], (1, 2)])
+def test_what_is_no_preprocessing_is_refused(odd):
+    with pytest.raises(ModelError, match=f"preprocessing is {type(odd).__name__}; give settings"):
+        load_model(TINY, weights="random", preprocessing=odd)
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+def test_a_module_with_random_weights_is_not_named_after_trained_ones():
+    assert load_model(timm.create_model("resnet50")).name == "resnet50"
+    assert load_model(timm.create_model(TINY, num_classes=4)).name == TINY
+    assert load_model(timm.create_model("tf_efficientnet_lite0.in1k")).name == embedded.NAME
+    assert load_model("resnet50.a1_in1k", weights="random").name == "resnet50"
+
+
+def test_a_module_keeps_the_name_of_the_weights_while_it_holds_them(hub, tmp_path):
+    published = timm.create_model(TINY).eval()
+    hub.add(f"timm/{TAGGED}", {"model.safetensors": safe(published)})
+    assert load_model(published).name == TINY, "nothing is downloaded to find out"
+    trained = timm.create_model(TAGGED, pretrained=True)
+    assert load_model(trained).name == TAGGED
+    assert load_model(copy.deepcopy(trained).half()).name == TAGGED
+    hub.close()
+    assert load_model(trained.train()).name == TAGGED
+    with torch.no_grad():
+        trained.fc.bias[3] += 1e-3
+    assert load_model(trained).name == TINY, "trained further"
+    other_head = timm.create_model(TAGGED, pretrained=True, num_classes=5)
+    assert load_model(other_head).name == TINY
+    grey = timm.create_model(TAGGED, pretrained=True, in_chans=1)
+    assert load_model(grey).name == TINY
+    torch.save(published.state_dict(), tmp_path / "mine.pth")
+    assert load_model(TAGGED, weights=tmp_path / "mine.pth").name == TINY
+
+
+def test_the_embedded_model_lent_as_a_module_keeps_its_name():
+    assert load_model(load_model().model).name == "tf_efficientnet_lite0.in1k"
 
 
 # -- devices --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from core.cli import evaluate, explain, features, layers, methods, metrics, models, sanity_checks
-from core.cli.shared import Command, to_json
+from core.cli.shared import INTERRUPTED, Command, add_model_arguments, to_json
 from core.errors import TimmscopeError
 from core.models.load import DEFAULT_MODEL
 
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 if anything asked for was answered, 1 if nothing could be, 2 where nothing
-        could be tried: unusable input, or a model that cannot be loaded or fails.
+        could be tried: unusable input, or a model that cannot be loaded or fails; 130 if it was
+        interrupted (Ctrl-C), where what is finished is on stdout.
     """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=arguments.log_level, format="%(message)s")
@@ -43,12 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TimmscopeError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
     try:
         sys.stdout.write(to_json(answer) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(code)
+
+
+def _version() -> str:
+    """The version of this package, under whatever name it is installed."""
+    return str(sys.modules[__name__.partition(".")[0]].__version__)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,15 +69,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description="See why a vision model decided.")
+    parser.add_argument("--version", action="version", version=f"timmscope {_version()}")
     parser.add_argument(
         "--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
     )
     model = _Parser(add_help=False)
-    model.add_argument(
-        "--model", default=DEFAULT_MODEL, help="a timm name, hf-hub:owner/name, or a folder"
-    )
-    model.add_argument("--weights", help="a checkpoint file, or 'random'")
-    model.add_argument("--device", help="cpu, cuda, cuda:1, mps; chosen automatically by default")
+    add_model_arguments(model, DEFAULT_MODEL)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         parents = [model] if command.needs_model else []

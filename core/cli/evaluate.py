@@ -9,21 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.cli.pictures import HELP as PICTURES
+from core.cli.pictures import named_files
 from core.cli.shared import (
+    INTERRUPTED,
     Command,
     add_evidence_arguments,
     add_method_arguments,
     check_writable,
+    model_of,
     parse_methods,
     parse_metrics,
     parse_settings,
+    printable,
     refuse_unused,
 )
 from core.errors import TimmscopeError
 from core.evaluation.evaluate import (
     annotation_finder,
     evaluate,
-    picture_files,
     without_ground_truth,
 )
 from core.evaluation.journal import Journal
@@ -33,7 +37,6 @@ from core.explainer import Explainer
 from core.methods.configuration import Configuration
 from core.metrics.base import Metric
 from core.models.handle import ModelHandle
-from core.models.load import load_model
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Request:
             raise TimmscopeError(
                 f"{', '.join(lacking)} needs to know where the evidence is; give --ground-truth"
             )
-        pictures = picture_files(arguments.pictures)
+        pictures = named_files(arguments.pictures)
         return cls(pictures, methods, metrics, ground_truth, arguments)
 
     def facts(self, model: ModelHandle) -> dict[str, Any]:
@@ -121,25 +124,39 @@ class Request:
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """``evaluate``: every method by every metric on many pictures."""
     request = Request.read(arguments)
-    explainer = Explainer(
-        load_model(arguments.model, weights=arguments.weights, device=arguments.device)
-    )
+    explainer = Explainer(model_of(arguments))
     rows: list[Row] = []
+    interrupted = False
     if arguments.rows is None:
-        rows = list(request.rows(explainer))
+        interrupted = _collect(request.rows(explainer), rows.append)
     else:
         check_writable(arguments.rows.parent)
         question = request.facts(explainer.model)
         with Journal(arguments.rows, question, arguments.resume) as journal:
             done = {row.key for row in journal.rows}
-            for row in request.rows(explainer, done):
-                journal.add(row)
-            journal.finish()
+            interrupted = _collect(request.rows(explainer, done), journal.add)
+            if not interrupted:
+                journal.finish()
             rows = journal.rows
     answered = any(row.value is not None for row in rows if row.method in request.methods)
-    table = str(arguments.rows) if arguments.rows else [row.facts() for row in rows]
+    kept = arguments.rows is not None and not interrupted
+    table = str(arguments.rows) if kept else [row.facts() for row in rows]
     report = {"model": explainer.model.name, "pictures": len(request.pictures), "rows": table}
+    if interrupted:
+        way = "; go on with --resume" if arguments.rows else ""
+        sys.stderr.write(f"interrupted: {len(rows)} rows are done{way}\n")
+        return {**report, "summary": summary(rows), "interrupted": True}, INTERRUPTED
     return {**report, "summary": summary(rows)}, 0 if answered else 1
+
+
+def _collect(rows: Iterator[Row], keep: Callable[[Row], None]) -> bool:
+    """Keeps rows as they come; whether Ctrl-C ended them."""
+    try:
+        for row in rows:
+            keep(row)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def _reported(rows: Iterator[Row]) -> Iterator[Row]:
@@ -148,7 +165,7 @@ def _reported(rows: Iterator[Row]) -> Iterator[Row]:
     for row in rows:
         if row.picture != last:
             last, count = row.picture, count + 1
-            sys.stderr.write(f"picture {count}: {row.picture}\n")
+            sys.stderr.write(f"picture {count}: {printable(row.picture)}\n")
         yield row
 
 
@@ -162,10 +179,10 @@ def _ground_truths(source: str | None) -> Callable[[Path], Any] | None:
 
 def configure(command: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    command.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE|FOLDER")
+    command.add_argument("pictures", nargs="+", metavar="PICTURE", help=PICTURES)
     add_method_arguments(command, "gradcam,integrated_gradients")
     command.add_argument(
-        "--target", help="a class, its number, or A-B; the predicted one by default"
+        "--target", help="a class or its number, A-B, A+B, 'not A'; the predicted one by default"
     )
     command.add_argument("--metrics", default="srg", help="names, comma separated; see 'metrics'")
     add_evidence_arguments(

@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from core.cli.files import ResultFiles, distinct, replacing, request_key
+from core.cli.pictures import HELP as PICTURES
+from core.cli.pictures import Named, named_pictures, require_one_readable
 from core.cli.shared import (
+    INTERRUPTED,
     Command,
     add_evidence_arguments,
     add_method_arguments,
     check_writable,
     first_line,
+    model_of,
     parse_methods,
     parse_metrics,
     parse_settings,
+    printable,
     refuse_unused,
     to_json,
     writing,
 )
-from core.errors import CancelledError, TimmscopeError
+from core.errors import CancelledError, PictureError, TimmscopeError
 from core.evaluation.agreement import Agreement
 from core.evaluation.recommendation import Recommendation
 from core.evaluation.verdict import Verdict
 from core.explainer import Explainer
 from core.export import context_facts, cost_facts, result_facts, save_npz, save_png
 from core.inputs.batch import InputBatch
-from core.inputs.image import Picture, open_picture
 from core.methods.configuration import Configuration
 from core.metrics.base import Metric, MetricInput
-from core.models.load import load_model
 from core.tasks.query import Query
 from core.types import Comparison, Score, finite
 
@@ -80,49 +87,80 @@ class Request:
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    """``explain``: every method on every picture."""
+    """``explain``: every method on every picture, one after another."""
     request = Request.read(arguments)
-    pictures = [open_picture(path) for path in arguments.images]
+    pictures = named_pictures(arguments.images)
+    require_one_readable(pictures)
     check_writable(arguments.output_dir)
-    explainer = Explainer(
-        load_model(
-            arguments.model,
-            weights=arguments.weights,
-            labels=arguments.labels,
-            device=arguments.device,
-        )
-    )
+    explainer = Explainer(model_of(arguments))
     explainer.target(arguments.target)  # an unknown class is refused before the first picture
-    names = _unique_names(arguments.images)
-    reports = [
-        _report(request, explainer, path, name, picture)
-        for path, name, picture in zip(arguments.images, names, pictures, strict=True)
-    ]
+    reports: list[dict[str, Any]] = []
+    try:
+        for report in _reports(request, explainer, pictures):
+            reports.append(report)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted: {len(reports)} of {len(pictures)} pictures are done\n")
+        return {"images": reports, "interrupted": True}, INTERRUPTED
     answered = any(report["results"] for report in reports)
     return {"images": reports}, 0 if answered else 1
 
 
+def _reports(
+    request: Request, explainer: Explainer, pictures: Sequence[Named]
+) -> Iterator[dict[str, Any]]:
+    """A report for each picture, with a line on stderr if there are several.
+
+    A picture that cannot be read is reported with the reason, and the others go on. Any other
+    error is one of the whole request, unless a picture has been answered before.
+
+    Raises:
+        TimmscopeError: no picture can be answered; the first reason.
+    """
+    folder = request.arguments.output_dir
+    files = None if folder is None else ResultFiles(folder)
+    reasons: list[TimmscopeError] = []
+    for number, picture in enumerate(pictures, 1):
+        if len(pictures) > 1:
+            sys.stderr.write(f"picture {number} of {len(pictures)}: {printable(picture.name)}\n")
+        try:
+            report = _report(request, explainer, picture, files)
+        except CancelledError:
+            raise
+        except TimmscopeError as error:
+            reasons.append(error)
+            if len(pictures) == 1 or number == len(reasons) == len(pictures):
+                raise reasons[0] from None
+            if number == len(reasons) and not isinstance(error, PictureError):
+                raise
+            reason = first_line(error)
+            sys.stderr.write(f"skipped: {reason}\n")
+            report = {
+                "image": picture.name,
+                "notes": [],
+                "results": {},
+                "errors": {"picture": reason},
+            }
+        yield report
+
+
 def _report(
-    request: Request, explainer: Explainer, path: Path, name: str, picture: Picture
+    request: Request, explainer: Explainer, picture: Named, files: ResultFiles | None
 ) -> dict[str, Any]:
     """All about one picture, as JSON; its files are written."""
     arguments = request.arguments
-    prediction = explainer.predict(batch := explainer.prepare(picture))
+    prediction = explainer.predict(batch := explainer.prepare(picture.source))
     target = arguments.target if arguments.target is not None else prediction.top(1)[0][0]
     query = explainer.query(batch, target=target, layer=arguments.layer, seed=arguments.seed)
+    if arguments.ground_truth:
+        query = replace(query, ground_truth=_ground_truth(explainer, batch, arguments))
     compared = explainer.compare(query, list(request.methods.values()))
     report: dict[str, Any] = {
-        "image": str(path),
-        "notes": list(picture.notes),
+        "image": picture.name,
+        "notes": list(batch.pictures[0].notes),
         **context_facts(explainer.model, query, prediction),
         "results": {key: result_facts(a) for key, a in compared.results.items()},
         "errors": dict(compared.errors),
     }
-    if arguments.ground_truth:
-        mask = explainer.ground_truth(
-            batch, arguments.ground_truth, label=arguments.ground_truth_label
-        )
-        query = replace(query, ground_truth=mask)
     for key, metric in request.metrics.items():
         add_scores(report, explainer, query, compared, key, metric, arguments.random_maps)
     if arguments.verdict:
@@ -131,9 +169,20 @@ def _report(
         add_recommendation(report, explainer, query, compared)
     if len(compared.results) > 1:
         report["agreement"] = agreement_facts(explainer.agreement(query, compared.results))
-    if arguments.output_dir is not None:
-        save(arguments.output_dir, name, request.saves, batch, compared, report)
+    if files is not None:
+        report["request"] = request_key(arguments, picture.identity)
+        save(files, picture.stem, request.saves, batch, compared, report)
     return report
+
+
+def _ground_truth(explainer: Explainer, batch: InputBatch, arguments: argparse.Namespace) -> Tensor:
+    """Where the evidence is in one picture; what does not fit it is a fault of that picture."""
+    try:
+        return explainer.ground_truth(
+            batch, arguments.ground_truth, label=arguments.ground_truth_label
+        )
+    except TimmscopeError as error:
+        raise PictureError(str(error)) from error
 
 
 def add_scores(
@@ -267,31 +316,39 @@ def verdict_facts(found: Verdict) -> dict[str, Any]:
 
 
 def save(
-    folder: Path,
+    files: ResultFiles,
     name: str,
     kinds: Sequence[str],
     batch: InputBatch,
     compared: Comparison,
     report: dict[str, Any],
 ) -> None:
-    """Write each result under `folder`, entering the paths into `report`.
+    """Write each result, entering the paths into `report`.
 
     Raises:
         TimmscopeError: the folder cannot be written.
     """
-    with writing(folder):
+    keys, request = list(compared.results), report["request"]
+    parts = dict(zip(keys, distinct([file_name(key) for key in keys]), strict=True))
+    writers = [(kind, write) for kind, write in _WRITERS.items() if kind in kinds]
+    ends = [f".{part}.{kind}" for part in parts.values() for kind, _ in writers]
+    with writing(files.folder):
+        stem = files.stem(name, [*ends, *([".json"] if "json" in kinds else [])], request)
         for key, attribution in compared.results.items():
-            files = report["results"][key]["files"]
-            for kind, write in (("png", save_png), ("npz", save_npz)):
-                if kind in kinds:
-                    path = folder / f"{name}.{file_name(key)}.{kind}"
-                    write(path, batch, attribution)
-                    files[kind] = str(path)
+            for kind, write in writers:
+                path = files.folder / f"{stem}.{parts[key]}.{kind}"
+                with replacing(path) as part:
+                    write(part, batch, attribution, request=request)
+                report["results"][key]["files"][kind] = str(path)
         if "json" in kinds:
-            path = folder / f"{name}.json"
-            for key in compared.results:
+            path = files.folder / f"{stem}.json"
+            for key in keys:
                 report["results"][key]["files"]["json"] = str(path)
-            path.write_text(to_json(report) + "\n", encoding="utf-8")
+            with replacing(path) as part:
+                part.write_text(to_json(report) + "\n", encoding="utf-8")
+
+
+_WRITERS: Mapping[str, Callable[..., None]] = {"png": save_png, "npz": save_npz}
 
 
 def file_name(key: str) -> str:
@@ -303,24 +360,12 @@ def file_name(key: str) -> str:
     return re.sub(r"[^\w.@-]+", "_", key.replace("=", "-")).strip("_")
 
 
-def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """A file stem for each picture; pictures of one name in several folders are numbered."""
-    names: list[str] = []
-    for path in paths:
-        stem, count = path.stem, 1
-        while stem in names:
-            count += 1
-            stem = f"{path.stem}-{count}"
-        names.append(stem)
-    return names
-
-
 def configure(command: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help=PICTURES)
     add_method_arguments(command)
     command.add_argument(
-        "--target", help="a class, its number, or A-B; the predicted one by default"
+        "--target", help="a class or its number, A-B, A+B, 'not A'; the predicted one by default"
     )
     command.add_argument("--metrics", default="", help="names, comma separated; see 'metrics'")
     add_evidence_arguments(command, "a mask, VOC .xml, COCO .json")
@@ -330,7 +375,6 @@ def configure(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--recommend", action="store_true", help="which of the methods to use, and why"
     )
-    command.add_argument("--labels", type=Path, help="a file of class names")
     command.add_argument("--output-dir", type=Path, help="where files go; none are written without")
     command.add_argument("--save", default="png,npz,json", help="png, npz, json; comma separated")
 

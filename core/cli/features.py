@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.cli.shared import Command, check_writable, writing
+from core.cli.files import ResultFiles, replacing, request_key
+from core.cli.shared import Command, check_writable, model_of, writing
 from core.explainer import Explainer
-from core.inputs.image import open_picture
-from core.models.load import load_model
+from core.export import sign_npz
 from core.types import finite
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """``features``: what a layer's channels, or a transformer's heads, respond to."""
     check_writable(arguments.output_dir)
-    handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
-    explainer, picture = Explainer(handle), open_picture(arguments.image)
+    handle = model_of(arguments)
+    explainer = Explainer(handle)
+    picture = explainer.prepare(arguments.image)
     if arguments.attention:
         heads = explainer.attention(picture, layer=arguments.layer, query=arguments.query)
         report: dict[str, Any] = {
@@ -48,15 +51,23 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         }
     report["files"] = {}
     if arguments.output_dir is not None:
-        stem = Path(arguments.image).stem
-        path = (
-            arguments.output_dir
-            / f"{stem}.{'attention' if arguments.attention else 'features'}.npz"
-        )
-        with writing(arguments.output_dir):
-            np.savez_compressed(path, **dict(zip(names, maps.numpy(), strict=True)))
-        report["files"]["npz"] = str(path)
+        found_maps = dict(zip(names, maps.numpy(), strict=True))
+        report["files"]["npz"] = str(_save(arguments, found_maps))
     return report, 0
+
+
+def _save(arguments: argparse.Namespace, maps: Mapping[str, Any]) -> Path:
+    """Write the maps by name, and the request that they answer."""
+    folder, image = arguments.output_dir, Path(arguments.image)
+    end = f".{'attention' if arguments.attention else 'features'}.npz"
+    with writing(folder):
+        request = request_key(arguments, os.path.realpath(image))
+        stem = ResultFiles(folder).stem(image.stem, [end], request)
+        path: Path = folder / f"{stem}{end}"
+        with replacing(path) as part:
+            np.savez_compressed(part, **maps)
+            sign_npz(part, request)
+    return path
 
 
 def configure(command: argparse.ArgumentParser) -> None:

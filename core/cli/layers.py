@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from core.cli.shared import Command, no_arguments
-from core.models.load import load_model
+from core.cli.shared import Command, model_of, no_arguments
 from core.types import Layer
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """``layers``: where a model can be looked into."""
-    handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
+    handle = model_of(arguments)
     return {
         "model": handle.name,
         "default": handle.default_layer,

@@ -9,6 +9,7 @@ from core.cli.shared import (
     Command,
     add_method_arguments,
     first_line,
+    model_of,
     parse_methods,
     parse_settings,
     refuse_unused,
@@ -16,7 +17,6 @@ from core.cli.shared import (
 from core.errors import TimmscopeError, UnknownNameError
 from core.evaluation.verdict import finding
 from core.explainer import Explainer
-from core.models.load import load_model
 from core.types import Score
 
 
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     refuse_unused(settings, "--methods")
     if not asked:
         raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")
-    handle = load_model(arguments.model, weights=arguments.weights, device=arguments.device)
+    handle = model_of(arguments)
     explainer, results, errors = Explainer(handle), {}, {}
     for name, one in asked.items():
         layer = one.layer or arguments.layer

@@ -8,18 +8,25 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from core.errors import TimmscopeError
+from core.errors import TimmscopeError, unknown
+from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.methods.configuration import Configuration, by_name
 from core.metrics.base import METRICS, Metric
+from core.models.handle import ModelHandle
+from core.models.load import load_model
 from core.registry import named_instances, parse_instance, split_names
+from core.tasks.activation import ACTIVATIONS
+from core.tasks.reading import parse_part
 
 Answer = tuple[Mapping[str, Any], int]
 """The JSON object of a command and its exit code."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Command:
         help: what it does, for ``--help``.
         configure: adds its arguments to a parser.
         run: carries it out.
-        needs_model: whether it takes ``--model``, ``--weights`` and ``--device``.
+        needs_model: whether it takes ``--model`` and what goes with it.
     """
 
     help: str
@@ -142,6 +149,86 @@ def parse_metrics(names: str, settings: dict[str, dict[str, object]]) -> dict[st
     return named_instances(found)
 
 
+def add_model_arguments(command: argparse.ArgumentParser, default: str) -> None:
+    """``--model`` and all that says how it is loaded and read.
+
+    Args:
+        command: the parser.
+        default: the default of ``--model``.
+    """
+    add = command.add_argument
+    add("--model", default=default, help="a timm name, hf-hub:owner/name, or a folder")
+    add("--weights", help="a checkpoint file, or 'random'")
+    add("--labels", type=Path, help="a file of class names")
+    add("--device", help="cpu, cuda, cuda:1, mps; chosen automatically by default")
+    add(
+        "--preprocessing", action="append", default=[], metavar="KEY=VALUE",
+        help="mean, std, input_size, interpolation, crop_pct, crop_mode, resize, value_range; "
+        "in place of the model's own",
+    )  # fmt: skip
+    add(
+        "--activation", choices=list(ACTIVATIONS),
+        help="what turns scores into what you read; found from the model by default",
+    )  # fmt: skip
+    add("--unit", default="", help="the unit of outputs that are numbers (--activation identity)")
+    add(
+        "--output", type=parse_part, metavar="NAME|NUMBER",
+        help="which part of what the model returns holds its scores",
+    )  # fmt: skip
+
+
+def model_of(arguments: argparse.Namespace) -> ModelHandle:
+    """The model that the arguments of `add_model_arguments` name.
+
+    Raises:
+        TimmscopeError: it cannot be loaded, or an argument is unusable.
+    """
+    settings = parse_preprocessing(arguments.preprocessing)
+    return load_model(
+        arguments.model,
+        weights=arguments.weights,
+        labels=arguments.labels,
+        device=arguments.device,
+        preprocessing=settings or None,
+        activation=arguments.activation,
+        unit=arguments.unit,
+        output=arguments.output,
+    )
+
+
+def parse_preprocessing(pairs: Sequence[str]) -> dict[str, object]:
+    """Settings of the preprocessing from ``key=value`` strings.
+
+    >>> parse_preprocessing(["mean=0.5", "input_size=3,224,224", "crop_mode=squash", "resize=256"])
+    {'mean': 0.5, 'input_size': (3, 224, 224), 'crop_mode': 'squash', 'resize': (256,)}
+    """
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        if not equals or not text.strip():
+            raise TimmscopeError(f"--preprocessing {pair!r} is not of the form key=value")
+        if key not in (names := [field.name for field in fields(Preprocessing)]):
+            raise unknown("preprocessing setting", key, names)
+        numbers = tuple(_number(part) for part in text.split(","))
+        if key in ("interpolation", "crop_mode", "backend", "crop_rounding"):
+            settings[key] = text.strip()
+        elif None in numbers:
+            raise TimmscopeError(f"--preprocessing {pair!r}: {key} takes numbers, comma separated")
+        else:
+            settings[key] = numbers if len(numbers) > 1 or key == "resize" else numbers[0]
+    return settings
+
+
+def _number(text: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
+
+
 def refuse_unused(settings: Mapping[str, object], where: str) -> None:
     """Refuse parameters of what is not asked for.
 
@@ -157,6 +244,11 @@ def refuse_unused(settings: Mapping[str, object], where: str) -> None:
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return str(error).partition("\n")[0]
+
+
+def printable(name: str) -> str:
+    """A file's name for a line on a terminal: no control characters, no broken encoding."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def check_writable(folder: Path | None) -> None:

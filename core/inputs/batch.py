@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
 from core.errors import TimmscopeError
-from core.inputs.image import Picture, open_picture
+from core.inputs.image import Bytes, Picture, Source, open_picture
 from core.inputs.preprocessing import Geometry, Preprocessing
 from core.result import Result
 from core.types import upsample
 
-PictureLike = str | Path | bytes | PIL.Image.Image | np.ndarray | Picture
-"""One picture: a file, its bytes, a PIL image, an array, or a decoded `Picture`."""
+PictureLike = Source
+"""One picture: a file, its bytes, an open file, a PIL image, an array, a tensor of integers, or a
+decoded `Picture`."""
 OnProgress = Callable[[int, int], None]
 """``callback(done, expected)`` in rows; raise `CancelledError` in it to stop."""
 
@@ -33,7 +32,8 @@ class InputBatch(Result):
         digest: identifies the pixels.
         preprocessing: how `x` was made; for a model with another preprocessing the pictures are
             prepared anew.
-        pictures: the decoded pictures; empty when tensors were given.
+        pictures: the pictures; empty when tensors in model units were given. Of several files, the
+            pixels are read again when they are needed.
         geometries: where each picture lies on the model's input; empty when tensors were given.
     """
 
@@ -50,8 +50,9 @@ class InputBatch(Result):
         return replace(self, x=self.x.to(device, dtype))
 
 
-Pictures = PictureLike | Tensor | InputBatch | Sequence[PictureLike]
-"""One or several pictures; or a tensor (C, H, W) or (B, C, H, W) in model units."""
+Pictures = PictureLike | InputBatch | Iterable[PictureLike]
+"""One or several pictures; several also as an array or a tensor of integers with 4 axes. A tensor
+of floats (C, H, W) or (B, C, H, W), or a list of them, is in model units."""
 
 
 def prepare(
@@ -61,7 +62,7 @@ def prepare(
     dtype: torch.dtype,
     model: str = "the model",
 ) -> InputBatch:
-    """Decode and preprocess one or several pictures.
+    """Decode and preprocess one or several pictures, one after another.
 
     Args:
         pictures: see `Pictures`.
@@ -72,8 +73,8 @@ def prepare(
 
     Raises:
         PictureError: a picture cannot be read.
-        TimmscopeError: no picture is given, a tensor has another shape than the model's input, or a
-            batch of tensors was made for another model.
+        TimmscopeError: no picture is given, a tensor has another shape than the model's input or
+            other values than model units, or a batch of tensors was made for another model.
     """
     if isinstance(pictures, InputBatch):
         if pictures.preprocessing == preprocessing:
@@ -83,34 +84,88 @@ def prepare(
                 f"this batch was prepared for another model than {model}; prepare it again"
             )
         pictures = pictures.pictures
-    if isinstance(pictures, Tensor):
+    if isinstance(pictures, Tensor) and pictures.is_floating_point():
         return _from_tensor(pictures, preprocessing, device, dtype, model)
-    several = (
-        list(pictures)
-        if isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes)
-        else [pictures]
-    )
-    opened = tuple(open_picture(picture) for picture in several)
+    several = list(_several(pictures))
+    if several and all(isinstance(one, Tensor) and one.is_floating_point() for one in several):
+        return _from_tensor(
+            _stacked(several, preprocessing, model), preprocessing, device, dtype, model
+        )
+    opened, inputs, geometries = [], [], []
+    for source in several:
+        picture = open_picture(
+            source,
+            channels=preprocessing.input_size[0],
+            value_range=preprocessing.value_range,
+        )
+        x, geometry = preprocessing(picture)
+        inputs.append(x)
+        geometries.append(geometry)
+        opened.append(picture.released() if len(several) > 1 else picture)
+        del source, picture
     if not opened:
         raise TimmscopeError("no picture given; give at least one")
-    pairs = [preprocessing(picture.image) for picture in opened]
-    x = torch.stack([pixels for pixels, _ in pairs]).to(device, dtype)
     digest = " ".join(picture.digest for picture in opened)
-    return InputBatch(x, digest, preprocessing, opened, tuple(geometry for _, geometry in pairs))
+    x = torch.stack(inputs).to(device, dtype)
+    return InputBatch(x, digest, preprocessing, tuple(opened), tuple(geometries))
+
+
+def _several(pictures: PictureLike | Iterable[PictureLike]) -> Iterable[PictureLike]:
+    """The pictures one by one."""
+    if isinstance(pictures, np.ndarray | Tensor):
+        return list(pictures) if pictures.ndim == 4 else [pictures]
+    many = isinstance(pictures, Sequence | Iterator) and not isinstance(pictures, str | Bytes)
+    if many and not hasattr(pictures, "read"):
+        return pictures  # type: ignore[return-value]
+    return [pictures]  # type: ignore[list-item]
+
+
+def _stacked(several: Sequence[object], preprocessing: Preprocessing, model: str) -> Tensor:
+    """Tensors in model units as one batch."""
+    size = preprocessing.input_size
+    rows = [one[None] if one.ndim == 3 else one for one in several if isinstance(one, Tensor)]
+    for row in rows:
+        if row.shape[1:] != size:
+            raise _wrong_shape(tuple(row.shape), preprocessing, model)
+    return torch.cat(rows)
 
 
 def _from_tensor(
     x: Tensor, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype, model: str
 ) -> InputBatch:
-    size = preprocessing.input_size
     given, x = tuple(x.shape), x[None] if x.ndim == 3 else x
-    if x.shape[1:] != size or not len(x):
-        raise TimmscopeError(
-            f"a tensor of shape {given} is not a batch of images for {model}; "
-            f"give (B, {', '.join(map(str, size))})"
-        )
+    if x.shape[1:] != preprocessing.input_size or not len(x):
+        raise _wrong_shape(given, preprocessing, model)
+    _check_units(x, preprocessing, model)
     x = x.detach().clone().to(device, dtype)
     return InputBatch(x, digest_of(x), preprocessing)
+
+
+def _wrong_shape(
+    given: tuple[int, ...], preprocessing: Preprocessing, model: str
+) -> TimmscopeError:
+    size = ", ".join(map(str, preprocessing.input_size))
+    return TimmscopeError(
+        f"a tensor of shape {given} is not a batch of images for {model}; give (B, {size}) in "
+        "model units, or a picture as uint8 or as an array"
+    )
+
+
+def _check_units(x: Tensor, preprocessing: Preprocessing, model: str) -> None:
+    """Refuses values that cannot be model units: NaN, infinity, or those of a picture's pixels."""
+    low, high = (float(end) for end in x.detach().aminmax())
+    if not np.isfinite([low, high]).all():
+        raise TimmscopeError(
+            "the tensor holds NaN or infinite values; replace them first, such as with "
+            "torch.nan_to_num"
+        )
+    black, white = preprocessing.pixel(0.0), preprocessing.pixel(1.0)
+    lowest, highest = float(black.min()), float(white.max())
+    if low >= 0 and 8 * max(-lowest, highest) < high <= 65536:
+        raise TimmscopeError(
+            f"the tensor has values from {low:g} to {high:g}, and model units of {model} go from "
+            f"{lowest:.3g} to {highest:.3g}; give pixels as uint8, or preprocess the tensor"
+        )
 
 
 def digest_of(tensor: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import re
@@ -11,18 +12,22 @@ import threading
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from core.errors import PictureError
+from core.inputs.pixels import Range, black_and_white, channels_last, scaled
+from core.inputs.tiff import is_signed_16, is_tiff, read_bands, white_of
 
 MAX_PIXELS = 64_000_000
 """Largest number of pixels. Larger pictures are refused before decoding, which would take more than
@@ -60,34 +65,91 @@ _DECODER_FAULTS = (
 _DECODER_LOCK = threading.Lock()
 
 
-@dataclass(frozen=True, eq=False)
 class Picture:
     """A picture that is safe to use: decoded, upright, 8-bit RGB, without metadata.
 
-    Attributes:
+    Args:
         image: the pixels, mode RGB; must not be changed.
         name: the cleaned base name of the file, for messages.
         notes: remarks on how the picture was converted, such as
             "animated: first of 12 frames shown".
+        bands: (H, W, C) float32 from 0 to 1, what a model of other than 1 or 3 channels takes; None
+            if the picture was opened for 1 or 3.
+        reopen: reads the same picture again; None if it cannot be.
     """
 
-    image: Image.Image
-    name: str
-    notes: tuple[str, ...] = ()
+    def __init__(
+        self,
+        image: Image.Image,
+        name: str,
+        notes: tuple[str, ...] = (),
+        bands: NDArray[np.float32] | None = None,
+        reopen: Callable[[], Picture] | None = None,
+    ) -> None:
+        self.name = name
+        self.notes = notes
+        self.size = image.height, image.width
+        """Height and width in pixels."""
+        self._pixels: tuple[Image.Image, NDArray[np.float32] | None] | None = (image, bands)
+        self._reopen = reopen
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.image.height, self.image.width
+    def image(self) -> Image.Image:
+        """The pixels, mode RGB; must not be changed.
+
+        Raises:
+            PictureError: the pixels were released, and the file is gone or has changed.
+        """
+        return self._decoded()[0]
+
+    @property
+    def bands(self) -> NDArray[np.float32] | None:
+        """The channels (H, W, C) from 0 to 1, if the picture was opened for other than 1 or 3."""
+        return self._decoded()[1]
 
     @cached_property
     def digest(self) -> str:
         """A hash of the size and the pixels; it does not depend on the file's name or format."""
-        shape = f"{self.image.width}x{self.image.height}:".encode()
-        return blake2b(shape + self.image.tobytes(), digest_size=20).hexdigest()
+        image, bands = self._decoded()
+        content = image.tobytes() + (b"" if bands is None else bands.tobytes())
+        shape = f"{image.width}x{image.height}:".encode()
+        return blake2b(shape + content, digest_size=20).hexdigest()
+
+    def released(self) -> Picture:
+        """The same picture without its pixels, which are read again whenever they are needed.
+
+        So that many pictures need not be held decoded. A picture that cannot be read again is
+        returned as it is.
+        """
+        if self._reopen is None:
+            return self
+        twin = copy.copy(self)
+        twin.__dict__["digest"] = self.digest
+        twin._pixels = None
+        return twin
+
+    def _decoded(self) -> tuple[Image.Image, NDArray[np.float32] | None]:
+        if self._pixels is not None:
+            return self._pixels
+        assert self._reopen is not None
+        again = self._reopen()
+        if again.digest != self.digest:
+            raise PictureError(f"{self.name!r} has changed since it was read; prepare it again")
+        return again._decoded()
 
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any] | Picture
+Bytes: TypeAlias = bytes | bytearray | memoryview
+"""The bytes of a file."""
+Source: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | Bytes
+    | BinaryIO
+    | Image.Image
+    | np.ndarray[Any, Any]
+    | torch.Tensor
+    | Picture
+)
 """The types that `open_picture` accepts."""
 
 
@@ -96,26 +158,35 @@ def open_picture(
     *,
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    channels: int = 3,
+    value_range: Range | None = None,
 ) -> Picture:
     """Decodes and checks an untrusted picture.
 
     The result is 8-bit RGB. Transparent parts are drawn on white. The first frame of an animation
     and the first page of a multi-page file are used. EXIF rotation is applied and all metadata is
-    removed. 16-bit grey values are scaled from their full range. 32-bit integers and floats have no
-    defined white; it is set to the first of 1, 255 and 65535 that no value exceeds. If there is
-    none, or if a value is negative, the smallest value becomes black and the largest white, and a
-    note is added.
+    removed.
+
+    Values of more than 8 bits are scaled so that white becomes 255. White is what `value_range`
+    says, or the file: its bits per sample or its largest sample value. Otherwise it is 65535 for
+    16 bits (32767 if signed), and for 32 bits and floats the first of 1, 255 and 65535 that no
+    value exceeds. Where fewer bits would hold the values too, white is unknown and the picture is
+    refused. If 32-bit values of a file are negative or above 65535, the smallest becomes black and
+    the largest white, and a note is added.
 
     Args:
-        source: a file, the bytes of a file, a PIL image, an array, or a `Picture`, which is
-            returned unchanged. Arrays are (H, W), (H, W, 3) or (H, W, 4), uint8 or floats from 0
-            to 1.
+        source: a file, its bytes, an open binary file, a PIL image, an array or a tensor of
+            integers, or a `Picture`, which is returned unchanged. Arrays are (H, W), (H, W, C) or
+            (C, H, W), see `core.inputs.pixels.channels_last`; uint8, uint16 or floats from 0 to 1.
         name: name of the picture in messages, if `source` is not a file.
         max_pixels: largest number of pixels to decode. Pillow's own limit,
             `2 * Image.MAX_IMAGE_PIXELS`, also applies.
+        channels: of the model. With other than 1 and 3, the picture must have as many: an array,
+            4 as RGBA, or the bands or pages of a TIFF. They are kept as `Picture.bands`.
+        value_range: the values that are black and white; not used for pictures of 8 bits.
 
     Raises:
-        PictureError: the picture cannot be read or is too large.
+        PictureError: the picture cannot be read, is too large, or has other channels.
 
     >>> picture = open_picture(np.zeros((2, 3), np.uint8), name="dark.png")
     >>> picture.name, picture.size, picture.image.mode, picture.notes
@@ -124,15 +195,102 @@ def open_picture(
     if isinstance(source, Picture):
         return source
     label = _label(source, name)
-    with _decoding(label), _opened(source, label) as image:
-        _check_size(image.size, label, max_pixels)
-        image.load()
-        upright, notes = _upright(image)
-        rgb, more = _rgb(upright, label)
-        if image is not source:
-            more += _frames(image)
-        rgb.info = {}  # so that no location or owner of the camera is saved with a result
-        return Picture(rgb, label, notes + more)
+    want = _Wanted(label, max_pixels, channels, value_range)
+    with _decoding(label):
+        if isinstance(source, torch.Tensor | np.ndarray):
+            return _from_array(
+                _array(source, label), want, first=not isinstance(source, np.ndarray)
+            )
+        if isinstance(source, Image.Image):
+            return _from_image(source, want, None)
+        with _stream(source, label) as (stream, size):
+            picture = _from_stream(stream, size, want)
+    if isinstance(source, str | os.PathLike | bytes):
+        picture._reopen = partial(
+            open_picture, source, name=label, max_pixels=max_pixels, channels=channels,
+            value_range=value_range,
+        )  # fmt: skip
+    return picture
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """How a picture is to be read; see `open_picture`."""
+
+    label: str
+    max_pixels: int
+    channels: int
+    value_range: Range | None
+
+    @property
+    def colours(self) -> bool:
+        """Whether the model takes colours or luminance, and no bands of its own."""
+        return self.channels in (1, 3)
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Refuses a (width, height)."""
+        _check_size(size, self.label, self.max_pixels)
+
+    def check_channels(self, found: int) -> None:
+        """Refuses a picture of another number of channels."""
+        if found != self.channels:
+            raise PictureError(
+                f"{self.label!r} has {found} channel{'s' * (found != 1)} and the model needs "
+                f"{self.channels}; give an array (H, W, {self.channels}) or a TIFF of as many bands"
+            )
+
+
+def _from_stream(stream: BinaryIO, size: int, want: _Wanted) -> Picture:
+    """A picture from an open file of `size` bytes."""
+    if not want.colours and is_tiff(stream.read(4)):
+        stream.seek(0)
+        return _from_tiff(stream, want)
+    stream.seek(0)
+    image = _identify(stream, size, want.label)
+    picture = _from_image(image, want, stream)
+    picture.notes += _frames(image)
+    return picture
+
+
+def _from_image(image: Image.Image, want: _Wanted, stream: BinaryIO | None) -> Picture:
+    """A picture from a PIL image, whose pixels need not be decoded yet.
+
+    Args:
+        image: the image.
+        want: how it is to be read.
+        stream: the file it comes from, if any.
+    """
+    want.check(image.size)
+    deep = _deep_colours(image)
+    image.load()
+    if deep and stream is not None and image.format == "TIFF":
+        white = white_of(image)
+        if want.value_range is not None or white not in (None, 65535):
+            stream.seek(0)
+            return _from_tiff(stream, want)
+    if deep:
+        _check_deep_colours(image, want)
+    upright, notes = _upright(image)
+    bands = None if want.colours else _bands_of(upright, want)
+    rgb, more = _rgb(upright, image, want)
+    rgb.info = {}  # so that no location or owner of the camera is saved with a result
+    return Picture(rgb, want.label, notes + more, bands)
+
+
+def _bands_of(image: Image.Image, want: _Wanted) -> NDArray[np.float32]:
+    """The channels of a PIL image from 0 to 1, where the model takes other than 1 and 3."""
+    if image.has_transparency_data and image.mode != "LA":
+        image = image.convert("RGBA")
+    elif image.mode in ("P", "CMYK", "RGBX"):
+        image = image.convert("RGB")
+    want.check_channels(len(image.getbands()))
+    return scaled(np.asarray(image), (0, 255), 1)
+
+
+def _from_tiff(stream: BinaryIO, want: _Wanted) -> Picture:
+    """A picture from the bands of a TIFF, of any number of bits."""
+    values, white = read_bands(stream, want.label, want.check)
+    return _from_values(values, want, declared=white, file=True)
 
 
 def _label(source: object, name: str | None) -> str:
@@ -142,7 +300,8 @@ def _label(source: object, name: str | None) -> str:
     elif name is None and isinstance(source, Image.Image):
         name = os.fsdecode(getattr(source, "filename", ""))
     elif name is None:
-        name = ""
+        given = getattr(source, "name", "")  # that of an open file; a number for a pipe
+        name = given if isinstance(given, str) else ""
     base = re.split(r"[\\/]", name.rstrip("\\/"))[-1]
     clean = "".join(c for c in base if not unicodedata.category(c).startswith("C")).strip()
     if len(clean) > 60:
@@ -169,22 +328,72 @@ def _decoding(label: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: object, label: str) -> Iterator[Image.Image]:
-    """The source as a PIL image with its header read but its pixels not decoded."""
-    if isinstance(source, Image.Image):
-        yield source
-    elif isinstance(source, np.ndarray):
-        yield _from_array(source, label)
-    elif isinstance(source, bytes):
-        yield _identify(io.BytesIO(source), len(source), label)
+def _stream(source: object, label: str) -> Iterator[tuple[BinaryIO, int]]:
+    """The source as an open file at its start, and its number of bytes."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        content = bytes(source)
+        yield io.BytesIO(content), len(content)
     elif isinstance(source, str | os.PathLike):
-        with _file(Path(os.fsdecode(source)), label) as stream:
-            yield _identify(stream, os.fstat(stream.fileno()).st_size, label)
+        with _file(_local(os.fsdecode(source)), label) as stream:
+            yield stream, os.fstat(stream.fileno()).st_size
+    elif callable(getattr(source, "read", None)):
+        content = _content(cast(BinaryIO, source), label)
+        yield io.BytesIO(content), len(content)
     else:
         raise PictureError(
             f"cannot read a picture from {type(source).__name__}; "
             "give a file, its bytes, a PIL image or an array"
         )
+
+
+def _content(file: BinaryIO, label: str) -> bytes:
+    """The bytes of an open file: from its start if it can be rewound, whose place is kept."""
+    try:
+        place = file.tell() if file.seekable() else None
+        if place is not None:
+            file.seek(0)
+        content = file.read(MAX_BYTES + 1)
+        if place is not None:
+            file.seek(place)
+    except (OSError, ValueError) as error:
+        raise PictureError(f"{label!r} cannot be read ({error}); open it again") from error
+    if not isinstance(content, bytes | bytearray):
+        raise PictureError(f"{label!r} is open as text; open it with mode 'rb'")
+    return bytes(content)
+
+
+def _local(path: str) -> Path:
+    """The path of a file on this machine; addresses are refused."""
+    if is_address(path):
+        raise PictureError(
+            f"{path[:80]!r} is an address, and nothing is downloaded; save the picture as a file "
+            "and give its path"
+        )
+    return Path(path)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the address of something elsewhere and not a path.
+
+    >>> is_address("https://example.org/cat.jpg"), is_address("s3://bucket/cat.jpg")
+    (True, True)
+    >>> is_address("C:/pictures/cat.jpg"), is_address("data:image/png;base64,AAAA")
+    (False, True)
+    """
+    # A path object turns the two slashes of an address into one.
+    return re.match(r"[a-z][a-z0-9+.-]+:/|data:[\w/+.-]*[;,]", text, re.IGNORECASE) is not None
+
+
+def _array(source: torch.Tensor | NDArray[Any], label: str) -> NDArray[Any]:
+    """An array, or a tensor of integers as one."""
+    if isinstance(source, np.ndarray):
+        return source
+    if source.is_floating_point() or source.is_complex():
+        raise PictureError(
+            f"{label!r} is a tensor of {source.dtype}, which holds model units and not a picture; "
+            "give a picture as uint8 or as an array"
+        )
+    return source.detach().cpu().numpy()
 
 
 def _file(path: Path, label: str) -> BinaryIO:
@@ -226,6 +435,7 @@ def _kind(head: bytes) -> str:
         ("a HEIC photo", head[4:8] == b"ftyp" and head[8:12] in _HEIC),
         ("an AVIF picture", head[4:8] == b"ftyp" and head[8:12] in _AVIF and not _READS_AVIF),
         ("a PDF document", head.startswith(b"%PDF")),
+        ("a TIFF of a kind", is_tiff(head)),
         ("an SVG drawing", b"<svg" in head.lower()),
     ):
         if found:
@@ -251,19 +461,37 @@ def _check_size(size: tuple[int, int], label: str, max_pixels: int) -> None:
         )
 
 
-def _from_array(array: np.ndarray[Any, Any], label: str) -> Image.Image:
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or not array.size:
-        raise PictureError(
-            f"{label!r} is an array of shape {array.shape}; give (H, W), (H, W, 3) or (H, W, 4)"
-        )
-    if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:  # false with a NaN
-        array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
-    if array.dtype != np.uint8:
-        raise PictureError(
-            f"{label!r} is an array of {array.dtype} from {array.min()} to {array.max()}; "
-            "give uint8, or floats from 0 to 1"
-        )
-    return Image.fromarray(array)
+def _from_array(array: NDArray[Any], want: _Wanted, first: bool) -> Picture:
+    """A picture from an array; `first` as in `channels_last`."""
+    return _from_values(channels_last(array, want.label, want.channels, first), want)
+
+
+def _from_values(
+    values: NDArray[Any], want: _Wanted, declared: float | None = None, file: bool = False
+) -> Picture:
+    """A picture from values (H, W) or (H, W, C); see `black_and_white` for the other arguments."""
+    want.check((values.shape[1], values.shape[0]))
+    black_white, notes = black_and_white(
+        values, want.label, declared=declared, value_range=want.value_range, file=file
+    )
+    bands = None
+    if not want.colours:
+        want.check_channels(1 if values.ndim == 2 else values.shape[2])
+        bands = scaled(values, black_white, 1)
+        if want.channels != 4:
+            values = values[..., :3] if want.channels > 3 else values[..., 0]
+            notes += (
+                f"shown by {'its first 3' if want.channels > 3 else 'the first'} of "
+                f"{want.channels} bands",
+            )
+    elif values.ndim == 3 and values.shape[2] not in (3, 4):
+        want.check_channels(values.shape[2])
+    octets = values if values.dtype == np.uint8 else np.rint(scaled(values, black_white, 255))
+    image = Image.fromarray(np.ascontiguousarray(octets, dtype=np.uint8))
+    if image.mode == "RGBA":
+        image, more = _on_white(image)
+        notes += more
+    return Picture(image.convert("RGB"), want.label, notes, bands)
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
@@ -288,30 +516,49 @@ def _frames(image: Image.Image) -> tuple[str, ...]:
     return (f"animated: first of {count} frames shown",)
 
 
-def _rgb(image: Image.Image, label: str) -> tuple[Image.Image, tuple[str, ...]]:
-    if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image).astype(np.float32), 0, 65535), ()
-    if image.mode in ("I", "F"):
-        return _from_values(np.asarray(image).astype(np.float32), label)
+def _rgb(
+    image: Image.Image, stored: Image.Image, want: _Wanted
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """An upright image as RGB, and notes; `stored` is the image with the facts of its file."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values, declared = np.asarray(image), white_of(stored)
+        if image.mode.startswith("I;16"):
+            values = values.astype(np.uint16)
+        elif stored.format == "PPM":  # whose decoder has scaled by the white in the header
+            declared = 65535
+        elif is_signed_16(stored):
+            values = values.astype(np.int16)
+        shown = _from_values(values, replace(want, channels=1), declared, file=True)
+        return shown.image, shown.notes
     if image.has_transparency_data:
         return _on_white(image.convert("RGBA"))
     return image.convert("RGB"), ()
 
 
-def _from_values(values: np.ndarray[Any, Any], label: str) -> tuple[Image.Image, tuple[str, ...]]:
-    """A grey image from values without a defined white; see `open_picture` for the rule."""
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise PictureError(f"{label!r} holds infinite or NaN values; replace them first")
-    white = next((white for white in (1, 255, 65535) if low >= 0 and high <= white), None)
-    if white is not None:
-        return _grey(values, 0, white), ()
-    return _grey(values, low, high), (f"values from {low:g} to {high:g} shown as black to white",)
+def _deep_colours(image: Image.Image) -> bool:
+    """Whether an image that is not decoded yet has colours of 16 bits, of which 8 will be kept."""
+    return len(image.getbands()) > 1 and any(
+        re.search(r";16[BLN]?$", str(part))
+        for tile in getattr(image, "tile", ())
+        for part in (tile.args if isinstance(tile.args, tuple) else (tile.args,))
+    )
 
 
-def _grey(values: np.ndarray[Any, Any], black: float, white: float) -> Image.Image:
-    scaled = (values - black) * (255 / ((white - black) or 1))
-    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
+def _check_deep_colours(image: Image.Image, want: _Wanted) -> None:
+    """Refuses colours of 16 bits whose white is unknown, or cannot be applied to the 8 kept."""
+    extrema = cast("tuple[tuple[int, int], ...]", image.getextrema())
+    brightest = max(high for _, high in extrema[:3])
+    if want.value_range is not None and want.value_range != (0, 65535):
+        raise PictureError(
+            f"{want.label!r} has colours of 16 bits, of which only the upper 8 can be read here; "
+            "save it as TIFF to say its value_range"
+        )
+    if want.value_range is None and white_of(image) is None and 0 < brightest < 64:
+        raise PictureError(
+            f"{want.label!r} has 16-bit colours below {(brightest + 1) * 256:,} and does not say "
+            "which value is white; save it with 8 bits, or as TIFF and say it as value_range among "
+            "the preprocessing"
+        )
 
 
 def _on_white(rgba: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:

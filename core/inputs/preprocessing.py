@@ -7,22 +7,30 @@ the tensor shows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
 
 from core.errors import ModelError, PictureError, unknown
-from core.inputs.image import MAX_PIXELS, Source, open_picture
+from core.inputs.image import MAX_PIXELS, Picture, Source, open_picture
 
 MAX_SIDE = 8192
 """Longest allowed side of an input in pixels; a foreign configuration may request any size."""
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _CROP_MODES = ("center", "squash", "border")
+_BACKENDS = ("pil", "uint8", "rounded", "float")
+MAX_CHANNELS = 512
+"""Largest number of channels of an input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +88,12 @@ class Geometry:
 class Preprocessing:
     """Converts pictures to a model's input exactly as timm's evaluation transform does.
 
+    With `resize`, it does so as torchvision's transforms and the image processors of transformers
+    do; see `core.inputs.transforms`.
+
     Attributes:
-        input_size: channels, height and width of the input; 3 channels are RGB, 1 is luminance.
+        input_size: channels, height and width of the input; 3 channels are RGB, 1 is luminance, and
+            others are those of the picture itself.
         mean: per channel, subtracted from pixel values in [0, 1].
         std: per channel, the divisor after the subtraction.
         interpolation: one of nearest, bilinear, bicubic, box, hamming, lanczos. Timm's "random"
@@ -89,6 +101,14 @@ class Preprocessing:
         crop_pct: side of the input divided by the side that the picture is resized to.
         crop_mode: "center" resizes the shorter side and crops the centre; "squash" resizes both
             sides; "border" resizes the longer side and pads with the mean.
+        value_range: the values of a picture that are black and white, for pictures of more than 8
+            bits; None takes them from the file, see `open_picture`.
+        resize: what the picture is resized to before the crop, in place of `crop_pct` and
+            `crop_mode`: (side,) the shorter side, (height, width), or () for no resizing.
+        backend: with `resize`, what is resized: a "pil" image, a tensor of "uint8" or "float", or
+            bytes as floats that are "rounded", as version 1 of torchvision's transforms does.
+        crop_rounding: with `resize`, how half a pixel is rounded where the crop begins: "even" as
+            in torchvision, or "down" as in transformers.
 
     Raises:
         ModelError: a setting is invalid.
@@ -107,10 +127,15 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
     crop_mode: str = "center"
+    value_range: tuple[float, float] | None = None
+    resize: tuple[int, ...] | None = None
+    backend: str = "pil"
+    crop_rounding: str = "even"
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("input_size", "mean", "std", "value_range", "resize"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(value))
         if self.interpolation == "random":
             object.__setattr__(self, "interpolation", "bilinear")
         self._check()
@@ -120,15 +145,16 @@ class Preprocessing:
             raise ModelError(
                 f"input_size is {self.input_size}; give channels, height and width, all above 0"
             )
+        if any(side != int(side) for side in self.input_size):
+            raise ModelError(f"input_size is {self.input_size}; give whole numbers")
         if max(self.input_size) > MAX_SIDE:
             raise ModelError(
                 f"input_size is {self.input_size}; no side may be longer than {MAX_SIDE} pixels"
             )
         channels = self.input_size[0]
-        if channels not in (1, 3):
+        if channels > MAX_CHANNELS:
             raise ModelError(
-                f"the model takes {channels} channels and a picture has 3, or 1 as luminance; "
-                "use a model with in_chans=3 or in_chans=1"
+                f"the model takes {channels} channels; no more than {MAX_CHANNELS} can be shown"
             )
         if len(self.mean) != channels or len(self.std) != channels:
             raise ModelError(
@@ -137,12 +163,35 @@ class Preprocessing:
             )
         if not all(0 < std < math.inf for std in self.std):
             raise ModelError(f"std is {self.std}; give numbers above 0")
+        if not all(map(math.isfinite, self.mean)):
+            raise ModelError(f"mean is {self.mean}; give finite numbers")
         if not 0 < self.crop_pct <= min(self.input_size[1:]):
             raise ModelError(f"crop_pct is {self.crop_pct}; give a number above 0, such as 0.95")
         if self.interpolation not in _INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, _INTERPOLATIONS)
-        if self.crop_mode not in _CROP_MODES:
-            raise unknown("crop mode", self.crop_mode, _CROP_MODES)
+        for kind, value, known in (
+            ("crop mode", self.crop_mode, _CROP_MODES),
+            ("backend", self.backend, _BACKENDS),
+            ("crop rounding", self.crop_rounding, ("even", "down")),
+        ):
+            if value not in known:
+                raise unknown(kind, value, known)
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        levels = self.value_range
+        if levels is not None and not (
+            len(levels) == 2 and all(map(math.isfinite, levels)) and levels[0] < levels[1]
+        ):
+            raise ModelError(
+                f"value_range is {levels}; give the values of black and white, such as (0, 4095)"
+            )
+        if self.resize is not None and not (
+            len(self.resize) <= 2 and all(1 <= side <= MAX_SIDE for side in self.resize)
+        ):
+            raise ModelError(
+                f"resize is {self.resize}; give (side,) or (height, width), up to {MAX_SIDE}"
+            )
 
     @classmethod
     def from_model(cls, model: nn.Module, **overrides: Any) -> Preprocessing:
@@ -152,18 +201,26 @@ class Preprocessing:
 
         Args:
             model: a timm model; or any module if `input_size`, `mean` and `std` are given.
-            overrides: fields with values that replace those of the model.
+            overrides: fields with values that replace those of the model. An `input_size` without
+                channels takes those of the model, and one number as `mean` or `std` holds for all.
 
         Raises:
-            ModelError: a required field is missing, or the model takes neither 3 channels nor 1.
+            ModelError: a required field is missing, or does not fit the channels of the model.
             UnknownNameError: there is no such field.
         """
         known = [field.name for field in fields(cls)]
         for name in overrides:
             if name not in known:
                 raise unknown("preprocessing setting", name, known)
-        settings = {**_timm_settings(model), **overrides}
+        settings = _completed(_timm_settings(model), overrides)
         missing = [name for name in ("input_size", "mean", "std") if name not in settings]
+        if missing and "input_size" in settings:
+            channels = settings["input_size"][0]
+            raise ModelError(
+                f"{type(model).__name__} takes {channels} channels, and its configuration gives no "
+                f"{' and '.join(missing)} for them; pass preprocessing={{'mean': [...], 'std': "
+                f"[...]}} with {channels} numbers each"
+            )
         if missing:
             raise ModelError(
                 f"{type(model).__name__} does not define its preprocessing; "
@@ -183,21 +240,86 @@ class Preprocessing:
         Raises:
             PictureError: the picture cannot be read or is too narrow for this input.
         """
-        picture = open_picture(source)
+        picture = open_picture(source, channels=self.input_size[0], value_range=self.value_range)
+        self._check_shape((picture.size[1], picture.size[0]), picture.name)
+        if self.input_size[0] not in (1, 3):
+            return self._of_bands(picture)
         image = picture.image if self.input_size[0] == 3 else picture.image.convert("L")
-        self._check_shape(image.size, picture.name)
-        resize, *steps = create_transform(**self.to_dict()).transforms
+        if self.resize is not None:
+            return self._resized(image)
+        resize, *steps = create_transform(**self._timm_arguments()).transforms
         x = resize(image)
         geometry = self._geometry(image.size, x.size)
         for step in steps:
             x = step(x)
         return x.float(), geometry
 
+    def _timm_arguments(self) -> dict[str, Any]:
+        names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+        return {name: getattr(self, name) for name in names}
+
+    def _resized(self, image: Image.Image) -> tuple[Tensor, Geometry]:
+        """The input and geometry with `resize`; the steps are torchvision's."""
+        given: Any = image
+        if self.backend in ("uint8", "rounded"):
+            given = F.pil_to_tensor(image)
+        elif self.backend == "float":
+            given = F.to_tensor(image)
+        if self.resize:
+            mode = InterpolationMode(self.interpolation)
+            resize = _resize_bytes if self.backend == "uint8" else F.resize
+            given = resize(given, list(self.resize), mode, antialias=True)
+        width, height = given.size if self.backend == "pil" else given.shape[:0:-1]
+        geometry = self._geometry(image.size, (width, height))
+        pixels = F.to_tensor(given) if self.backend == "pil" else given
+        x = self._cropped(pixels, fill=(0.0,) * len(self.mean))
+        return F.normalize(F.convert_image_dtype(x, torch.float32), self.mean, self.std), geometry
+
+    def _of_bands(self, picture: Picture) -> tuple[Tensor, Geometry]:
+        """The input and geometry of a picture's own bands, each resized by itself."""
+        if picture.bands is None or picture.bands.shape[2] != self.input_size[0]:
+            raise PictureError(
+                f"{picture.name!r} was opened for other than {self.input_size[0]} channels; open "
+                f"it with channels={self.input_size[0]}"
+            )
+        found = [self._resized_band(picture.bands[..., band]) for band in range(len(self.mean))]
+        size = picture.size[1], picture.size[0]
+        geometry = self._geometry(size, (found[0].shape[1], found[0].shape[0]))
+        padding = self.mean if self.crop_mode == "border" and self.resize is None else None
+        x = self._cropped(torch.from_numpy(np.stack(found)), padding or (0.0,) * len(self.mean))
+        return F.normalize(x, self.mean, self.std), geometry
+
+    def _resized_band(self, band: NDArray[np.float32]) -> NDArray[np.float32]:
+        image = Image.fromarray(np.ascontiguousarray(band))
+        if self.resize is None:
+            arguments = {**self._timm_arguments(), "mean": (0.0,), "std": (1.0,)}
+            resized = create_transform(**arguments).transforms[0](image)
+        elif self.resize:
+            mode = InterpolationMode(self.interpolation)
+            resized = F.resize(image, list(self.resize), mode, antialias=True)
+        else:
+            resized = image
+        return np.asarray(resized, dtype=np.float32).clip(0, 1)
+
+    def _cropped(self, x: Tensor, fill: Sequence[float]) -> Tensor:
+        """The centre of (C, h, w) as (C, H, W); what it does not cover is `fill`, by channel."""
+        _, height, width = self.input_size
+        out = torch.tensor(fill, dtype=x.dtype)[:, None, None].repeat(1, height, width)
+        (source_y, target_y), (source_x, target_x) = (
+            _overlap(_start(full, crop, self.crop_rounding), full, crop)
+            for full, crop in ((x.shape[1], height), (x.shape[2], width))
+        )
+        out[:, target_y, target_x] = x[:, source_y, source_x]
+        return out
+
     def _check_shape(self, size: tuple[int, int], name: str) -> None:
         """Refuses a narrow picture that would exceed `MAX_PIXELS`, or vanish, when resized."""
         side = max(self.input_size[1:]) / self.crop_pct
         thinnest = min(self.input_size[1:]) / self.crop_pct
         aspect = max(size) / min(size)
+        if self.resize is not None:
+            side = thinnest = max(self.resize, default=1)
+            aspect = aspect if len(self.resize) == 1 else 1
         grows = side * side * (aspect if self.crop_mode == "center" else 1) > MAX_PIXELS
         vanishes = self.crop_mode == "border" and thinnest < aspect
         if grows or vanishes:
@@ -209,8 +331,8 @@ class Preprocessing:
     def _geometry(self, picture: tuple[int, int], resized: tuple[int, int]) -> Geometry:
         """The geometry from the sizes (width, height) before the crop, with timm's rounding."""
         _, height, width = self.input_size
-        left, right = _span(picture[0], resized[0], width)
-        top, bottom = _span(picture[1], resized[1], height)
+        left, right = _span(picture[0], resized[0], width, self.crop_rounding)
+        top, bottom = _span(picture[1], resized[1], height, self.crop_rounding)
         return Geometry((picture[1], picture[0]), (height, width), (left, top, right, bottom))
 
     def to_model(self, pixels: Tensor) -> Tensor:
@@ -231,8 +353,14 @@ class Preprocessing:
         return self.to_model(colour[:, None, None])
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON, and as arguments of `timm.data.create_transform`."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """All fields that timm has and all others that are set, ready for JSON."""
+        later = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        timm = self._timm_arguments()
+        return {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in asdict(self).items()
+            if k in timm or v != later[k]
+        }
 
 
 def _timm_settings(model: nn.Module) -> dict[str, Any]:
@@ -246,7 +374,27 @@ def _timm_settings(model: nn.Module) -> dict[str, Any]:
     if channels == 1:
         for name in ("mean", "std"):
             settings[name] = (sum(settings[name]) / len(settings[name]),)
+    for name in ("mean", "std"):
+        if len(settings[name]) != channels:  # those of colours say nothing of other bands
+            del settings[name]
     return settings
+
+
+def _completed(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's settings with those of the caller, whose short forms are written out."""
+    found = {**settings, **overrides}
+    size = found.get("input_size")
+    channels = settings.get("input_size", (3,))[0]
+    if isinstance(size, int | float) and settings:
+        found["input_size"] = channels, size, size
+    elif isinstance(size, Sequence) and len(size) == 2 and settings:
+        found["input_size"] = channels, *size
+    if isinstance(found.get("input_size"), Sequence) and found["input_size"]:
+        channels = found["input_size"][0]
+    for name in ("mean", "std"):
+        if isinstance(found.get(name), int | float):
+            found[name] = (float(found[name]),) * int(channels)
+    return found
 
 
 def _built_size(model: nn.Module) -> tuple[int, int] | None:
@@ -260,16 +408,38 @@ def _built_size(model: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _span(full: int, resized: int, crop: int) -> tuple[float, float]:
+def _span(full: int, resized: int, crop: int, rounding: str = "even") -> tuple[float, float]:
     """Start and end of the centre crop, in pixels of a picture's side.
 
     Args:
         full: length of the side.
         resized: its length after resizing.
         crop: length of the crop, in resized pixels.
+        rounding: of half a pixel; see `Preprocessing`.
     """
-    start = round((resized - crop) / 2) if resized >= crop else -((crop - resized) // 2)
+    start = _start(resized, crop, rounding)
     return start * full / resized, (start + crop) * full / resized
+
+
+def _start(resized: int, crop: int, rounding: str = "even") -> int:
+    """Where the centre crop begins in a resized side; below 0 if the side is shorter."""
+    if resized < crop:
+        return -((crop - resized) // 2)
+    return (resized - crop) // 2 if rounding == "down" else round((resized - crop) / 2)
+
+
+def _resize_bytes(x: Tensor, size: list[int], *args: Any, **options: Any) -> Tensor:
+    """Resizes bytes as bytes, which is another arithmetic than that of `F.resize`."""
+    from torchvision.transforms.v2 import functional
+
+    resized: Tensor = functional.resize(x, size, *args, **options)
+    return resized
+
+
+def _overlap(start: int, full: int, crop: int) -> tuple[slice, slice]:
+    """The part of a side of `full` pixels that a crop shows, and where it lies in the crop."""
+    first, last = max(start, 0), min(start + crop, full)
+    return slice(first, last), slice(first - start, last - start)
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:

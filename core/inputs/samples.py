@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,8 +38,16 @@ def sample_files() -> list[Path]:
 
 
 def sample_inputs(preprocessing: Preprocessing) -> Tensor:
-    """The samples of `sample_files` as model inputs (n, C, H, W), in model units."""
-    return torch.stack([preprocessing(open_picture(path).image)[0] for path in sample_files()])
+    """The samples of `sample_files` as model inputs (n, C, H, W), in model units.
+
+    For a model of other than 1 or 3 channels, each channel is the luminance.
+    """
+    channels = preprocessing.input_size[0]
+    pictures = (open_picture(path).image for path in sample_files())
+    if channels in (1, 3):
+        return torch.stack([preprocessing(picture)[0] for picture in pictures])
+    grey = (np.asarray(picture.convert("L"))[..., None] for picture in pictures)
+    return torch.stack([preprocessing(one.repeat(channels, axis=2))[0] for one in grey])
 
 
 def _photographs() -> list[Path]:

@@ -20,11 +20,48 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from core.errors import ModelError
+from core.inputs.image import is_address
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Suffixes of weights files; all but the first are read by the restricted unpickler."""
 
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+_AVERAGES = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema_model",
+    "params_ema",
+    "ema",
+    "shadow",
+)
+"""Under which names trainers keep the moving average of the weights."""
+_WRAPPERS = (
+    *_AVERAGES,
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "module",
+)
+_HARMLESS = (
+    "numpy.",
+    "pathlib.",
+    "datetime.",
+    "zoneinfo.",
+    "uuid.",
+    "decimal.",
+    "fractions.",
+    "types.SimpleNamespace",
+    "omegaconf.",
+    "typing.Any",
+)
+"""What trainers keep beside the weights, by the beginning of its name. It is passed over: nothing
+of that name is imported or called."""
+_MOST_HARMLESS = 100
 _DAMAGE = (
     # What the restricted unpickler raises on damaged files and on files of another kind.
     pickle.UnpicklingError,
@@ -40,11 +77,38 @@ _DAMAGE = (
 )
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+class Weights(dict[str, Tensor]):
+    """Tensors by name.
+
+    Attributes:
+        facts: what the file holds beside them: class names, settings of the training and so on.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        super().__init__(tensors)
+        self.facts = facts
+
+
+class _PassedOver:
+    """Stands for something in a file that is not needed; it does nothing, whatever it is given."""
+
+    def __new__(cls, *args: object, **options: object) -> _PassedOver:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **options: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def read_weights(path: str | Path) -> Weights:
     """The tensors of a checkpoint by name, on the CPU. No code in the file is executed.
 
-    A training checkpoint is unwrapped. If it holds several sets of weights, the moving average
-    (`state_dict_ema`, `model_ema`) is preferred to `state_dict`, `model_state_dict` and `model`.
+    A training checkpoint is unwrapped. If it holds several sets of weights, a moving average
+    (`state_dict_ema`, `model_ema`, `ema`, ...) is preferred to `state_dict`, `model_state_dict`,
+    `model`, `net` and so on. Plain data of other libraries beside the weights, such as numbers of
+    numpy, paths and dates, is passed over.
 
     Args:
         path: a file whose name ends in one of `SUFFIXES`.
@@ -52,6 +116,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ModelError: the file does not exist, is damaged, contains code, or holds no weights.
     """
+    if is_address(str(path)):
+        raise ModelError(
+            f"{str(path)[:80]!r} is an address; download the weights and give the path of the file"
+        )
     path = Path(path)
     if not os.path.isfile(path):  # noqa: PTH113  unlike Path, False for an invalid name
         raise ModelError(f"there is no file {str(path)!r}; check the path of the weights")
@@ -62,33 +130,57 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.stat().st_size == 0:
         raise ModelError(f"{path.name!r} is empty (0 bytes); download or save it again")
     safe = path.suffix.lower() == ".safetensors"
-    state = _read_safetensors(path) if safe else _unwrap(_read_pickle(path))
+    if safe:
+        state, facts = _read_safetensors(path)
+    else:
+        content = _read_pickle(path)
+        state, facts = _unwrap(content), content if isinstance(content, Mapping) else {}
     if not state:
         raise ModelError(f"{path.name!r} holds no weights; save model.state_dict() into it")
-    return state
+    return Weights(state, facts)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     try:
-        return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+        return safetensors.torch.load_file(path), facts
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
 
 
+def _plain_dict(*_: object) -> dict[Any, Any]:
+    """What a defaultdict in a file becomes."""
+    return {}
+
+
+def _plain_list(*_: object) -> list[Any]:
+    """What a deque in a file becomes."""
+    return []
+
+
 def _read_pickle(path: Path) -> Any:
-    try:
-        # Trainers (also timm's) store their command line with the weights; it is plain data.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
-        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if forbidden is None:
-            raise _damaged(path, error) from error
-        raise ModelError(
-            f"{path.name!r} refers to {forbidden[1][:80]}, which is code and not weights, so it "
-            "was not opened; save only model.state_dict(), preferably as .safetensors"
-        ) from error
+    # Trainers (also timm's) store their command line with the weights; it is plain data.
+    known: list[Any] = [argparse.Namespace, int, float, str, list, dict, tuple, bool]
+    known += [(_plain_dict, "collections.defaultdict"), (_plain_list, "collections.deque")]
+    for _ in range(_MOST_HARMLESS):
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(known):
+                warnings.simplefilter("ignore")
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except _DAMAGE as error:
+            forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+            if forbidden is None:
+                raise _damaged(path, error) from error
+            name = forbidden[1]
+            passed_over = (_PassedOver, name)
+            if not name.startswith(_HARMLESS) or passed_over in known:
+                raise ModelError(
+                    f"{path.name!r} refers to {name[:80]}, which is code and not weights, so it "
+                    "was not opened; save only model.state_dict(), preferably as .safetensors"
+                ) from error
+            known.append(passed_over)
+    raise ModelError(f"{path.name!r} holds too much beside weights; save only model.state_dict()")
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:
@@ -99,16 +191,15 @@ def _damaged(path: Path, error: Exception) -> ModelError:
     )
 
 
-def _unwrap(content: Any) -> dict[str, Tensor]:
-    for _ in range(4):  # bounded, because a dictionary in a file can contain itself
-        if not isinstance(content, Mapping):
-            break
-        inner = (content.get(key) for key in _WRAPPERS)
-        found = next((value for value in inner if isinstance(value, Mapping)), None)
-        if found is None:
-            return {str(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
-        content = found
-    return {}
+def _unwrap(content: Any, depth: int = 4) -> dict[str, Tensor]:
+    """The tensors of the first wrapper that holds any, else those of the content itself."""
+    if not isinstance(content, Mapping) or not depth:  # a dictionary in a file can contain itself
+        return {}
+    for key in _WRAPPERS:
+        found = _unwrap(content.get(key), depth - 1)
+        if any(tensor.ndim for tensor in found.values()):
+            return found
+    return {str(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
 
 
 def align(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
 import textwrap
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,6 +79,50 @@ def inferred_labels(cfg: Mapping[str, Any], classes: int) -> tuple[str, ...] | N
     descriptions = cfg.get("label_descriptions")
     descriptions = descriptions if isinstance(descriptions, Mapping) else {}
     return _distinct([_clean(str(descriptions.get(name) or name)) for name in names])
+
+
+def file_labels(facts: Mapping[str, Any], classes: int | None) -> list[str] | None:
+    """Class names that a file of weights holds, in output order.
+
+    Args:
+        facts: what the file holds beside the weights; names may be lists, {index: name},
+            {name: index}, or any of these as text.
+        classes: how many there must be.
+
+    Returns:
+        The names; None if there are none, or another number of them.
+
+    >>> file_labels({"epoch": 3, "hyper_parameters": {"class_to_idx": {"dog": 1, "cat": 0}}}, 2)
+    ['cat', 'dog']
+    >>> file_labels({"classes": '["cat", "dog"]'}, 2)
+    ['cat', 'dog']
+    """
+    for place in (facts, *(_literal(facts.get(key)) for key in _PLACES)):
+        place = vars(place) if isinstance(place, Namespace) else place
+        if not isinstance(place, Mapping):
+            continue
+        for key in _NAMES:
+            names = _names(_literal(place.get(key)))
+            if names is not None and len(names) == classes:
+                return names
+    return None
+
+
+_PLACES = ("meta", "metadata", "dataset_meta", "hyper_parameters", "hparams", "args", "config")
+_NAMES = ("class_names", "classes", "CLASSES", "label_names", "labels", "names", "id2label",
+          "idx_to_class", "class_to_idx", "label2id")  # fmt: skip
+
+
+def _literal(value: Any) -> Any:
+    """A text that writes out a list or dictionary as what it writes; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{", "(")):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(value)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import nn
 
 from core.errors import ModelError
 from core.inputs.preprocessing import Preprocessing
+from core.inputs.transforms import from_transform, is_transform
 from core.models import checkpoint, embedded
 from core.models.device import choose_device, move_to_device, require_room, size_of
 from core.models.handle import ModelHandle
-from core.models.labels import given_labels, inferred_labels
+from core.models.kept import holds_pretrained
+from core.models.labels import file_labels, given_labels, inferred_labels
 from core.models.spec import ModelSpec, State, spec_for
 from core.runtime.forward import Forward
 from core.tasks.activation import ActivationLike, to_activation
@@ -24,6 +26,9 @@ from core.tasks.reading import OutputPart
 
 DEFAULT_MODEL = embedded.NAME
 """The default model; it needs no download."""
+
+PreprocessingLike = Mapping[str, object] | Preprocessing | Callable[..., object]
+"""Settings, a whole `Preprocessing`, or a transform or image processor of another library."""
 
 _SEED = 0
 _BUILDING = threading.Lock()  # building sets the random state of the process
@@ -45,7 +50,7 @@ def load_model(
     labels: Sequence[str] | str | Path | None = None,
     device: str | torch.device | None = None,
     num_classes: int | None = None,
-    preprocessing: Mapping[str, object] | None = None,
+    preprocessing: PreprocessingLike | None = None,
     activation: ActivationLike = None,
     unit: str = "",
     output: OutputPart = None,
@@ -61,13 +66,15 @@ def load_model(
             module, which is used unchanged on its own device.
         weights: None for the pretrained weights; ``"random"`` for random weights from a fixed seed;
             or a checkpoint of this architecture, whose number of classes is read from the file.
-        labels: class names in output order, or a file of them; None uses those of the model or, if
-            the number of classes fits, those of ImageNet.
+        labels: class names in output order, or a file of them; None uses those of the model or its
+            checkpoint or, if the number of classes fits, those of ImageNet.
         device: where to run; None for the fastest device.
         num_classes: number of classes for random weights; for other weights, the expected number.
         preprocessing: settings that replace those of the model's configuration (`input_size`,
-            `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`); a module without
-            `pretrained_cfg` needs the first three.
+            `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`, `value_range` and the other
+            fields of `Preprocessing`); a module without `pretrained_cfg` needs the first three. Or
+            a whole `Preprocessing`, such as that of another handle; or a transform of torchvision
+            or an image processor of transformers, see `core.inputs.transforms`.
         activation: what turns the model's scores into what a person reads: "softmax" (exclusive
             classes), "sigmoid" (each class on its own), "probabilities" (the outputs are), or
             "identity" (numbers, as of a regression); or a function from scores (n, N) to
@@ -101,14 +108,15 @@ def load_model(
         spec = spec_for(source, token)
         model, origin = _with_weights(spec, weights, num_classes, where)
         move_to_device(model, where, spec.name)
-        name, owned = spec.name, True
+        # A name stands for weights as well; other weights leave only the architecture of it.
+        name, owned = spec.name if weights is None else spec.architecture, True
     found = _labels(model, labels, num_classes)
     classes = _classes(model, num_classes) or (len(found) if found else None)
     others = dict(forward_kwargs or {})
     return ModelHandle(
         model,
         name=name,
-        preprocessing=_preprocessing(model, name, preprocessing or {}),
+        preprocessing=_preprocessing(model, name, {} if preprocessing is None else preprocessing),
         labels=found,
         device=_device_of(model),
         source=origin,
@@ -135,7 +143,16 @@ def _labels(
     return inferred_labels(cfg, classes) if classes else None
 
 
-def _preprocessing(model: nn.Module, name: str, given: Mapping[str, Any]) -> Preprocessing:
+def _preprocessing(model: nn.Module, name: str, given: PreprocessingLike) -> Preprocessing:
+    if isinstance(given, Preprocessing):
+        return given
+    if is_transform(given):
+        return from_transform(given)
+    if not isinstance(given, Mapping):
+        raise ModelError(
+            f"preprocessing is {type(given).__name__}; give settings such as {{'crop_pct': 1.0}}, "
+            "the preprocessing of a handle, a transform or an image processor"
+        )
     needed = {"input_size", "mean", "std"}
     if not getattr(model, "pretrained_cfg", None) and not needed <= given.keys():
         raise ModelError(
@@ -143,7 +160,7 @@ def _preprocessing(model: nn.Module, name: str, given: Mapping[str, Any]) -> Pre
             "{'input_size': (3, height, width), 'mean': (r, g, b), 'std': (r, g, b)}"
         )
     try:
-        return Preprocessing.from_model(model, **given)
+        return Preprocessing.from_model(model, **{str(key): one for key, one in given.items()})
     except TypeError as error:
         raise ModelError(
             f"the preprocessing of {name} has a value of the wrong type ({error}); "
@@ -174,9 +191,15 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def _name_of(model: nn.Module) -> str:
+    """The architecture, with the tag of the pretrained weights only if the module holds them.
+
+    timm gives every module the configuration of its default weights, whether they were loaded or
+    not, and training changes them. So the module is compared with the file that timm has kept.
+    """
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    parts = (cfg.get("architecture"), cfg.get("tag"))
-    return ".".join(str(part) for part in parts if part) or type(model).__name__
+    name = str(cfg.get("architecture") or type(model).__name__)
+    tag = cfg.get("tag")
+    return f"{name}.{tag}" if tag and holds_pretrained(model, cfg) else name
 
 
 # -- building -------------------------------------------------------------------------------------
@@ -192,9 +215,16 @@ def _with_weights(
     skeleton = _skeleton(spec, None, device, copies=2)
     if weights is None:
         state, origin = spec.pretrained()
-        return _loaded(spec, state, f"the file of {spec.name}", classes, skeleton, device), origin
-    state, what = checkpoint.read_weights(weights), repr(Path(weights).name)
-    return _loaded(spec, state, what, classes, skeleton, device), str(weights)
+        what = f"the file of {spec.name}"
+    else:
+        state, origin = checkpoint.read_weights(weights), str(weights)
+        what = repr(Path(weights).name)
+    model = _loaded(spec, state, what, classes, skeleton, device)
+    names = file_labels(getattr(state, "facts", {}), getattr(model, "num_classes", None))
+    if names is not None and (weights is not None or not spec.cfg.get("label_names")):
+        cfg: dict[str, Any] = vars(model)["pretrained_cfg"]
+        cfg.update(label_names=names, label_descriptions=None)
+    return model, origin
 
 
 def _skeleton(
