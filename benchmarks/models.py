@@ -225,7 +225,7 @@ def _encoders() -> list[Subject]:
                 96,
                 last,
             )
-            for name in ("resnet18", "mobilenet_v2", "timm-efficientnet-b0")
+            for name in ("resnet18", "mobilenet_v2", "tu-test_resnet")
         ),
     ]
 

@@ -177,7 +177,8 @@ def test_hub_pickle_that_runs_code_is_refused(hub, tmp_path):
     [
         (b"not json", "is not a timm model"),
         (b"[1, 2]", "is not a timm model"),
-        (b'{"model_type": "bert"}', "is not a timm model"),
+        (b'{"model_type": "bert"}', "bert model, which transformers has no image classifier"),
+        (b'{"model_type": "no such"}', "cannot be built"),
         (config("resnt50"), "an unknown architecture: .* did you mean 'resnet50'"),
         (config("hf-hub:other/one"), "an unknown architecture"),
         (config(model_args={"no_such_argument": 1}), "cannot be built as test_resnet"),

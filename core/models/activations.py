@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import nn
 
 from core.errors import ModelError
+from core.models.hugging_face import configuration_of
 from core.models.layers import Probe
 from core.tasks.activation import IDENTITY, PROBABILITIES, SIGMOID, SOFTMAX, Activation
 from core.tasks.reading import has_no_classes
@@ -55,18 +53,10 @@ def _declared(model: nn.Module) -> Activation | None:
 
     Where it names no problem and one output, the library trains a regression.
     """
-    config = next((c for m in model.modules() if (c := _config_of(m)) is not None), None)
+    config = configuration_of(model)
     if config is None:
         return None
-    problem = config.get("problem_type")
-    if problem is None and config.get("num_labels") == 1:
+    problem = config.problem_type
+    if problem is None and len(config.id2label) == 1:
         problem = "regression"
     return _PROBLEMS.get(str(problem))
-
-
-def _config_of(module: nn.Module) -> Mapping[str, Any] | None:
-    config = getattr(module, "config", None)
-    problem, labels = getattr(config, "problem_type", ""), getattr(config, "id2label", None)
-    if problem == "" or labels is None:
-        return None
-    return {"problem_type": problem, "num_labels": len(labels)}

@@ -14,9 +14,10 @@ from torch import nn
 from core.errors import ModelError
 from core.inputs.preprocessing import Preprocessing
 from core.inputs.transforms import from_transform, is_transform
-from core.models import checkpoint, embedded
+from core.models import checkpoint, embedded, hugging_face
 from core.models.device import choose_device, move_to_device, require_room, size_of
 from core.models.handle import ModelHandle
+from core.models.hugging_face import HuggingFaceSpec
 from core.models.kept import holds_pretrained
 from core.models.labels import file_labels, given_labels, inferred_labels
 from core.models.spec import ModelSpec, State, spec_for
@@ -62,8 +63,8 @@ def load_model(
 
     Args:
         source: a timm name (``"resnet50"``, ``"resnet50.a1_in1k"``); ``"hf-hub:owner/name"``, also
-            with ``@revision``; a folder with `config.json` and weights, as timm exports it; or a
-            module, which is used unchanged on its own device.
+            with ``@revision``; a folder with `config.json` and weights, as timm or transformers
+            exports it; or a module, which is used unchanged on its own device.
         weights: None for the pretrained weights; ``"random"`` for random weights from a fixed seed;
             or a checkpoint of this architecture, whose number of classes is read from the file.
         labels: class names in output order, or a file of them; None uses those of the model or its
@@ -106,10 +107,16 @@ def load_model(
     else:
         where = choose_device(device)
         spec = spec_for(source, token)
-        model, origin = _with_weights(spec, weights, num_classes, where)
-        move_to_device(model, where, spec.name)
-        # A name stands for weights as well; other weights leave only the architecture of it.
-        name, owned = spec.name if weights is None else spec.architecture, True
+        if isinstance(spec, HuggingFaceSpec):
+            model, origin = spec.build(weights, where, _SEED)
+            preprocessing = spec.preprocessing() if preprocessing is None else preprocessing
+            name = spec.name
+        else:
+            model, origin = _with_weights(spec, weights, num_classes, where)
+            # A name stands for weights as well; other weights leave only the architecture of it.
+            name = spec.name if weights is None else spec.architecture
+        move_to_device(model, where, name)
+        owned = True
     found = _labels(model, labels, num_classes)
     classes = _classes(model, num_classes) or (len(found) if found else None)
     others = dict(forward_kwargs or {})
@@ -139,6 +146,9 @@ def _labels(
     classes = _classes(model, num_classes)
     if given is not None:
         return given_labels(given, classes)
+    names = hugging_face.labels_of(model)
+    if names is not None:
+        return given_labels(names, None)
     cfg = getattr(model, "pretrained_cfg", None) or {}
     return inferred_labels(cfg, classes) if classes else None
 
@@ -148,6 +158,8 @@ def _preprocessing(model: nn.Module, name: str, given: PreprocessingLike) -> Pre
         return given
     if is_transform(given):
         return from_transform(given)
+    if given == {} and (kept := hugging_face.preprocessing_of(model)) is not None:
+        return kept
     if not isinstance(given, Mapping):
         raise ModelError(
             f"preprocessing is {type(given).__name__}; give settings such as {{'crop_pct': 1.0}}, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from core.errors import ModelError, TimmscopeError, UnknownNameError
 from core.models import checkpoint, embedded, hub
+from core.models.hugging_face import PROCESSOR, HuggingFaceSpec, is_hugging_face
 from core.models.listing import find
 from core.synthetic import SYNTHETIC_MODELS
 
@@ -58,7 +60,7 @@ class ModelSpec:
     pretrained: Callable[[], tuple[State, str]]
 
 
-def spec_for(source: str | Path, token: str | bool | None = None) -> ModelSpec:
+def spec_for(source: str | Path, token: str | bool | None = None) -> ModelSpec | HuggingFaceSpec:
     """The spec of a named model. From the hub, only the configuration is downloaded.
 
     Args:
@@ -114,21 +116,28 @@ def _timm_source(
     return partial(_no_weights, name)
 
 
-def _hub_spec(repo: str, token: str | bool | None) -> ModelSpec:
+def _hub_spec(repo: str, token: str | bool | None) -> ModelSpec | HuggingFaceSpec:
     what = f"hf-hub:{repo[:100]}"
     config = hub.fetch(repo, ("config.json",), what, token)
+    if is_hugging_face(config.parent):
+        weights = partial(_hub_file, repo, None, f"the weights of {what}", token)
+        processor = partial(_hub_file_if_any, repo, PROCESSOR, what, token)
+        return HuggingFaceSpec(repo.partition("@")[0], config.parent, weights, processor)
     cfg, architecture, args = _read_config(config.parent, what)
     name = repo.partition("@")[0]
     pretrained = partial(_from_hub, repo, cfg.hf_hub_filename, f"the weights of {what}", token)
     return ModelSpec(name, architecture, _without_location(cfg), args, pretrained)
 
 
-def _folder_spec(folder: Path) -> ModelSpec:
+def _folder_spec(folder: Path) -> ModelSpec | HuggingFaceSpec:
     if not _exists(folder / "config.json"):
         raise ModelError(
             f"there is no config.json in {str(folder)!r}; "
             "name a folder that timm exported a model into"
         )
+    if is_hugging_face(folder):
+        weights = partial(_folder_file, folder)
+        return HuggingFaceSpec(folder.resolve().name, folder, weights, lambda: None)
     cfg, architecture, args = _read_config(folder, str(folder))
     return ModelSpec(
         folder.resolve().name,
@@ -166,10 +175,22 @@ def _without_location(cfg: PretrainedCfg) -> dict[str, Any]:
 def _from_hub(
     repo: str, file_name: str | None, what: str, token: str | bool | None
 ) -> tuple[State, str]:
+    file, origin = _hub_file(repo, file_name, what, token)
+    return checkpoint.read_weights(file), origin
+
+
+def _hub_file(
+    repo: str, file_name: str | None, what: str, token: str | bool | None
+) -> tuple[Path, str]:
+    """A file of a repository, by default its weights, and a text that says where it comes from."""
     names = (str(file_name),) if file_name else hub.WEIGHTS
     file = hub.fetch(repo, names, what, token)
-    commit = hub.revision_of(file)
-    return checkpoint.read_weights(file), f"hf-hub:{repo.partition('@')[0]}@{commit}".rstrip("@")
+    return file, f"hf-hub:{repo.partition('@')[0]}@{hub.revision_of(file)}".rstrip("@")
+
+
+def _hub_file_if_any(repo: str, name: str, what: str, token: str | bool | None) -> None:
+    with suppress(ModelError):
+        _hub_file(repo, name, what, token)
 
 
 def _from_url(url: str, what: str) -> tuple[State, str]:
@@ -177,6 +198,11 @@ def _from_url(url: str, what: str) -> tuple[State, str]:
 
 
 def _from_folder(folder: Path) -> tuple[State, str]:
+    file, origin = _folder_file(folder)
+    return checkpoint.read_weights(file), origin
+
+
+def _folder_file(folder: Path) -> tuple[Path, str]:
     files = [folder / name for name in hub.WEIGHTS]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
@@ -184,7 +210,7 @@ def _from_folder(folder: Path) -> tuple[State, str]:
             f"{str(folder)!r} has no {' or '.join(hub.WEIGHTS)}; "
             "use weights=FILE or weights='random'"
         )
-    return checkpoint.read_weights(found), str(found)
+    return found, str(found)
 
 
 def _no_weights(name: str) -> tuple[State, str]:
