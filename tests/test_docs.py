@@ -8,19 +8,24 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
 import yaml
+from torchvision import transforms
 
 import core.methods
 import core.metrics
-from core import METHODS, METRICS, Explainer
+from core import METHODS, METRICS, Explainer, load_model
 from core.cli import main
 from core.explainer import _explainer
+from core.inputs.preprocessing import Preprocessing
 from docs import generate
 from tests.conftest import SAMPLES
 
@@ -197,6 +202,35 @@ def test_the_worked_metric_scores_a_map(put: Put, lite0: Explainer) -> None:
 
 
 # -- all pages ------------------------------------------------------------------------------------
+
+
+# -- pictures and preprocessing -------------------------------------------------------------------
+
+
+def test_the_python_about_inputs_runs() -> None:
+    code = "\n".join(blocks("docs/inputs.md", "python"))
+    names: dict[str, Any] = {"Explainer": Explainer, "np": np, "timm": timm, "T": transforms}
+    exec(code, {**names, "load_model": load_model}, names)
+    assert names["answer"].values.isfinite().all()
+    assert names["twin"].preprocessing == names["handle"].preprocessing
+    assert names["handle"].preprocessing.resize == (256,)
+
+
+@pytest.mark.parametrize("command", commands("docs/inputs.md"))
+def test_the_commands_about_inputs_run(
+    command: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(command)[3:]) == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_the_settings_of_the_preprocessing_are_those_listed() -> None:
+    page = (ROOT / "docs" / "inputs.md").read_text(encoding="utf-8")
+    listed = {
+        n for row in re.findall(r"^\| (`.*?) \|", page, re.M) for n in re.findall(r"`(\w+)`", row)
+    }
+    known = {field.name for field in fields(Preprocessing)}
+    assert known - listed == {"backend", "crop_rounding"}, "these are set by transforms only"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

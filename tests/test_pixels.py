@@ -484,3 +484,13 @@ def test_damaged_and_odd_tiffs_of_bands_are_refused() -> None:
     out = io.BytesIO()
     Image.fromarray(np.zeros((64, 64, 4), np.uint8)).save(out, "TIFF", compression="tiff_lzw")
     assert "save it uncompressed" in refused(out.getvalue(), channels=4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_bands_stand_upright_as_colours_do(orientation: int) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (6, 9, 4), np.uint8)
+    tag = {"extratags": [(274, 3, 1, orientation, True)]}
+    bands = open_picture(tiff(stored, photometric="rgb", **tag), channels=4).bands
+    colours = open_picture(tiff(stored[..., :3], photometric="rgb", **tag)).image
+    assert bands is not None
+    assert np.array_equal((bands[..., :3] * 255).round(), np.asarray(colours))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 import re
@@ -12,11 +11,10 @@ import threading
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from hashlib import blake2b
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from core.errors import PictureError
+from core.inputs.picture import Picture as Picture
 from core.inputs.pixels import Range, black_and_white, channels_last, scaled
 from core.inputs.tiff import is_signed_16, is_tiff, read_bands, white_of
 
@@ -63,79 +62,6 @@ _DECODER_FAULTS = (
 # Warning filters are global, so two threads must not change them at the same time. Decoding one
 # picture at a time also limits the total memory that hostile files can use.
 _DECODER_LOCK = threading.Lock()
-
-
-class Picture:
-    """A picture that is safe to use: decoded, upright, 8-bit RGB, without metadata.
-
-    Args:
-        image: the pixels, mode RGB; must not be changed.
-        name: the cleaned base name of the file, for messages.
-        notes: remarks on how the picture was converted, such as
-            "animated: first of 12 frames shown".
-        bands: (H, W, C) float32 from 0 to 1, what a model of other than 1 or 3 channels takes; None
-            if the picture was opened for 1 or 3.
-        reopen: reads the same picture again; None if it cannot be.
-    """
-
-    def __init__(
-        self,
-        image: Image.Image,
-        name: str,
-        notes: tuple[str, ...] = (),
-        bands: NDArray[np.float32] | None = None,
-        reopen: Callable[[], Picture] | None = None,
-    ) -> None:
-        self.name = name
-        self.notes = notes
-        self.size = image.height, image.width
-        """Height and width in pixels."""
-        self._pixels: tuple[Image.Image, NDArray[np.float32] | None] | None = (image, bands)
-        self._reopen = reopen
-
-    @property
-    def image(self) -> Image.Image:
-        """The pixels, mode RGB; must not be changed.
-
-        Raises:
-            PictureError: the pixels were released, and the file is gone or has changed.
-        """
-        return self._decoded()[0]
-
-    @property
-    def bands(self) -> NDArray[np.float32] | None:
-        """The channels (H, W, C) from 0 to 1, if the picture was opened for other than 1 or 3."""
-        return self._decoded()[1]
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash of the size and the pixels; it does not depend on the file's name or format."""
-        image, bands = self._decoded()
-        content = image.tobytes() + (b"" if bands is None else bands.tobytes())
-        shape = f"{image.width}x{image.height}:".encode()
-        return blake2b(shape + content, digest_size=20).hexdigest()
-
-    def released(self) -> Picture:
-        """The same picture without its pixels, which are read again whenever they are needed.
-
-        So that many pictures need not be held decoded. A picture that cannot be read again is
-        returned as it is.
-        """
-        if self._reopen is None:
-            return self
-        twin = copy.copy(self)
-        twin.__dict__["digest"] = self.digest
-        twin._pixels = None
-        return twin
-
-    def _decoded(self) -> tuple[Image.Image, NDArray[np.float32] | None]:
-        if self._pixels is not None:
-            return self._pixels
-        assert self._reopen is not None
-        again = self._reopen()
-        if again.digest != self.digest:
-            raise PictureError(f"{self.name!r} has changed since it was read; prepare it again")
-        return again._decoded()
 
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
@@ -551,7 +477,7 @@ def _check_deep_colours(image: Image.Image, want: _Wanted) -> None:
     if want.value_range is not None and want.value_range != (0, 65535):
         raise PictureError(
             f"{want.label!r} has colours of 16 bits, of which only the upper 8 can be read here; "
-            "save it as TIFF to say its value_range"
+            "to say its value_range, give it as a TIFF file"
         )
     if want.value_range is None and white_of(image) is None and 0 < brightest < 64:
         raise PictureError(

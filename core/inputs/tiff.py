@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -13,8 +14,9 @@ from core.errors import PictureError
 from core.inputs.pixels import declared_white
 
 _BITS, _FORMAT, _LARGEST, _SIGNED_LARGEST = 258, 339, 281, 341
-MAX_BYTES = 2**29
-"""Largest decoded size in bytes."""
+_ORIENTATION = 274
+MAX_VALUES = 2**27
+"""Largest number of values of all bands, which take 4 bytes each."""
 
 
 def is_tiff(head: bytes) -> bool:
@@ -67,12 +69,13 @@ def read_bands(
             if "Y" not in axes or "X" not in axes:
                 raise PictureError(f"{label!r} is a TIFF without a picture; choose another")
             check((shape[axes.index("X")], shape[axes.index("Y")]))
-            if int(np.prod(shape, dtype=np.int64)) * series.dtype.itemsize > MAX_BYTES:
+            if math.prod(shape) > MAX_VALUES:
                 raise PictureError(f"{label!r} is too large to decode; make it smaller first")
             values = np.moveaxis(series.asarray(), [axes.index("Y"), axes.index("X")], [0, 1])
             tags = file.pages.first.tags
             largest = _number(tags.valueof(_SIGNED_LARGEST, tags.valueof(_LARGEST)))
             white = declared_white(int(_number(tags.valueof(_BITS)) or 1), largest)
+            values = _upright(values, tags.valueof(_ORIENTATION))
     except TiffFileError as error:
         raise PictureError(f"{label!r} is damaged or incomplete; save it again") from error
     except ValueError as error:
@@ -87,3 +90,12 @@ def read_bands(
             "its bands as samples or as pages"
         )
     return values, white
+
+
+def _upright(values: NDArray[Any], orientation: object) -> NDArray[Any]:
+    """An array (H, W, ...) turned and mirrored as the tag of that name says."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return values[::-1] if orientation in (3, 4, 7, 8) else values
