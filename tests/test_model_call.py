@@ -200,7 +200,7 @@ AROUND: dict[str, Callable[[nn.Module], Any]] = {
     "nothing": evaluation_mode,
     "record_attention": record_attention,
     "rules": lambda _: backward_rules.BackwardRules({}, {}),
-    "observe_outputs": lambda model: capture.observe_outputs(model, lambda *_: None),
+    "observe_calls": lambda model: capture.observe_calls(model, lambda *_: None, lambda *_: None),
 }
 
 

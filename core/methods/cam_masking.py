@@ -278,7 +278,8 @@ class Tail:
         return torch.cat(found)
 
     def _record(self, rows: Tensor, _owner: Tensor) -> tuple[Tensor, PassUntilLayer]:
-        with torch.no_grad(), record_until(self.run.subject.model, self.layer) as recorded:
+        subject, call = self.run.subject, self.run.subject.layers[self.layer].call
+        with torch.no_grad(), record_until(subject.model, self.layer, call) as recorded:
             logits = self.run.logits(rows)
         return logits, recorded
 

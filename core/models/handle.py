@@ -219,6 +219,11 @@ class ModelHandle:
             if within:
                 return within[0]
         attends = Need.ATTENTION in needs
+        if not attends and self.layers[name].reason:
+            raise NotApplicableError(
+                f"layer {name!r} of {self.name} {self.layers[name].reason}; choose one such as "
+                f"{choices[0]!r}"
+            )
         kind = "attend over the whole picture" if attends else "lie on a spatial grid"
         way_out = choices[-1] if attends else choices[0]
         raise NotApplicableError(
@@ -242,8 +247,14 @@ class ModelHandle:
         if not self.probe.differentiable:
             return f"{self.name} has no gradient from its output to its input"
         if need is Need.LAYER and self.default_layer is None:
-            return f"{self.name} has no layer on a spatial grid of at least 3x3 cells"
+            return self._layer_reason()
         return ""
+
+    def _layer_reason(self) -> str:
+        reasons = [layer.reason for layer in self.layers.values() if layer.reason]
+        if reasons and not self.choices([Need.LAYER]):
+            return f"every layer of {self.name} that lies on a grid {reasons[0]}; use saliency"
+        return f"{self.name} has no layer on a spatial grid of at least 3x3 cells"
 
     def _attention_reason(self) -> str:
         found = list(self.attention_layers.values())

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from core.models.attention_layout import UNKNOWN_ORDER, AttentionMapLayout, find_attention_layouts
-from core.models.layout_check import out_of_order
+from core.models.layout_check import misplaced_calls
+from core.models.module_calls import CallChoice, CallId, CallLog, choose_calls
 from core.runtime.attention_capture import record_attention
 from core.runtime.capture import (
+    CallPath,
     modules_called_with,
-    observe_outputs,
+    observe_calls,
     record_and_detach,
     record_layers,
 )
@@ -70,43 +72,73 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     noise = torch.randn((1, *input_size), generator=torch.Generator().manual_seed(0))
     x = noise.to(like.device, like.dtype).requires_grad_()
-    seen: dict[str, Tensor] = {}
-    order: dict[str, Any] = {}
+    reader = LayoutReader(model, input_size[1:])
+    log = CallLog(reader.layout)
+    within: dict[str, CallPath] = {}
 
-    def see(layer: str, output: Any) -> None:
-        order.pop(layer, None)
-        order[layer] = output if isinstance(output, Tensor) else None
-        if isinstance(output, Tensor):
-            seen[layer] = output
+    def see_map(layer: str, weights: Tensor) -> Tensor:
+        within[layer] = tuple(running)
+        return weights
 
     with (
         evaluation_mode(model),
-        observe_outputs(model, see),
+        observe_calls(model, log.before, log.after) as running,
         modules_called_with(model, x) as first_modules,
-        record_attention(model) as maps,
+        record_attention(model, see_map) as maps,
     ):
         logits = read_logits(call_model(model, x, name=name), name, features=has_no_classes(model))
-    modules = dict(model.named_modules())
-    stages = stage_names(model)
-    reader = LayoutReader(model, input_size[1:])
-    layers = {
-        n: Layer(n, type(modules[n]).__name__, reader.layout(n, seen.get(n)), n in stages)
-        for n in order
-    }
-    layouts = {n: layer.layout for n, layer in layers.items() if layer.layout is not None}
-    if any(layout.format == "NLC" for layout in layouts.values()):
-        for n in out_of_order(model, x.detach(), layouts, name):
-            layers[n] = replace(layers[n], layout=None)
-    sizes = [t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n])]
+    misplaced = _misplaced(model, x.detach(), log, name)
+    choice = choose_calls(log, misplaced)
+    layers = _layers(model, log, choice, misplaced)
+    maps = {n: weights for n, weights in maps.items() if choice.kept.issuperset(within[n])}
+    leaves = {n for n, module in model.named_modules() if _is_leaf(module)}
     return Probe(
         layers=layers,
         attention=_attention(model, x.detach(), maps, layers.values(), reader, name),
         default_layer=_default_layer(model, layers, x.detach(), name),
         outputs=logits.shape[1],
         differentiable=logits.requires_grad,
-        row_bytes=sum(sizes),
-        stem=_stem(model, x, first_modules, name),
+        row_bytes=sum(call.nbytes for (n, _), call in log.done.items() if n in leaves),
+        stem=_stem(model, x, [n for n in first_modules if (n, 1) not in log.begun], name),
     )
+
+
+MISPLACED = "sees the picture mirrored, turned, cropped or in another order"
+"""Why a layer whose output lies on a grid is not offered."""
+
+
+def _misplaced(model: nn.Module, x: Tensor, log: CallLog, model_name: str) -> set[CallId]:
+    """The calls that do not see the picture as it is; see `misplaced_calls`."""
+    if not any(call.layout is not None or call.cells for call in log.begun.values()):
+        return set()
+    return misplaced_calls(model, x, log.layout_of, model_name)
+
+
+def _layers(
+    model: nn.Module, log: CallLog, choice: CallChoice, misplaced: Collection[CallId]
+) -> dict[str, Layer]:
+    """Every module that ran, in the order in which the calls ended that its output is taken of."""
+    modules, stages = dict(model.named_modules()), stage_names(model)
+    layouts: dict[str, list[Layout | None]] = {}
+    for name, index in log.begun:
+        call = log.done.get((name, index))
+        fits = call is not None and (name, index) not in misplaced
+        layouts.setdefault(name, []).append(call.layout if call is not None and fits else None)
+    layers = {}
+    for (name, index), call in log.done.items():
+        if choice.chosen[name] != index:
+            continue
+        layout = layouts[name][index]
+        layers[name] = Layer(
+            name,
+            type(modules[name]).__name__,
+            layout,
+            name in stages,
+            call=index,
+            layouts=tuple(layouts[name]),
+            reason=MISPLACED if layout is None and call.layout is not None else "",
+        )
+    return layers
 
 
 def _stem(model: nn.Module, x: Tensor, first_modules: Sequence[str], model_name: str) -> str | None:
@@ -152,9 +184,9 @@ class LayoutReader:
         self.prefixes += [0, 1] if self.class_token or not self.prefixes else [0]
         self.strides = _strides(model)
 
-    def layout(self, name: str, output: Tensor | None) -> Layout | None:
+    def layout(self, output: Tensor) -> Layout | None:
         """The layout of an output of batch size 1; None if it does not lie on a grid."""
-        if output is None or output.shape[0] != 1 or not output.is_floating_point():
+        if output.ndim < 3 or output.shape[0] != 1 or not output.is_floating_point():
             return None
         if output.ndim == 4:
             return self._image(output)
@@ -231,9 +263,7 @@ def _attention(
     others = [name for name, layer in found.items() if layer is None]
     layouts: dict[str, AttentionMapLayout | str] = {}
     if others:
-        layouts = find_attention_layouts(
-            model, x, others, lambda t: reader.layout("", t), model_name
-        )
+        layouts = find_attention_layouts(model, x, others, reader.layout, model_name)
     if UNKNOWN_ORDER in layouts.values():
         return {n: _grouped_layer(n, weights, UNKNOWN_ORDER) for n, weights in maps.items()}
     return {
@@ -305,7 +335,8 @@ def _default_layer(
     """
     modules = dict(model.named_modules())
     for batch in _candidates(modules, layers, _declared_stages(model)):
-        with evaluation_mode(model), record_layers(model, batch) as outputs:
+        calls = {n: layers[n].call for n in batch}
+        with evaluation_mode(model), record_layers(model, batch, calls) as outputs:
             response = _response(model, x, model_name)
             if not response.requires_grad:
                 continue

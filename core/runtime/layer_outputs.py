@@ -58,7 +58,7 @@ def activation(run: Run) -> Tensor:
     name, subject = _spatial_layer(run), run.subject
 
     def step(rows: Tensor, _owner: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad(), record_layers(subject.model, [name]) as outputs:
+        with torch.no_grad(), record_layers(subject.model, [name], _calls(subject)) as outputs:
             logits = run.logits(rows)
         if name not in outputs:
             raise _takes_no_part(name, subject)
@@ -78,7 +78,7 @@ def _differentiate(run: Run, names: Sequence[str]) -> dict[str, LayerGradients]:
     subject = run.subject
 
     def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-        with record_layers(subject.model, names) as outputs:
+        with record_layers(subject.model, names, _calls(subject)) as outputs:
             logits = run.logits(rows)
         absent = [name for name in names if name not in outputs or not logits.requires_grad]
         if absent:
@@ -107,6 +107,11 @@ def _spatial_layer(run: Run) -> str:
     if run.layer is None:
         raise NotApplicableError(f"{run.subject.name} has no layer that lies on a spatial grid")
     return run.layer
+
+
+def _calls(subject: Subject) -> dict[str, int]:
+    """By name, the call that a layer's output is taken of."""
+    return {name: layer.call for name, layer in subject.layers.items()}
 
 
 def _takes_no_part(name: str, subject: Subject) -> NotApplicableError:
