@@ -98,6 +98,7 @@ class Explainer:
             TimmscopeError: a tensor has another shape than the model's input.
         """
         handle = self.model
+        handle.refresh()
         with no_grad_no_autocast(handle.device):
             return prepare(pictures, handle.preprocessing, handle.device, handle.dtype, handle.name)
 
@@ -486,6 +487,7 @@ class Explainer:
 
     def _layer_for(self, method: Method, layer: str | None) -> str | None:
         """The layer the method uses; raises the reason why the model cannot be explained so."""
+        self.model.refresh()
         reason = self.model.why_not(method.requires()) or method.refusal(self.model)
         if reason:
             raise NotApplicableError(reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import threading
@@ -15,12 +14,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.errors import ModelError, ModelFailure, NotApplicableError, unknown
 from core.inputs.preprocessing import Preprocessing
 from core.inputs.samples import sample_inputs
 from core.models.layers import Probe, probe
+from core.models.structure import (
+    checksum,
+    ignore_as_in,
+    ignore_changes,
+    octets_of,
+    settings,
+    structure,
+)
 from core.runtime.batching import Budget, is_out_of_memory
 from core.runtime.model_call import copy_model
 from core.runtime.streaming import memory_exhausted
@@ -69,6 +75,7 @@ class ModelHandle:
         self._hashed: tuple[object, str] | None = None
         self._kept: dict[str, Tensor] | None = None
         self._enlarged: dict[int, ModelHandle | None] = {}
+        self._probed: str | None = None  # the structure of the model when it was probed
 
     def __repr__(self) -> str:
         return f"ModelHandle({self.name!r}, {self.outputs} outputs, {self.device})"
@@ -87,7 +94,12 @@ class ModelHandle:
         size = self.preprocessing.input_size
         try:
             with self.lock:
-                return probe(self.model, size, self.name)
+                before = {} if self.owned else settings(self.model)
+                found = probe(self.model, size, self.name)
+                if not self.owned:
+                    ignore_changes(self.model, before, settings(self.model))
+                    self._probed = structure(self.model)
+                return found
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -126,8 +138,30 @@ class ModelHandle:
             return Budget(max(1, min(16, room)), max(1, min(8, room)))
         return Budget(max(8, min(256, room)))
 
+    def refresh(self) -> None:
+        """Forgets what was found out about a lent model if it has been changed since.
+
+        See `core.models.structure` for what counts as a change.
+        """
+        if self.owned or self._probed is None:
+            return
+        with self.lock:
+            changed = structure(self.model) != self._probed
+        if changed:
+            self._probed = None
+            self._enlarged.clear()
+            for name in ("probe", "supports", "budget"):
+                vars(self).pop(name, None)
+
     def fingerprint(self) -> str:
-        """A digest of name, architecture, preprocessing and weights; it changes with any weight."""
+        """A digest of name, architecture, preprocessing, weights, settings and hooks.
+
+        It changes with any weight or buffer, with a hook, a submodule, a forward method or an
+        attribute of a module that is added, removed or replaced, and with what attributes, hooks
+        and closures hold. What cannot be told is in `core.models.structure`.
+        """
+        if not self.owned:
+            self.refresh()
         if self._kept is None or not self.owned:
             self._kept = self._tensors()
         tensors = self._kept
@@ -136,7 +170,8 @@ class ModelHandle:
             quick = [(t.data_ptr(), t._version) for t in tensors.values()]
         else:
             sums = [(n, t.shape, t.dtype, int(checksum(t))) for n, t in tensors.items()]
-            quick = structure(self.model), sums
+            with self.lock:
+                quick = structure(self.model), sums
         if self._hashed is None or self._hashed[0] != quick:
             self._hashed = quick, self._digest(tensors)
         return self._hashed[1]
@@ -151,7 +186,7 @@ class ModelHandle:
         digest.update(f"{self.name} {structure(self.model)} {self.preprocessing}".encode())
         for name, tensor in tensors.items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(_octets(tensor.cpu()).numpy().tobytes())
+            digest.update(octets_of(tensor.cpu()).numpy().tobytes())
         return digest.hexdigest()
 
     # -- layers ---------------------------------------------------------------------------------
@@ -297,7 +332,9 @@ class ModelHandle:
         Raises:
             ModelFailure: the model cannot be copied.
         """
-        twin = self._with(copy_model(self.model, name=self.name), self.preprocessing, owned=True)
+        copied = copy_model(self.model, name=self.name)
+        ignore_as_in(copied, self.model)
+        twin = self._with(copied, self.preprocessing, owned=True)
         twin.__dict__["probe"] = self.probe  # a copy has the same layers
         return twin
 
@@ -326,17 +363,6 @@ class ModelHandle:
 # -- models that other code may use or change ---------------------------------------------------
 
 
-def structure(model: nn.Module) -> str:
-    """A text of a model's modules and their plain settings, without weights."""
-    settings = [
-        (name, key, value)
-        for name, module in model.named_modules()
-        for key, value in vars(module).items()
-        if key != "training" and isinstance(value, (str, int, float, tuple, type(None)))
-    ]
-    return f"{model!r} {settings}"
-
-
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
@@ -346,36 +372,3 @@ def _lock_of(model: nn.Module) -> AbstractContextManager[object]:
     with _LOCKS_LOCK:
         lock: AbstractContextManager[object] = _LOCKS.setdefault(model, threading.RLock())
         return lock
-
-
-def checksum(tensor: Tensor) -> Tensor:
-    """A checksum (scalar int64 on the tensor's device) that changes if any value changes.
-
-    The bytes are read as 64-bit words, each is multiplied by a random factor of its position, and
-    the products are added modulo 2^64. This is many times faster than a digest.
-
-    >>> weights = torch.tensor([1.0, 2.0, 3.0])
-    >>> bool(checksum(weights) == checksum(weights.clone()))
-    True
-    >>> bool(checksum(weights) == checksum(weights.flip(0)))
-    False
-    """
-    octets = _octets(tensor)
-    if len(octets) % 8 or octets.storage_offset() % 8:
-        octets = F.pad(octets, (0, -len(octets) % 8))
-    words = octets.view(torch.int64)
-    factors = _factors(1 << len(words).bit_length(), tensor.device)[: len(words)]
-    return words.dot(factors) if tensor.device.type == "cpu" else (words * factors).sum()
-
-
-def _octets(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor as uint8."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-
-
-@functools.lru_cache(maxsize=64)
-def _factors(count: int, device: torch.device) -> Tensor:
-    """Random odd factors (count,); multiplying by an odd number loses no bit of a word."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(-(2**62), 2**62, (count,), generator=generator)
-    return (2 * drawn + 1).to(device)
