@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.models.attention_layout import UNKNOWN_ORDER, AttentionMapLayout, find_attention_layouts
+from core.models.default_layer import (
+    SMALLEST_GRID,
+    declared_stages,
+    feature_info,
+    find_attribute,
+    find_default_layer,
+    top_level,
+)
 from core.models.layout_check import misplaced_calls
 from core.models.module_calls import CallChoice, CallId, CallLog, choose_calls
 from core.runtime.attention_capture import record_attention
@@ -20,17 +27,14 @@ from core.runtime.capture import (
     modules_called_with,
     observe_calls,
     record_and_detach,
-    record_layers,
 )
 from core.runtime.evaluation_mode import evaluation_mode
-from core.runtime.model_call import call_model, differentiate
+from core.runtime.model_call import call_model
 from core.tasks.outputs import has_no_classes, read_logits
 from core.types import AttentionLayer, Format, Layer, Layout
 
 _CLASS_TOKEN = re.compile(r"(.*\.)?(cls|class)_token(_?\d+)?$")
 """Names of the parameter that holds a class token."""
-SMALLEST_GRID = 3
-"""Smallest height and width of a grid, in cells, that is useful for localisation."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
     return Probe(
         layers=layers,
         attention=_attention(model, x.detach(), maps, layers.values(), reader, name),
-        default_layer=_default_layer(model, layers, x.detach(), name),
+        default_layer=find_default_layer(model, layers, x.detach(), name),
         outputs=logits.shape[1],
         differentiable=logits.requires_grad,
         row_bytes=sum(call.nbytes for (n, _), call in log.done.items() if n in leaves),
@@ -118,7 +122,7 @@ def _layers(
     model: nn.Module, log: CallLog, choice: CallChoice, misplaced: Collection[CallId]
 ) -> dict[str, Layer]:
     """Every module that ran, in the order in which the calls ended that its output is taken of."""
-    modules, stages = dict(model.named_modules()), stage_names(model)
+    modules = dict(model.named_modules())
     layouts: dict[str, list[Layout | None]] = {}
     for name, index in log.begun:
         call = log.done.get((name, index))
@@ -133,12 +137,12 @@ def _layers(
             name,
             type(modules[name]).__name__,
             layout,
-            name in stages,
             call=index,
             layouts=tuple(layouts[name]),
             reason=MISPLACED if layout is None and call.layout is not None else "",
         )
-    return layers
+    stages = declared_stages(model) or top_level(model, layers)
+    return {n: replace(layer, stage=n in stages) for n, layer in layers.items()}
 
 
 def _stem(model: nn.Module, x: Tensor, first_modules: Sequence[str], model_name: str) -> str | None:
@@ -152,19 +156,6 @@ def _stem(model: nn.Module, x: Tensor, first_modules: Sequence[str], model_name:
     return None if output.requires_grad else stems[0]
 
 
-def stage_names(model: nn.Module) -> list[str]:
-    """Names of the last modules of all stages, from timm's `feature_info`; else its children."""
-    return _declared_stages(model) or [n for n, _ in model.named_children()]
-
-
-def _declared_stages(model: nn.Module) -> list[str]:
-    """The stages in timm's `feature_info`; empty if there is none."""
-    known = dict(model.named_modules())
-    prefix, info = _feature_info(model)
-    names = [f"{prefix}{entry.get('module')}" for entry in info]
-    return [n for n in names if n in known]
-
-
 class LayoutReader:
     """Infers layouts from the shapes of outputs and the attributes of the model.
 
@@ -175,10 +166,8 @@ class LayoutReader:
 
     def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
         self.size = size
-        self.prefer: Format = (
-            "NHWC" if _find_attribute(model, "output_fmt")[1] == "NHWC" else "NCHW"
-        )
-        prefix = _find_attribute(model, "num_prefix_tokens")[1]
+        self.prefer: Format = "NHWC" if find_attribute(model, "output_fmt")[1] == "NHWC" else "NCHW"
+        prefix = find_attribute(model, "num_prefix_tokens")[1]
         self.prefixes = [prefix] if isinstance(prefix, int) and prefix else []
         self.class_token = any(_CLASS_TOKEN.match(n) for n, _ in model.named_parameters())
         self.prefixes += [0, 1] if self.class_token or not self.prefixes else [0]
@@ -301,102 +290,8 @@ def _grouped_layer(name: str, weights: Tensor, found: AttentionMapLayout | str) 
 
 def _strides(model: nn.Module) -> set[float]:
     """The strides of the model's stages in pixels, from timm's `feature_info`."""
-    return {float(e["reduction"]) for e in _feature_info(model)[1] if e.get("reduction")}
-
-
-def _feature_info(model: nn.Module) -> tuple[str, list[dict[str, Any]]]:
-    """Timm's description of the stages, and the prefix of the module names in it."""
-    prefix, info = _find_attribute(model, "feature_info")
-    entries = getattr(info, "info", info)
-    return prefix, list(entries) if isinstance(entries, (list, tuple)) else []
-
-
-def _find_attribute(model: nn.Module, attribute: str) -> tuple[str, Any]:
-    """An attribute of the model or of a model inside it, with its prefix: ``("inner.", value)``."""
-    for name, module in model.named_modules():
-        value = getattr(module, attribute, None)
-        if value is not None:
-            return f"{name}." if name else "", value
-    return "", None
+    return {float(e["reduction"]) for e in feature_info(model)[1] if e.get("reduction")}
 
 
 def _is_leaf(module: nn.Module) -> bool:
     return next(module.children(), None) is None
-
-
-def _default_layer(
-    model: nn.Module, layers: Mapping[str, Layer], x: Tensor, model_name: str
-) -> str | None:
-    """The deepest layer on a grid for which more than half of the cells have a gradient.
-
-    Candidates are stages, top-level modules and normalisations. In a transformer that classifies by
-    a class token, the patch tokens of the last block's output have no gradient. The search then
-    ends at the normalisation before the last attention, which is the usual choice.
-    """
-    modules = dict(model.named_modules())
-    for batch in _candidates(modules, layers, _declared_stages(model)):
-        calls = {n: layers[n].call for n in batch}
-        with evaluation_mode(model), record_layers(model, batch, calls) as outputs:
-            response = _response(model, x, model_name)
-            if not response.requires_grad:
-                continue
-            reached = [n for n in batch if n in outputs]  # a second classifier may be left out here
-            if not reached:
-                continue
-            grads = differentiate(
-                response,
-                [outputs[n] for n in reached],
-                name=model_name,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        for candidate, grad in zip(reached, grads, strict=True):
-            layout = layers[candidate].layout
-            assert layout is not None
-            live = layout.to_nchw(grad).abs().sum(1) > 0
-            if live.float().mean() > 0.5:
-                return candidate
-    return None
-
-
-def _response(model: Any, x: Tensor, model_name: str) -> Tensor:
-    """A scalar that depends on all features before the classifier, or else on all outputs.
-
-    The classifier is skipped where timm allows it, because classifiers are often initialised with
-    zero weights, which give no gradient.
-    """
-    parted = hasattr(model, "forward_features") and hasattr(model, "forward_head")
-    if parted and not has_no_classes(model):
-        features = call_model(model.forward_features, x, name=model_name)
-        out = call_model(model.forward_head, features, name=model_name, pre_logits=True)
-    else:
-        out = call_model(model, x, name=model_name)
-    parts = out if isinstance(out, (tuple, list)) else [out]
-    generator = torch.Generator().manual_seed(1)
-    mixed = [(p * torch.randn(p.shape, generator=generator).to(p)).sum() for p in parts]
-    return torch.stack(mixed).sum()
-
-
-def _candidates(
-    modules: Mapping[str, nn.Module],
-    layers: Mapping[str, Layer],
-    declared: Collection[str],
-    size: int = 8,
-) -> Iterator[list[str]]:
-    """Candidates for the default layer, deepest first, a few at a time.
-
-    Modules without parameters (dropout, pooling) are excluded unless timm names them in `declared`,
-    because the last stage may end in an activation or an identity.
-    """
-    stages = [layer.name for layer in layers.values() if layer.stage]
-    names = [
-        n
-        for n, layer in reversed(list(layers.items()))
-        if layer.layout is not None
-        and min(layer.layout.grid) >= SMALLEST_GRID
-        and (n in declared or next(modules[n].parameters(), None) is not None)
-        and not any(stage.startswith(f"{n}.") for stage in stages)
-        and (layer.stage or "." not in n or "norm" in layer.kind.lower())
-    ]
-    for i in range(0, len(names), size):
-        yield names[i : i + size]

@@ -72,6 +72,38 @@ def record_layers(
 
 
 @contextmanager
+def change_layer(
+    model: nn.Module, name: str, call: int, change: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """In the block, one call of a module gives ``change(output)`` instead of its output."""
+    finished = 0
+
+    def after(_module: nn.Module, _args: Any, output: Any) -> Any:
+        nonlocal finished
+        finished += 1
+        return change(output) if finished - 1 == call else output
+
+    with ExitStack() as stack:
+        stack.callback(model.get_submodule(name).register_forward_hook(after).remove)
+        yield
+
+
+@contextmanager
+def record_inputs(model: nn.Module, names: Collection[str]) -> Iterator[list[Tensor]]:
+    """Record the first argument of each call of the named modules, where it is a tensor."""
+    inputs: list[Tensor] = []
+
+    def before(_module: nn.Module, args: Any) -> None:
+        inputs.extend(value for value in args[:1] if isinstance(value, Tensor))
+
+    with ExitStack() as stack:
+        for name in names:
+            hook = model.get_submodule(name).register_forward_pre_hook(before)
+            stack.callback(hook.remove)
+        yield inputs
+
+
+@contextmanager
 def record_and_detach(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
     """Record the outputs of the named modules; what follows each gets a detached copy.
 
