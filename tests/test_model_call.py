@@ -301,7 +301,7 @@ BUGS: dict[str, tuple[Any, str, Any, str]] = {
     "in a rule": (backward_rules, "with_gradient_of", None, "lrp"),
     "in the backward pass of a rule": (backward_rules, "torch", None, "lrp"),
     "in a resumed pass": (resume, "deque", list, "ablationcam"),
-    "in a method": (cam, "check_gradient", None, "gradcam"),
+    "in a method": (cam, "note_limits", None, "gradcam"),
 }
 
 

@@ -144,8 +144,7 @@ def _candidates(
     names = [
         n
         for n, layer in reversed(list(layers.items()))
-        if layer.layout is not None
-        and min(layer.layout.grid) >= SMALLEST_GRID
+        if _is_on_grid(layer)
         and (n in declared or next(modules[n].parameters(), None) is not None)
         and not any(stage.startswith(f"{n}.") for stage in stages)
         and (layer.stage or n in top or "norm" in layer.kind.lower())
@@ -172,7 +171,7 @@ def top_level(model: nn.Module, layers: Mapping[str, Layer]) -> list[str]:
     parameters, is a model within this one (in a wrapper, or before another classifier), and its
     children stand in its place.
     """
-    parts = [n for n, layer in layers.items() if layer.layout is not None]
+    parts = [n for n, layer in layers.items() if _is_on_grid(layer)]
     parts = [n for n in parts if next(model.get_submodule(n).parameters(), None) is not None]
     found = [name for name, _ in model.named_children()]
     while True:
@@ -187,7 +186,11 @@ def top_level(model: nn.Module, layers: Mapping[str, Layer]) -> list[str]:
 def _is_backbone(name: str, layers: Mapping[str, Layer], parts: Sequence[str]) -> bool:
     """Whether a module gives no grid but holds more than half of the `parts` that do."""
     within = sum(part.startswith(f"{name}.") for part in parts)
-    return name in layers and layers[name].layout is None and 2 * within > len(parts)
+    return name in layers and not _is_on_grid(layers[name]) and 2 * within > len(parts)
+
+
+def _is_on_grid(layer: Layer) -> bool:
+    return layer.layout is not None and min(layer.layout.grid) >= SMALLEST_GRID
 
 
 def feature_info(model: nn.Module) -> tuple[str, list[dict[str, Any]]]:

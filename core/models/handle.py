@@ -211,17 +211,20 @@ class ModelHandle:
         return [
             layer
             for layer in self.layers.values()
-            if layer.layout is not None and (layer.stage or layer.name == self.default_layer)
+            if _is_offered(layer) and (layer.stage or layer.name == self.default_layer)
         ]
 
     def choices(self, needs: Iterable[Need]) -> list[str]:
-        """The layers that can be chosen for a method with these needs, the short list first."""
+        """The layers offered for a method with these needs, the short list first.
+
+        Any other layer whose output lies on a grid can be named too, even on a grid of one cell.
+        """
         if Need.ATTENTION in needs:
             return [a.name for a in self.attention_layers.values() if a.layout is not None]
         if Need.LAYER not in needs:
             return []
         short = [layer.name for layer in self.stages()]
-        rest = [n for n, layer in self.layers.items() if layer.layout is not None]
+        rest = [n for n, layer in self.layers.items() if _is_offered(layer)]
         return list(dict.fromkeys(short + rest))
 
     def resolve_layer(self, needs: Iterable[Need], name: str | None) -> str | None:
@@ -243,6 +246,9 @@ class ModelHandle:
         known = {*self.layers, *self.attention_layers}
         if name is not None and name not in known:
             raise unknown("layer", name, choices or known, f"in {self.name}")
+        layer = None if name is None else self.layers.get(name)
+        if Need.LAYER in needs and layer is not None and layer.layout is not None:
+            return name
         if not choices:
             return None
         if name is None:
@@ -272,14 +278,21 @@ class ModelHandle:
         """The needs this model meets."""
         return frozenset(need for need in Need if not self._reason(need))
 
-    def why_not(self, needs: Iterable[Need]) -> str:
-        """Why a method with these needs cannot run on this model; empty if it can."""
-        return next((reason for need in sorted(needs) if (reason := self._reason(need))), "")
+    def why_not(self, needs: Iterable[Need], layer: str | None = None) -> str:
+        """Why a method with these needs cannot run on this model; empty if it can.
+
+        Args:
+            needs: the method's needs.
+            layer: the layer named by the caller; with one, no default layer is needed.
+        """
+        named = frozenset() if layer is None else frozenset({Need.LAYER})
+        wanted = sorted(frozenset(needs) - named)
+        return next((reason for need in wanted if (reason := self._reason(need))), "")
 
     def _reason(self, need: Need) -> str:
         if need is Need.ATTENTION:
             return self._attention_reason()
-        if not self.probe.differentiable:
+        if need is Need.GRADIENT and not self.probe.differentiable:
             return f"{self.name} has no gradient from its output to its input"
         if need is Need.LAYER and self.default_layer is None:
             return self._layer_reason()
@@ -289,7 +302,9 @@ class ModelHandle:
         reasons = [layer.reason for layer in self.layers.values() if layer.reason]
         if reasons and not self.choices([Need.LAYER]):
             return f"every layer of {self.name} that lies on a grid {reasons[0]}; use saliency"
-        return f"{self.name} has no layer on a spatial grid of at least 3x3 cells"
+        named = [name for name, layer in self.layers.items() if layer.layout is not None]
+        way_out = f"; name a layer on a coarser grid, such as {named[-1]!r}" if named else ""
+        return f"{self.name} has no layer on a spatial grid of at least 3x3 cells{way_out}"
 
     def _attention_reason(self) -> str:
         found = list(self.attention_layers.values())
@@ -358,6 +373,11 @@ class ModelHandle:
     def to_pixels(self, x: Tensor) -> Tensor:
         """Converts model units (..., C, H, W) to pixel values in [0, 1]."""
         return self.preprocessing.to_pixels(x)
+
+
+def _is_offered(layer: Layer) -> bool:
+    """Whether a layer lies on a grid of more than one cell."""
+    return layer.layout is not None and min(layer.layout.grid) > 1
 
 
 # -- models that other code may use or change ---------------------------------------------------

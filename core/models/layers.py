@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,7 +77,7 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
     noise = torch.randn((1, *input_size), generator=torch.Generator().manual_seed(0))
     x = noise.to(like.device, like.dtype).requires_grad_()
     reader = LayoutReader(model, input_size[1:])
-    log = CallLog(reader.layout)
+    log = CallLog(reader.layout_or_cell)
     within: dict[str, CallPath] = {}
 
     def see_map(layer: str, weights: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def probe(model: nn.Module, input_size: tuple[int, int, int], name: str) -> Prob
         record_attention(model, see_map) as maps,
     ):
         logits = read_logits(call_model(model, x, name=name), name, features=has_no_classes(model))
-    misplaced = _misplaced(model, x.detach(), log, name)
+    misplaced = _misplaced(model, x.detach(), log, reader.layout, name)
     choice = choose_calls(log, misplaced)
     layers = _layers(model, log, choice, misplaced)
     maps = {n: weights for n, weights in maps.items() if choice.kept.issuperset(within[n])}
@@ -111,11 +111,17 @@ MISPLACED = "sees the picture mirrored, turned, cropped or in another order"
 """Why a layer whose output lies on a grid is not offered."""
 
 
-def _misplaced(model: nn.Module, x: Tensor, log: CallLog, model_name: str) -> set[CallId]:
+def _misplaced(
+    model: nn.Module,
+    x: Tensor,
+    log: CallLog,
+    layout_of: Callable[[Tensor], Layout | None],
+    model_name: str,
+) -> set[CallId]:
     """The calls that do not see the picture as it is; see `misplaced_calls`."""
     if not any(call.layout is not None or call.cells for call in log.begun.values()):
         return set()
-    return misplaced_calls(model, x, log.layout_of, model_name)
+    return misplaced_calls(model, x, layout_of, model_name)
 
 
 def _layers(
@@ -182,6 +188,12 @@ class LayoutReader:
         if output.ndim == 3:
             return self._tokens(output.shape[1], output.shape[2])
         return None
+
+    def layout_or_cell(self, output: Tensor) -> Layout | None:
+        """Like `layout`, but an image of one pixel (1, K, 1, 1) counts as a grid of one cell."""
+        if output.ndim == 4 and output.shape[0] == 1 and output.shape[2:] == (1, 1):
+            return Layout("NCHW", (1, 1), output.shape[1]) if output.is_floating_point() else None
+        return self.layout(output)
 
     def _image(self, output: Tensor) -> Layout | None:
         _, a, b, c = output.shape
