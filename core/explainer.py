@@ -112,6 +112,7 @@ class Explainer:
             TimmscopeError: a tensor has another shape than the model's input.
         """
         handle = self.model
+        handle.refresh()
         with no_grad_no_autocast(handle.device):
             return prepare(pictures, handle.preprocessing, handle.device, handle.dtype, handle.name)
 
@@ -534,7 +535,8 @@ class Explainer:
 
     def _layer_for(self, method: Method, layer: str | None) -> str | None:
         """The layer the method uses; raises the reason why the model cannot be explained so."""
-        reason = self.model.why_not(method.requires()) or method.refusal(self.model)
+        self.model.refresh()
+        reason = self.model.why_not(method.requires(), layer) or method.refusal(self.model)
         if reason:
             raise NotApplicableError(reason)
         return self.model.resolve_layer(method.layer_needs(), layer)
@@ -548,7 +550,7 @@ class Explainer:
     def _run_at(self, pictures: Pictures | Query, need: Need, options: Mapping[str, Any]) -> Run:
         """A run at the layer asked for, or at the default one."""
         query = self.query(pictures, **options)
-        if reason := self.model.why_not([need]):
+        if reason := self.model.why_not([need], query.layer):
             raise NotApplicableError(reason)
         layer = self.model.resolve_layer([need], query.layer)
         return self._run(Query(query.batch, on_progress=query.on_progress), layer)

@@ -161,12 +161,19 @@ class Layer:
         kind: the class name.
         layout: how the output lies on the picture; None if it does not.
         stage: whether the layer ends one of the model's stages; these are offered first.
+        call: which of its calls in one forward pass `layout` is about, counted from 0.
+        layouts: the layout of every call; None for a call that sees the picture mirrored, turned or
+            cropped, or that does not lie on it.
+        reason: why the output does not lie on the picture, where more is known than its shape.
     """
 
     name: str
     kind: str
     layout: Layout | None = None
     stage: bool = False
+    call: int = 0
+    layouts: tuple[Layout | None, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

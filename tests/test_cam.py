@@ -18,7 +18,7 @@ from core import Explainer, ModelHandle
 from core.errors import NotApplicableError
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
-from core.methods.cam import check_gradient
+from core.methods.cam import note_limits
 from core.methods.cam_eigen import first_component
 from core.methods.cam_masking import Tail, _most_relevant
 from core.methods.fullgrad import implicit_bias, smallest_parts
@@ -533,9 +533,13 @@ def test_the_bias_of_an_activation_without_a_second_gradient() -> None:
     torch.testing.assert_close(bias, expected)
 
 
-def test_a_layer_is_refused_that_is_dead_for_one_image_of_several() -> None:
-    grad = torch.zeros(2, 3, 4, 4)
+def test_an_image_is_noted_for_which_a_layer_is_dead() -> None:
+    run = Run(handle("resnet"), torch.zeros(2, 3, 160, 160))
+    act, grad = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
     grad[0, 1, 2, 3] = 1e-30
-    check_gradient(grad[:1], "blocks.5")
-    with pytest.raises(NotApplicableError, match=r"blocks\.5"):
-        check_gradient(grad, "blocks.5")
+    note_limits(run, act[:1], grad[:1])
+    assert not run.extras
+    note_limits(run, act, grad)
+    assert run.extras["zero_gradient"].tolist() == [0, 1]
+    note_limits(run, act[..., :2])
+    assert run.extras["grid_cells"].tolist() == [8, 8]

@@ -15,7 +15,7 @@ from torch.overrides import _get_current_function_mode_stack
 
 from core.errors import NotApplicableError, UnknownNameError
 from core.runtime.attention_capture import record_attention
-from core.runtime.capture import observe_outputs, record_layers
+from core.runtime.capture import observe_calls, record_layers
 from core.runtime.evaluation_mode import evaluation_mode
 from tests.test_contract import assert_same, state_of
 
@@ -65,7 +65,7 @@ def x() -> Tensor:
 WAYS: dict[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
     "evaluation_mode": evaluation_mode,
     "record_layers": lambda model: record_layers(model, ["one", "two"]),
-    "observe_outputs": lambda model: observe_outputs(model, lambda *_: None),
+    "observe_calls": lambda model: observe_calls(model, lambda *_: None, lambda *_: None),
     "record_attention": record_attention,
 }
 
@@ -170,6 +170,42 @@ def test_a_layer_called_twice_leaves_its_last_output() -> None:
     assert torch.equal(outputs[""], last)
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_call_of_a_layer_can_be_chosen(index: int) -> None:
+    layer = nn.Linear(2, 2)
+    with evaluation_mode(layer), record_layers(layer, [""], {"": index}) as outputs:
+        found = [layer(torch.full((1, 2), float(value))) for value in (0, 1)]
+    assert torch.equal(outputs[""], found[index])
+    assert [out.requires_grad for out in found] == [index == 0, index == 1]
+
+
+def test_calls_are_seen_with_those_around_them(x: Tensor) -> None:
+    class Caught(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bad, self.good = nn.Linear(1, 1), InPlace()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with pytest.raises(RuntimeError):
+                self.bad(x)
+            return self.good(x) + self.good(x=x)
+
+    seen: list[str] = []
+    outer = nn.Sequential(Caught())
+    with observe_calls(
+        outer,
+        lambda path, given: seen.append(f"{path[-1][0]}.{path[-1][1]} {given is x}"),
+        lambda path, _: seen.append("/".join(name for name, _ in path)),
+    ):
+        outer(x)
+    assert seen[:5] == [
+        "0.0 True", "0.bad.0 True", "0/0.bad", "0.good.0 True", "0.good.one.0 True",
+    ]  # fmt: skip
+    assert seen.count("0/0.good") == 2
+    assert "0.good.1 True" in seen
+    assert seen[-1] == "0"
+
+
 def test_a_layer_that_gives_a_tuple_cannot_be_recorded(x: Tensor) -> None:
     model = nn.Sequential(Pair())
     with (
@@ -183,7 +219,7 @@ def test_a_layer_that_gives_a_tuple_cannot_be_recorded(x: Tensor) -> None:
 def test_the_observer_sees_every_output_and_changes_none(model: InPlace, x: Tensor) -> None:
     seen: dict[str, Tensor] = {}
     plain = model(x)
-    with observe_outputs(model, lambda name, out: seen.update({name: out})):
+    with observe_calls(model, lambda *_: None, lambda path, out: seen.update({path[-1][0]: out})):
         out = model(x)
     assert list(seen) == ["one", "two", "head"]
     assert torch.equal(out, plain)

@@ -200,7 +200,7 @@ AROUND: dict[str, Callable[[nn.Module], Any]] = {
     "nothing": evaluation_mode,
     "record_attention": record_attention,
     "rules": lambda _: backward_rules.BackwardRules({}, {}),
-    "observe_outputs": lambda model: capture.observe_outputs(model, lambda *_: None),
+    "observe_calls": lambda model: capture.observe_calls(model, lambda *_: None, lambda *_: None),
 }
 
 
@@ -301,7 +301,7 @@ BUGS: dict[str, tuple[Any, str, Any, str]] = {
     "in a rule": (backward_rules, "with_gradient_of", None, "lrp"),
     "in the backward pass of a rule": (backward_rules, "torch", None, "lrp"),
     "in a resumed pass": (resume, "deque", list, "ablationcam"),
-    "in a method": (cam, "check_gradient", None, "gradcam"),
+    "in a method": (cam, "note_limits", None, "gradcam"),
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import NotApplicableError
-from core.models.handle import structure
+from core.models.structure import structure
 from core.registry import Parameters, Registry
 from core.runtime.batching import peak_memory
 from core.runtime.run import Run

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from core.errors import NotApplicableError
 from core.methods.base import Method, register
+from core.models.default_layer import SMALLEST_GRID
 from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.tasks.activation import SOFTMAX
@@ -42,7 +43,7 @@ class CAM(Method):
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         found = run.layer_gradients()
-        check_gradient(found.grad, run.layer)
+        note_limits(run, found.act, found.grad)
         values = self.combine(found.act, found.grad)
         return values.relu() if self.relu else values, found.score
 
@@ -54,21 +55,23 @@ class CAM(Method):
         """A map (B, h, w) from the layer's activation and gradient, each (B, K, h, w)."""
 
 
-def check_gradient(grad: Tensor, layer: str | None) -> None:
-    """Refuses a layer that the score of some image does not depend on.
+def note_limits(run: Run, act: Tensor, grad: Tensor | None = None) -> None:
+    """Notes in the extras why a map shows little or nothing.
+
+    ``zero_gradient`` (B,) is 1 for an image whose score does not depend on the layer's cells, as
+    where only a class token is read after it: its map is zero. ``grid_cells`` (B,) is the number of
+    cells of a grid too coarse to localise anything.
 
     Args:
-        grad: (B, K, h, w) gradient of the score with respect to the layer's output.
-        layer: the layer's name.
-
-    Raises:
-        NotApplicableError: the gradient of some image is zero everywhere.
+        run: the run.
+        act: (B, K, h, w) the layer's activation.
+        grad: (B, K, h, w) the gradient there; None if the method uses none.
     """
-    if not grad.flatten(1).any(1).all():
-        raise NotApplicableError(
-            f"the score does not depend on the spatial positions of layer {layer!r} (perhaps only "
-            "a class token is read there); choose an earlier layer"
-        )
+    if grad is not None and not grad.flatten(1).any(1).all():
+        run.extras["zero_gradient"] = (~grad.flatten(1).any(1)).float()
+    height, width = act.shape[2:]
+    if min(height, width) < SMALLEST_GRID:
+        run.extras["grid_cells"] = torch.full((len(act),), float(height * width))
 
 
 @register(
@@ -125,7 +128,7 @@ class HiResCAM(CAM):
         product = grad * act
         values = product.sum(1)
         largest, uncancelled = values.abs().amax((1, 2)), product.abs().sum(1).amax((1, 2))
-        if (largest <= CANCELLATION_LIMIT * uncancelled).any():
+        if ((largest <= CANCELLATION_LIMIT * uncancelled) & (uncancelled > 0)).any():
             raise NotApplicableError(
                 "HiResCAM is zero everywhere at this layer, apart from rounding errors, because a "
                 "normalisation follows the layer; choose another layer"
@@ -205,7 +208,9 @@ class FinerCAM(GradCAM):
                 f"one class as target instead of {run.target.key}"
             )
         target = _FinerTarget(run.target, self.alpha, self.comparisons)
-        values, _ = super().attribute(run.derive(target=target))
+        compared = run.derive(target=target)
+        values, _ = super().attribute(compared)
+        run.extras |= compared.extras
         return values, run.score()
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.methods.base import Method, register
-from core.methods.cam import CAM, CAM_PROPERTIES
+from core.methods.cam import CAM, CAM_PROPERTIES, note_limits
 from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
@@ -35,7 +35,9 @@ class EigenCAM(Method):
     )
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        values = first_component(run.activation())
+        act = run.activation()
+        note_limits(run, act)
+        values = first_component(act)
         return values.relu() if self.relu else values, run.score()
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from core.errors import ModelFailure, NotApplicableError
 from core.methods.base import Method, register
-from core.methods.cam import CAM_PROPERTIES, check_gradient
+from core.methods.cam import CAM_PROPERTIES, note_limits
+from core.models.default_layer import SMALLEST_GRID
 from core.runtime.batching import Chunk, CostCounter
 from core.runtime.layer_outputs import LayerGradients
 from core.runtime.resume import PassUntilLayer, record_until, resume_after
@@ -115,8 +116,10 @@ class ScoreCAM(Method):
         weights = torch.stack(rows).softmax(1)
         values = (weights[:, :, None, None] * act).sum(1)
         uniform = act.mean(1)
+        note_limits(run, act)
         if (
             act.shape[1] > 1
+            and min(act.shape[2:]) >= SMALLEST_GRID
             and (
                 (values - uniform).abs().amax((1, 2))
                 <= UNIFORM_TOLERANCE * uniform.abs().amax((1, 2))
@@ -155,7 +158,7 @@ class ScoreCAM(Method):
     about="Best for measured effects of removing channels; not for layers before a layer "
     "normalisation or for negative scores.",
     paper="10.1109/WACV45572.2020.9093360",
-    needs=[Need.GRADIENT, Need.LAYER],
+    needs=[Need.LAYER],
     properties=[Property.CLASS_SENSITIVE, Property.NONNEGATIVE],
 )
 class AblationCAM(Method):
@@ -167,7 +170,8 @@ class AblationCAM(Method):
     gradient; this is tested on each image. Otherwise only the modules after the layer are run
     again. These partial passes are not counted as cost; `extras["tail_rows"]` holds their number
     for each image. If a model cannot be resumed at the layer, full passes are made and counted.
-    With fewer `channels`, the others get the weight 0, except where the score is affine.
+    With fewer `channels`, the others get the weight 0, except where the score is affine. A model
+    without gradients is explained too, from passes alone.
     """
 
     relu: bool = Relu
@@ -177,40 +181,57 @@ class AblationCAM(Method):
         le=8192,
         title="Channels (fewer is approximate)",
         description="Number of channels to remove, those with the largest first-order effect on "
-        "the score; 0 removes each of them",
+        "the score, or without a gradient those that vary most; 0 removes each of them",
     )
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(8 + _masked_channels(self.channels, subject, layer), 1)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        found = run.layer_gradients()
-        check_gradient(found.grad, run.layer)
-        picked = _most_relevant(found, self.channels)
-        answers = [_losses(run, found, picked[b], b) for b in range(len(run.x))]
+        found = _gradients_if_any(run)
+        act = run.activation() if found is None else found.act
+        score = run.score() if found is None else found.score
+        note_limits(run, act, None if found is None else found.grad)
+        picked = (
+            most_varied(act, self.channels)
+            if found is None
+            else _most_relevant(found, self.channels)
+        )
+        slopes = None if found is None else found.slopes
+        answers = [_losses(run, score, slopes, picked[b], b) for b in range(len(run.x))]
         losses, rows = zip(*answers, strict=True)
         run.extras["tail_rows"] = torch.tensor(rows)
-        score = found.score
         weights = torch.stack(losses) / torch.where(score == 0, 1, score)[:, None]
-        values = (weights[:, :, None, None] * found.act).sum(1)
+        values = (weights[:, :, None, None] * act).sum(1)
         return values.relu() if self.relu else values, score
 
 
-def _losses(run: Run, found: LayerGradients, picked: Tensor, image: int) -> tuple[Tensor, int]:
+def _gradients_if_any(run: Run) -> LayerGradients | None:
+    """Activation and gradient of the layer; None if the score has no gradient there."""
+    try:
+        return run.layer_gradients()
+    except NotApplicableError:  # if the layer itself is at fault, reading its activation says so
+        return None
+
+
+def _losses(
+    run: Run, score: Tensor, slopes: Tensor | None, picked: Tensor, image: int
+) -> tuple[Tensor, int]:
     """The drop of one image's score without each channel (K,), and the number of partial passes.
 
-    Channels that are not in `picked` (n,) get 0, unless the score is affine in the channels.
+    Channels that are not in `picked` (n,) get 0, unless the score is affine in the channels, which
+    can be told if the derivatives `slopes` (B, K) with respect to factors on them are known.
     """
-    slopes = found.slopes[image]
     key = "ablated", run.layer, tuple(picked.tolist()), image
     tail = None if key in run.cache_scope else Tail(run, image)
-    if tail is not None and tail.is_affine(found.score[image], slopes):
-        return slopes, tail.rows
+    if slopes is not None and tail is not None and tail.is_affine(score[image], slopes[image]):
+        return slopes[image], tail.rows
     outputs = run.cache_scope.get_or_compute(
         key, lambda: (tail or Tail(run, image)).without(picked)
     )
     left = run.target(outputs, run.owner[image].expand(len(outputs)))
-    losses = torch.zeros_like(slopes).scatter(0, picked, found.score[image] - left)
+    channels = _masked_channels(0, run.subject, run.layer)
+    losses = torch.zeros(channels).to(left).scatter(0, picked, score[image] - left)
     return losses, tail.rows if tail is not None else 0
 
 
@@ -279,7 +300,8 @@ class Tail:
         return joined(found)
 
     def _record(self, rows: Tensor, _owner: Tensor) -> tuple[Outputs, PassUntilLayer]:
-        with torch.no_grad(), record_until(self.run.subject.model, self.layer) as recorded:
+        subject, call = self.run.subject, self.run.subject.layers[self.layer].call
+        with torch.no_grad(), record_until(subject.model, self.layer, call) as recorded:
             outputs = self.run.forward(rows)
         return outputs, recorded
 

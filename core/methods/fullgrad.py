@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from core.errors import NotApplicableError
 from core.methods.base import Method, cached_refusal, register
-from core.runtime.capture import record_calls
+from core.runtime.capture import ModuleCall, record_calls
 from core.runtime.model_call import call_model, differentiate
 from core.runtime.run import Run
 from core.runtime.subject import Subject
@@ -40,10 +40,11 @@ class FullGrad(Method):
     Around its input, each layer is linear up to a bias: its own bias, the shift of a normalisation,
     or what a nonlinear activation adds to slope times input. The map is the sum of all these terms,
     each at the position of its cell on the picture. Terms without a position, such as the
-    classifier's bias, are spread evenly. The map sums to the score; `extras["completeness_error"]`
-    is the difference as a share of the score. Products of activations, as in attention and gating,
-    belong to no layer. Therefore models are refused if more than 1 % of the score of some noise
-    image is missing. Finding the biases runs each layer a second time, which is counted as cost.
+    classifier's bias, or those of a call on a mirrored or cropped picture, are spread evenly. The
+    map sums to the score; `extras["completeness_error"]` is the difference as a share of the score.
+    Products of activations, as in attention and gating, belong to no layer. Therefore models are
+    refused if more than 1 % of the score of some noise image is missing. Finding the biases runs
+    each layer a second time, which is counted as cost.
 
     With `scaling="paper"`, the absolute values of each channel of each term are rescaled to 0 to 1
     before they are summed, as the authors do for display. Terms without a position are left out.
@@ -119,17 +120,18 @@ def terms(
             if bias is None:
                 continue
             if len(grad) == len(rows):
-                yield _layout_of(run.subject, call.name, grad), grad * bias
+                yield _layout_of(run.subject, call, grad), grad * bias
             elif len(grad) % len(rows) == 0:  # windows of each row
                 yield None, (grad * bias).unflatten(0, (len(rows), -1))
 
     return score.detach(), found()
 
 
-def _layout_of(subject: Subject, name: str, output: Tensor) -> Layout | None:
-    """The layout of a module's output; None if the module was called with another size."""
-    layer = subject.layers.get(name)
-    layout = layer.layout if layer is not None else None
+def _layout_of(subject: Subject, call: ModuleCall, output: Tensor) -> Layout | None:
+    """The layout of a call's output; None if it was called with another size than in the probe."""
+    layer = subject.layers.get(call.name)
+    layouts = layer.layouts if layer is not None else ()
+    layout = layouts[call.index] if call.index < len(layouts) else None
     return layout if layout is not None and layout.shape == output.shape[1:] else None
 
 

@@ -128,6 +128,7 @@ class _WeightRules:
 
     def __init__(self, first: Contributions, rest: Contributions, epsilon: float) -> None:
         self.first, self.rest, self.epsilon = first, rest, epsilon
+        self._stem: Tensor | None = None  # the weight of the first convolution
         self._convolved: dict[int, tuple[Tensor, Tensor, Layer, Contributions]] = {}
 
     def rules(self) -> dict[str, Callable[[Call], Any]]:
@@ -153,8 +154,9 @@ class _WeightRules:
             product: Tensor = call.unchanged()
             return product
         (x,) = call.inputs
-        layer, contributions = _layer(F.conv2d, call), self.first
-        self.first = self.rest
+        layer = _layer(F.conv2d, call)
+        self._stem = layer[1] if self._stem is None else self._stem
+        contributions = self.first if layer[1] is self._stem else self.rest
         value = call.with_gradient_of(_proportional(layer, contributions, self.epsilon))
         self._convolved[id(value)] = value, x, layer, contributions
         return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import threading
@@ -15,13 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.errors import ModelError, ModelFailure, NotApplicableError, unknown
 from core.inputs.preprocessing import Preprocessing
 from core.inputs.samples import sample_inputs
 from core.models.activations import settle
 from core.models.layers import Probe, probe
+from core.models.structure import (
+    checksum,
+    ignore_as_in,
+    ignore_changes,
+    octets_of,
+    settings,
+    structure,
+)
 from core.runtime.batching import Budget, is_out_of_memory
 from core.runtime.forward import Forward
 from core.runtime.model_call import copy_model
@@ -79,6 +85,7 @@ class ModelHandle:
         self._hashed: tuple[object, str] | None = None
         self._kept: dict[str, Tensor] | None = None
         self._enlarged: dict[int, ModelHandle | None] = {}
+        self._probed: str | None = None  # the structure of the model when it was probed
 
     def __repr__(self) -> str:
         return f"ModelHandle({self.name!r}, {self.outputs} outputs, {self.device})"
@@ -97,7 +104,12 @@ class ModelHandle:
         size = self.preprocessing.input_size
         try:
             with self.lock:
-                return probe(self.model, size, self.name, self._call)
+                before = {} if self.owned else settings(self.model)
+                found = probe(self.model, size, self.name, self._call)
+                if not self.owned:
+                    ignore_changes(self.model, before, settings(self.model))
+                    self._probed = structure(self.model)
+                return found
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -153,8 +165,30 @@ class ModelHandle:
             return Budget(max(1, min(16, room)), max(1, min(8, room)))
         return Budget(max(8, min(256, room)))
 
+    def refresh(self) -> None:
+        """Forgets what was found out about a lent model if it has been changed since.
+
+        See `core.models.structure` for what counts as a change.
+        """
+        if self.owned or self._probed is None:
+            return
+        with self.lock:
+            changed = structure(self.model) != self._probed
+        if changed:
+            self._probed = None
+            self._enlarged.clear()
+            for name in ("probe", "supports", "budget"):
+                vars(self).pop(name, None)
+
     def fingerprint(self) -> str:
-        """A digest of name, architecture, preprocessing and weights; it changes with any weight."""
+        """A digest of name, architecture, preprocessing, weights, settings and hooks.
+
+        It changes with any weight or buffer, with a hook, a submodule, a forward method or an
+        attribute of a module that is added, removed or replaced, and with what attributes, hooks
+        and closures hold. What cannot be told is in `core.models.structure`.
+        """
+        if not self.owned:
+            self.refresh()
         if self._kept is None or not self.owned:
             self._kept = self._tensors()
         tensors = self._kept
@@ -163,7 +197,8 @@ class ModelHandle:
             quick = [(t.data_ptr(), t._version) for t in tensors.values()]
         else:
             sums = [(n, t.shape, t.dtype, int(checksum(t))) for n, t in tensors.items()]
-            quick = structure(self.model), sums
+            with self.lock:
+                quick = structure(self.model), sums
         if self._hashed is None or self._hashed[0] != quick:
             self._hashed = quick, self._digest(tensors)
         return self._hashed[1]
@@ -178,7 +213,7 @@ class ModelHandle:
         digest.update(f"{self.name} {structure(self.model)} {self.preprocessing}".encode())
         for name, tensor in tensors.items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(_octets(tensor.cpu()).numpy().tobytes())
+            digest.update(octets_of(tensor.cpu()).numpy().tobytes())
         return digest.hexdigest()
 
     # -- layers ---------------------------------------------------------------------------------
@@ -203,17 +238,20 @@ class ModelHandle:
         return [
             layer
             for layer in self.layers.values()
-            if layer.layout is not None and (layer.stage or layer.name == self.default_layer)
+            if _is_offered(layer) and (layer.stage or layer.name == self.default_layer)
         ]
 
     def choices(self, needs: Iterable[Need]) -> list[str]:
-        """The layers that can be chosen for a method with these needs, the short list first."""
+        """The layers offered for a method with these needs, the short list first.
+
+        Any other layer whose output lies on a grid can be named too, even on a grid of one cell.
+        """
         if Need.ATTENTION in needs:
             return [a.name for a in self.attention_layers.values() if a.layout is not None]
         if Need.LAYER not in needs:
             return []
         short = [layer.name for layer in self.stages()]
-        rest = [n for n, layer in self.layers.items() if layer.layout is not None]
+        rest = [n for n, layer in self.layers.items() if _is_offered(layer)]
         return list(dict.fromkeys(short + rest))
 
     def resolve_layer(self, needs: Iterable[Need], name: str | None) -> str | None:
@@ -235,6 +273,9 @@ class ModelHandle:
         known = {*self.layers, *self.attention_layers}
         if name is not None and name not in known:
             raise unknown("layer", name, choices or known, f"in {self.name}")
+        layer = None if name is None else self.layers.get(name)
+        if Need.LAYER in needs and layer is not None and layer.layout is not None:
+            return name
         if not choices:
             return None
         if name is None:
@@ -246,6 +287,11 @@ class ModelHandle:
             if within:
                 return within[0]
         attends = Need.ATTENTION in needs
+        if not attends and self.layers[name].reason:
+            raise NotApplicableError(
+                f"layer {name!r} of {self.name} {self.layers[name].reason}; choose one such as "
+                f"{choices[0]!r}"
+            )
         kind = "attend over the whole picture" if attends else "lie on a spatial grid"
         way_out = choices[-1] if attends else choices[0]
         raise NotApplicableError(
@@ -259,18 +305,33 @@ class ModelHandle:
         """The needs this model meets."""
         return frozenset(need for need in Need if not self._reason(need))
 
-    def why_not(self, needs: Iterable[Need]) -> str:
-        """Why a method with these needs cannot run on this model; empty if it can."""
-        return next((reason for need in sorted(needs) if (reason := self._reason(need))), "")
+    def why_not(self, needs: Iterable[Need], layer: str | None = None) -> str:
+        """Why a method with these needs cannot run on this model; empty if it can.
+
+        Args:
+            needs: the method's needs.
+            layer: the layer named by the caller; with one, no default layer is needed.
+        """
+        named = frozenset() if layer is None else frozenset({Need.LAYER})
+        wanted = sorted(frozenset(needs) - named)
+        return next((reason for need in wanted if (reason := self._reason(need))), "")
 
     def _reason(self, need: Need) -> str:
         if need is Need.ATTENTION:
             return self._attention_reason()
-        if not self.probe.differentiable:
+        if need is Need.GRADIENT and not self.probe.differentiable:
             return f"{self.name} has no gradient from its output to its input"
         if need is Need.LAYER and self.default_layer is None:
-            return f"{self.name} has no layer on a spatial grid of at least 3x3 cells"
+            return self._layer_reason()
         return ""
+
+    def _layer_reason(self) -> str:
+        reasons = [layer.reason for layer in self.layers.values() if layer.reason]
+        if reasons and not self.choices([Need.LAYER]):
+            return f"every layer of {self.name} that lies on a grid {reasons[0]}; use saliency"
+        named = [name for name, layer in self.layers.items() if layer.layout is not None]
+        way_out = f"; name a layer on a coarser grid, such as {named[-1]!r}" if named else ""
+        return f"{self.name} has no layer on a spatial grid of at least 3x3 cells{way_out}"
 
     def _attention_reason(self) -> str:
         found = list(self.attention_layers.values())
@@ -320,7 +381,9 @@ class ModelHandle:
         Raises:
             ModelFailure: the model cannot be copied.
         """
-        twin = self._with(copy_model(self.model, name=self.name), self.preprocessing, owned=True)
+        copied = copy_model(self.model, name=self.name)
+        ignore_as_in(copied, self.model)
+        twin = self._with(copied, self.preprocessing, owned=True)
         twin.__dict__["probe"] = self.probe  # a copy has the same layers
         return twin
 
@@ -348,18 +411,12 @@ class ModelHandle:
         return self.preprocessing.to_pixels(x)
 
 
+def _is_offered(layer: Layer) -> bool:
+    """Whether a layer lies on a grid of more than one cell."""
+    return layer.layout is not None and min(layer.layout.grid) > 1
+
+
 # -- models that other code may use or change ---------------------------------------------------
-
-
-def structure(model: nn.Module) -> str:
-    """A text of a model's modules and their plain settings, without weights."""
-    settings = [
-        (name, key, value)
-        for name, module in model.named_modules()
-        for key, value in vars(module).items()
-        if key != "training" and isinstance(value, (str, int, float, tuple, type(None)))
-    ]
-    return f"{model!r} {settings}"
 
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
@@ -371,36 +428,3 @@ def _lock_of(model: nn.Module) -> AbstractContextManager[object]:
     with _LOCKS_LOCK:
         lock: AbstractContextManager[object] = _LOCKS.setdefault(model, threading.RLock())
         return lock
-
-
-def checksum(tensor: Tensor) -> Tensor:
-    """A checksum (scalar int64 on the tensor's device) that changes if any value changes.
-
-    The bytes are read as 64-bit words, each is multiplied by a random factor of its position, and
-    the products are added modulo 2^64. This is many times faster than a digest.
-
-    >>> weights = torch.tensor([1.0, 2.0, 3.0])
-    >>> bool(checksum(weights) == checksum(weights.clone()))
-    True
-    >>> bool(checksum(weights) == checksum(weights.flip(0)))
-    False
-    """
-    octets = _octets(tensor)
-    if len(octets) % 8 or octets.storage_offset() % 8:
-        octets = F.pad(octets, (0, -len(octets) % 8))
-    words = octets.view(torch.int64)
-    factors = _factors(1 << len(words).bit_length(), tensor.device)[: len(words)]
-    return words.dot(factors) if tensor.device.type == "cpu" else (words * factors).sum()
-
-
-def _octets(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor as uint8."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-
-
-@functools.lru_cache(maxsize=64)
-def _factors(count: int, device: torch.device) -> Tensor:
-    """Random odd factors (count,); multiplying by an odd number loses no bit of a word."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(-(2**62), 2**62, (count,), generator=generator)
-    return (2 * drawn + 1).to(device)

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.models.attention_layout import UNKNOWN_ORDER, AttentionMapLayout, find_attention_layouts
-from core.models.layout_check import out_of_order
+from core.models.default_layer import (
+    SMALLEST_GRID,
+    declared_stages,
+    feature_info,
+    find_attribute,
+    find_default_layer,
+    top_level,
+)
+from core.models.layout_check import misplaced_calls
+from core.models.module_calls import CallChoice, CallId, CallLog, choose_calls
 from core.runtime.attention_capture import record_attention
 from core.runtime.capture import (
+    CallPath,
     modules_called_with,
-    observe_outputs,
+    observe_calls,
     record_and_detach,
-    record_layers,
 )
 from core.runtime.evaluation_mode import evaluation_mode
 from core.runtime.forward import Ending, Forward
-from core.runtime.model_call import call_model, differentiate
 from core.types import AttentionLayer, Format, Layer, Layout
 
 _CLASS_TOKEN = re.compile(r"(.*\.)?(cls|class)_token(_?\d+)?$")
 """Names of the parameter that holds a class token."""
-SMALLEST_GRID = 3
-"""Smallest height and width of a grid, in cells, that is useful for localisation."""
 
 
 @dataclass(frozen=True)
@@ -81,46 +86,38 @@ def probe(
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     noise = torch.randn((1, *input_size), generator=torch.Generator().manual_seed(0))
     x = noise.to(like.device, like.dtype).requires_grad_()
-    seen: dict[str, Tensor] = {}
-    order: dict[str, Any] = {}
+    reader = LayoutReader(model, input_size[1:])
+    log = CallLog(reader.layout_or_cell)
+    within: dict[str, CallPath] = {}
 
-    def see(layer: str, output: Any) -> None:
-        order.pop(layer, None)
-        order[layer] = output if isinstance(output, Tensor) else None
-        if isinstance(output, Tensor):
-            seen[layer] = output
+    def see_map(layer: str, weights: Tensor) -> Tensor:
+        within[layer] = tuple(running)
+        return weights
 
     with (
         evaluation_mode(model),
-        observe_outputs(model, see),
+        observe_calls(model, log.before, log.after) as running,
         modules_called_with(model, x) as first_modules,
-        record_attention(model) as maps,
+        record_attention(model, see_map) as maps,
     ):
         scores = forward(x)
     with evaluation_mode(model), torch.no_grad():
         ending = forward.ending(x)
-    modules = dict(model.named_modules())
-    stages = stage_names(model)
-    reader = LayoutReader(model, input_size[1:])
-    layers = {
-        n: Layer(n, type(modules[n]).__name__, reader.layout(n, seen.get(n)), n in stages)
-        for n in order
-    }
-    layouts = {n: layer.layout for n, layer in layers.items() if layer.layout is not None}
-    if any(layout.format == "NLC" for layout in layouts.values()):
-        for n in out_of_order(model, x.detach(), layouts, forward):
-            layers[n] = replace(layers[n], layout=None)
-    sizes = [t.nelement() * t.element_size() for n, t in seen.items() if _is_leaf(modules[n])]
+    misplaced = _misplaced(model, x.detach(), log, reader.layout, forward)
+    choice = choose_calls(log, misplaced)
+    layers = _layers(model, log, choice, misplaced)
+    maps = {n: weights for n, weights in maps.items() if choice.kept.issuperset(within[n])}
+    leaves = {n for n, module in model.named_modules() if _is_leaf(module)}
     return Probe(
         layers=layers,
         attention=_attention(model, x.detach(), maps, layers.values(), reader, forward),
-        default_layer=_default_layer(model, layers, x.detach(), forward),
+        default_layer=find_default_layer(model, layers, x.detach(), forward),
         outputs=scores.shape[1],
         ending=ending,
         sums_to_one=_sums_to_one(scores.detach()),
         differentiable=scores.requires_grad,
-        row_bytes=sum(sizes),
-        stem=_stem(model, x, first_modules, forward),
+        row_bytes=sum(call.nbytes for (n, _), call in log.done.items() if n in leaves),
+        stem=_stem(model, x, [n for n in first_modules if (n, 1) not in log.begun], forward),
     )
 
 
@@ -128,6 +125,50 @@ def _sums_to_one(scores: Tensor) -> bool:
     """Whether scores (n, N) of several classes can be probabilities of exclusive classes."""
     several, total = scores.shape[1] > 1, scores.float().sum(1)
     return several and bool((scores >= 0).all()) and bool(((total - 1).abs() < 1e-3).all())
+
+
+MISPLACED = "sees the picture mirrored, turned, cropped or in another order"
+"""Why a layer whose output lies on a grid is not offered."""
+
+
+def _misplaced(
+    model: nn.Module,
+    x: Tensor,
+    log: CallLog,
+    layout_of: Callable[[Tensor], Layout | None],
+    forward: Forward,
+) -> set[CallId]:
+    """The calls that do not see the picture as it is; see `misplaced_calls`."""
+    if not any(call.layout is not None or call.cells for call in log.begun.values()):
+        return set()
+    return misplaced_calls(model, x, layout_of, forward)
+
+
+def _layers(
+    model: nn.Module, log: CallLog, choice: CallChoice, misplaced: Collection[CallId]
+) -> dict[str, Layer]:
+    """Every module that ran, in the order in which the calls ended that its output is taken of."""
+    modules = dict(model.named_modules())
+    layouts: dict[str, list[Layout | None]] = {}
+    for name, index in log.begun:
+        call = log.done.get((name, index))
+        fits = call is not None and (name, index) not in misplaced
+        layouts.setdefault(name, []).append(call.layout if call is not None and fits else None)
+    layers = {}
+    for (name, index), call in log.done.items():
+        if choice.chosen[name] != index:
+            continue
+        layout = layouts[name][index]
+        layers[name] = Layer(
+            name,
+            type(modules[name]).__name__,
+            layout,
+            call=index,
+            layouts=tuple(layouts[name]),
+            reason=MISPLACED if layout is None and call.layout is not None else "",
+        )
+    stages = declared_stages(model) or top_level(model, layers)
+    return {n: replace(layer, stage=n in stages) for n, layer in layers.items()}
 
 
 def _stem(
@@ -142,19 +183,6 @@ def _stem(
     return None if output.requires_grad else stems[0]
 
 
-def stage_names(model: nn.Module) -> list[str]:
-    """Names of the last modules of all stages, from timm's `feature_info`; else its children."""
-    return _declared_stages(model) or [n for n, _ in model.named_children()]
-
-
-def _declared_stages(model: nn.Module) -> list[str]:
-    """The stages in timm's `feature_info`; empty if there is none."""
-    known = dict(model.named_modules())
-    prefix, info = _feature_info(model)
-    names = [f"{prefix}{entry.get('module')}" for entry in info]
-    return [n for n in names if n in known]
-
-
 class LayoutReader:
     """Infers layouts from the shapes of outputs and the attributes of the model.
 
@@ -165,24 +193,28 @@ class LayoutReader:
 
     def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
         self.size = size
-        self.prefer: Format = (
-            "NHWC" if _find_attribute(model, "output_fmt")[1] == "NHWC" else "NCHW"
-        )
-        prefix = _find_attribute(model, "num_prefix_tokens")[1]
+        self.prefer: Format = "NHWC" if find_attribute(model, "output_fmt")[1] == "NHWC" else "NCHW"
+        prefix = find_attribute(model, "num_prefix_tokens")[1]
         self.prefixes = [prefix] if isinstance(prefix, int) and prefix else []
         self.class_token = any(_CLASS_TOKEN.match(n) for n, _ in model.named_parameters())
         self.prefixes += [0, 1] if self.class_token or not self.prefixes else [0]
         self.strides = _strides(model)
 
-    def layout(self, name: str, output: Tensor | None) -> Layout | None:
+    def layout(self, output: Tensor) -> Layout | None:
         """The layout of an output of batch size 1; None if it does not lie on a grid."""
-        if output is None or output.shape[0] != 1 or not output.is_floating_point():
+        if output.ndim < 3 or output.shape[0] != 1 or not output.is_floating_point():
             return None
         if output.ndim == 4:
             return self._image(output)
         if output.ndim == 3:
             return self._tokens(output.shape[1], output.shape[2])
         return None
+
+    def layout_or_cell(self, output: Tensor) -> Layout | None:
+        """Like `layout`, but an image of one pixel (1, K, 1, 1) counts as a grid of one cell."""
+        if output.ndim == 4 and output.shape[0] == 1 and output.shape[2:] == (1, 1):
+            return Layout("NCHW", (1, 1), output.shape[1]) if output.is_floating_point() else None
+        return self.layout(output)
 
     def _image(self, output: Tensor) -> Layout | None:
         _, a, b, c = output.shape
@@ -253,7 +285,7 @@ def _attention(
     others = [name for name, layer in found.items() if layer is None]
     layouts: dict[str, AttentionMapLayout | str] = {}
     if others:
-        layouts = find_attention_layouts(model, x, others, lambda t: reader.layout("", t), forward)
+        layouts = find_attention_layouts(model, x, others, reader.layout, forward)
     if UNKNOWN_ORDER in layouts.values():
         return {n: _grouped_layer(n, weights, UNKNOWN_ORDER) for n, weights in maps.items()}
     return {
@@ -291,101 +323,8 @@ def _grouped_layer(name: str, weights: Tensor, found: AttentionMapLayout | str) 
 
 def _strides(model: nn.Module) -> set[float]:
     """The strides of the model's stages in pixels, from timm's `feature_info`."""
-    return {float(e["reduction"]) for e in _feature_info(model)[1] if e.get("reduction")}
-
-
-def _feature_info(model: nn.Module) -> tuple[str, list[dict[str, Any]]]:
-    """Timm's description of the stages, and the prefix of the module names in it."""
-    prefix, info = _find_attribute(model, "feature_info")
-    entries = getattr(info, "info", info)
-    return prefix, list(entries) if isinstance(entries, (list, tuple)) else []
-
-
-def _find_attribute(model: nn.Module, attribute: str) -> tuple[str, Any]:
-    """An attribute of the model or of a model inside it, with its prefix: ``("inner.", value)``."""
-    for name, module in model.named_modules():
-        value = getattr(module, attribute, None)
-        if value is not None:
-            return f"{name}." if name else "", value
-    return "", None
+    return {float(e["reduction"]) for e in feature_info(model)[1] if e.get("reduction")}
 
 
 def _is_leaf(module: nn.Module) -> bool:
     return next(module.children(), None) is None
-
-
-def _default_layer(
-    model: nn.Module, layers: Mapping[str, Layer], x: Tensor, forward: Forward
-) -> str | None:
-    """The deepest layer on a grid for which more than half of the cells have a gradient.
-
-    Candidates are stages, top-level modules and normalisations. In a transformer that classifies by
-    a class token, the patch tokens of the last block's output have no gradient. The search then
-    ends at the normalisation before the last attention, which is the usual choice.
-    """
-    modules = dict(model.named_modules())
-    for batch in _candidates(modules, layers, _declared_stages(model)):
-        with evaluation_mode(model), record_layers(model, batch) as outputs:
-            response = _response(model, x, forward)
-            if not response.requires_grad:
-                continue
-            reached = [n for n in batch if n in outputs]  # a second classifier may be left out here
-            if not reached:
-                continue
-            grads = differentiate(
-                response,
-                [outputs[n] for n in reached],
-                name=forward.name,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        for candidate, grad in zip(reached, grads, strict=True):
-            layout = layers[candidate].layout
-            assert layout is not None
-            live = layout.to_nchw(grad).abs().sum(1) > 0
-            if live.float().mean() > 0.5:
-                return candidate
-    return None
-
-
-def _response(model: Any, x: Tensor, forward: Forward) -> Tensor:
-    """A scalar that depends on all features before the classifier, or else on all outputs.
-
-    The classifier is skipped where timm allows it, because classifiers are often initialised with
-    zero weights, which give no gradient.
-    """
-    parted = hasattr(model, "forward_features") and hasattr(model, "forward_head")
-    if parted and not forward.features and not forward.kwargs:
-        features = call_model(model.forward_features, x, name=forward.name)
-        out = call_model(model.forward_head, features, name=forward.name, pre_logits=True)
-    else:
-        out = forward(x)
-    parts = out if isinstance(out, (tuple, list)) else [out]
-    generator = torch.Generator().manual_seed(1)
-    mixed = [(p * torch.randn(p.shape, generator=generator).to(p)).sum() for p in parts]
-    return torch.stack(mixed).sum()
-
-
-def _candidates(
-    modules: Mapping[str, nn.Module],
-    layers: Mapping[str, Layer],
-    declared: Collection[str],
-    size: int = 8,
-) -> Iterator[list[str]]:
-    """Candidates for the default layer, deepest first, a few at a time.
-
-    Modules without parameters (dropout, pooling) are excluded unless timm names them in `declared`,
-    because the last stage may end in an activation or an identity.
-    """
-    stages = [layer.name for layer in layers.values() if layer.stage]
-    names = [
-        n
-        for n, layer in reversed(list(layers.items()))
-        if layer.layout is not None
-        and min(layer.layout.grid) >= SMALLEST_GRID
-        and (n in declared or next(modules[n].parameters(), None) is not None)
-        and not any(stage.startswith(f"{n}.") for stage in stages)
-        and (layer.stage or "." not in n or "norm" in layer.kind.lower())
-    ]
-    for i in range(0, len(names), size):
-        yield names[i : i + size]

@@ -5,25 +5,38 @@ Everything is a context manager: when its block ends, well or not, the model is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from core.errors import NotApplicableError, unknown
 
+CallPath = tuple[tuple[str, int], ...]
+"""The calls under way, the outermost first: each a module's name and how often that module was
+called before in the block."""
+
 
 @contextmanager
-def record_layers(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Record the outputs of the named modules during forward passes in the block.
+def record_layers(
+    model: nn.Module, names: Sequence[str], calls: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[dict[str, Tensor]]:
+    """Record the outputs of the named modules during a forward pass in the block.
 
     The autograd graph starts at the first of these modules unless it has started before (at an
     input that requires gradients), so a backward pass goes no deeper than it must. What is recorded
-    is a copy of what flows on: an in-place activation that follows cannot change it. A module
-    called several times leaves its last output.
+    is a copy of what flows on: an in-place activation that follows cannot change it.
+
+    Args:
+        model: the model.
+        names: the modules.
+        calls: by name, which call of a module to record, counted from 0; other calls of it are left
+            alone. A module that is not named here leaves its last output.
 
     Yields:
         Output by module name, each part of the graph of whatever is computed from it.
@@ -34,8 +47,12 @@ def record_layers(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, 
     """
     modules = dict(model.named_modules())
     outputs: dict[str, Tensor] = {}
+    finished: Counter[str] = Counter()
 
-    def record(name: str, _module: nn.Module, _args: Any, output: Any) -> Tensor:
+    def record(name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
+        finished[name] += 1
+        if calls.get(name, finished[name] - 1) != finished[name] - 1:
+            return output
         if not isinstance(output, Tensor):
             raise NotApplicableError(
                 f"layer {name!r} gives a {type(output).__name__}, not one tensor; "
@@ -52,6 +69,38 @@ def record_layers(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, 
             handle = modules[name].register_forward_hook(partial(record, name))
             stack.callback(handle.remove)
         yield outputs
+
+
+@contextmanager
+def change_layer(
+    model: nn.Module, name: str, call: int, change: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """In the block, one call of a module gives ``change(output)`` instead of its output."""
+    finished = 0
+
+    def after(_module: nn.Module, _args: Any, output: Any) -> Any:
+        nonlocal finished
+        finished += 1
+        return change(output) if finished - 1 == call else output
+
+    with ExitStack() as stack:
+        stack.callback(model.get_submodule(name).register_forward_hook(after).remove)
+        yield
+
+
+@contextmanager
+def record_inputs(model: nn.Module, names: Collection[str]) -> Iterator[list[Tensor]]:
+    """Record the first argument of each call of the named modules, where it is a tensor."""
+    inputs: list[Tensor] = []
+
+    def before(_module: nn.Module, args: Any) -> None:
+        inputs.extend(value for value in args[:1] if isinstance(value, Tensor))
+
+    with ExitStack() as stack:
+        for name in names:
+            hook = model.get_submodule(name).register_forward_pre_hook(before)
+            stack.callback(hook.remove)
+        yield inputs
 
 
 @contextmanager
@@ -85,11 +134,13 @@ class ModuleCall:
 
     Attributes:
         name: the module's name.
+        index: how often the module was called before in the block.
         input: a detached copy of what it was given.
         output: what it gave, part of the graph of whatever is computed from it.
     """
 
     name: str
+    index: int
     input: Tensor
     output: Tensor
 
@@ -103,6 +154,7 @@ def record_calls(model: nn.Module, names: Collection[str]) -> Iterator[list[Modu
     """
     calls: list[ModuleCall] = []
     inputs: list[Tensor | None] = []
+    finished: Counter[str] = Counter()
 
     def before(_module: nn.Module, args: Any) -> None:
         single = len(args) == 1 and isinstance(args[0], Tensor)
@@ -110,9 +162,11 @@ def record_calls(model: nn.Module, names: Collection[str]) -> Iterator[list[Modu
 
     def after(name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
         given = inputs.pop()
+        index = finished[name]
+        finished[name] += 1
         if given is None or not isinstance(output, Tensor):
             return output
-        calls.append(ModuleCall(name, given, output))
+        calls.append(ModuleCall(name, index, given, output))
         return output.clone()
 
     modules = dict(model.named_modules())
@@ -124,17 +178,43 @@ def record_calls(model: nn.Module, names: Collection[str]) -> Iterator[list[Modu
 
 
 @contextmanager
-def observe_outputs(model: nn.Module, observer: Callable[[str, Any], None]) -> Iterator[None]:
-    """Call ``observer(name, output)`` after each named module; outputs pass on unchanged."""
+def observe_calls(
+    model: nn.Module,
+    before: Callable[[CallPath, Tensor | None], None],
+    after: Callable[[CallPath, Any], None],
+) -> Iterator[list[tuple[str, int]]]:
+    """Watch every call of every named module; nothing that passes is changed.
 
-    def after(name: str, _module: nn.Module, _args: Any, output: Any) -> None:
-        observer(name, output)
+    Args:
+        model: the model.
+        before: called as ``before(path, input)`` when a module is called; `path` ends with this
+            call, and `input` is the first tensor among its arguments.
+        after: called as ``after(path, output)`` when the module is done; None is the output of one
+            that failed.
+
+    Yields:
+        The calls under way at any moment, the innermost last.
+    """
+    running: list[tuple[str, int]] = []
+    called: Counter[str] = Counter()
+
+    def enter(name: str, _module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        running.append((name, called[name]))
+        called[name] += 1
+        tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        before(tuple(running), next(tensors, None))
+
+    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+        after(tuple(running), output)
+        running.pop()
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name:
-                stack.callback(module.register_forward_hook(partial(after, name)).remove)
-        yield
+                hook = partial(enter, name)
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+        yield running
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def activation(run: Run) -> Tensor:
     name, subject = _spatial_layer(run), run.subject
 
     def step(rows: Tensor, _owner: Tensor) -> tuple[Outputs, Tensor]:
-        with torch.no_grad(), record_layers(subject.model, [name]) as recorded:
+        with torch.no_grad(), record_layers(subject.model, [name], _calls(subject)) as recorded:
             outputs = run.forward(rows)
         if name not in recorded:
             raise _takes_no_part(name, subject)
@@ -79,7 +79,7 @@ def _differentiate(run: Run, names: Sequence[str]) -> dict[str, LayerGradients]:
     subject = run.subject
 
     def step(rows: Tensor, owner: Tensor) -> tuple[Outputs, Tensor, list[Tensor], list[Tensor]]:
-        with record_layers(subject.model, names) as recorded:
+        with record_layers(subject.model, names, _calls(subject)) as recorded:
             outputs = run.forward(rows)
         absent = [name for name in names if name not in recorded or not outputs.requires_grad]
         if absent:
@@ -108,6 +108,11 @@ def _spatial_layer(run: Run) -> str:
     if run.layer is None:
         raise NotApplicableError(f"{run.subject.name} has no layer that lies on a spatial grid")
     return run.layer
+
+
+def _calls(subject: Subject) -> dict[str, int]:
+    """By name, the call that a layer's output is taken of."""
+    return {name: layer.call for name, layer in subject.layers.items()}
 
 
 def _takes_no_part(name: str, subject: Subject) -> NotApplicableError:

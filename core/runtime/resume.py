@@ -28,8 +28,8 @@ class PassUntilLayer:
 
     Attributes:
         layer: the layer.
-        calls: the modules that had finished when the layer was last called, each with a copy of its
-            output, in order of execution; modules inside such a module are left out.
+        calls: the modules that had finished when that call of the layer ended, each with a copy of
+            its output, in order of execution; modules inside such a module are left out.
         output: a copy of the layer's output.
         copies: whether a recorded output is copied for each row it is handed out for; needed where
             a model changes it in place.
@@ -42,10 +42,15 @@ class PassUntilLayer:
 
 
 @contextmanager
-def record_until(model: nn.Module, name: str) -> Iterator[PassUntilLayer]:
+def record_until(model: nn.Module, name: str, call: int | None = None) -> Iterator[PassUntilLayer]:
     """Record what comes before the layer `name` during the forward pass of one image.
 
     Everything is copied at once: what is later changed in place is kept as it was.
+
+    Args:
+        model: the model.
+        name: the layer.
+        call: which of its calls is meant, counted from 0; None for the last.
 
     Yields:
         What `resume_after` needs, complete when the pass is over.
@@ -54,15 +59,19 @@ def record_until(model: nn.Module, name: str) -> Iterator[PassUntilLayer]:
     recorded = PassUntilLayer(layer)
     calls: list[tuple[nn.Module, Any]] = []
     finished_before: list[int] = []  # for each module under way, how many calls came before it
+    count = 0
 
     def before(_module: nn.Module, _args: Any) -> None:
         finished_before.append(len(calls))
 
     def after(module: nn.Module, _args: Any, output: Any) -> None:
+        nonlocal count
         del calls[finished_before.pop() :]
         kept = _map_tensors(output, torch.clone)
         if module is layer:
-            recorded.calls, recorded.output = list(calls), kept
+            if call in (None, count):
+                recorded.calls, recorded.output = list(calls), kept
+            count += 1
         calls.append((module, kept))
 
     with hook_every_module(model, before, after):
