@@ -32,7 +32,7 @@ QUICK = [
     *("--set", "occlusion.window=112"),
     *("--set", "occlusion.stride=112"),
 ]
-LOADING = ("explain", "evaluate", "sanity_checks", "features", "methods", "layers")
+LOADING = ("shared", "methods")
 """Modules of commands that load a model."""
 ASKED = "gradcam,integrated_gradients,occlusion,attention_rollout"
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 import core
 from core import load_model
-from core.cli import explain as subject
+from core.cli import shared
 from core.cli.files import ResultFiles, distinct
 from core.inputs import image
 from tests.conftest import SAMPLES
@@ -87,7 +87,7 @@ def test_the_very_same_command_replaces_its_own_files(tmp_path: Path) -> None:
 def test_another_question_of_the_same_picture_gets_files_of_its_own(
     tmp_path: Path, other: list[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(subject, "load_model", load_model)
+    monkeypatch.setattr(shared, "load_model", load_model)
     source, out = picture(tmp_path / "x.png"), tmp_path / "out"
     command("explain", source, *RANDOM, "--output-dir", out)
     before = written(out)
@@ -310,7 +310,7 @@ def test_ctrl_c_before_the_first_picture(monkeypatch: pytest.MonkeyPatch) -> Non
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(subject, "load_model", stopped)
+    monkeypatch.setattr(shared, "load_model", stopped)
     done = command("explain", COFFEE)
     assert (done.code, done.out, done.err) == (130, "", "interrupted\n")
 
@@ -432,7 +432,7 @@ def test_version() -> None:
 
 
 def stated(monkeypatch: pytest.MonkeyPatch, *pairs: str) -> Any:
-    monkeypatch.setattr(subject, "load_model", load_model)
+    monkeypatch.setattr(shared, "load_model", load_model)
     words = [word for pair in pairs for word in ("--preprocessing", pair)]
     done = command("explain", COFFEE, *RANDOM, *words)
     assert done.code == 0, done.err
@@ -463,7 +463,7 @@ def test_preprocessing_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_size_and_the_white_are_stated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(subject, "load_model", load_model)
+    monkeypatch.setattr(shared, "load_model", load_model)
     words = ["--model", "test_resnet", "--weights", "random", "--methods", "random"]
     done = command("explain", COFFEE, *words, "--preprocessing", "input_size=96,128")
     assert done.image["crop"]["input"] == [96, 128]

@@ -114,17 +114,32 @@ def probe(
         default_layer=find_default_layer(model, layers, x.detach(), forward),
         outputs=scores.shape[1],
         ending=ending,
-        sums_to_one=_sums_to_one(scores.detach()),
+        sums_to_one=_sums_to_one(forward, x.detach(), scores.detach()),
         differentiable=scores.requires_grad,
         row_bytes=sum(call.nbytes for (n, _), call in log.done.items() if n in leaves),
         stem=_stem(model, x, [n for n in first_modules if (n, 1) not in log.begun], forward),
     )
 
 
-def _sums_to_one(scores: Tensor) -> bool:
-    """Whether scores (n, N) of several classes can be probabilities of exclusive classes."""
-    several, total = scores.shape[1] > 1, scores.float().sum(1)
-    return several and bool((scores >= 0).all()) and bool(((total - 1).abs() < 1e-3).all())
+def _sums_to_one(forward: Forward, x: Tensor, scores: Tensor) -> bool:
+    """Whether a model's outputs are probabilities of exclusive classes, by two pictures.
+
+    Args:
+        forward: how the model is called.
+        x: (1, C, H, W) a picture.
+        scores: (1, N) the outputs for it.
+    """
+
+    def adds_up(scores: Tensor) -> bool:
+        several, total = scores.shape[1] > 1, scores.double().sum(1)
+        rounding = scores.shape[1] * torch.finfo(scores.dtype).eps
+        fits = (scores >= 0).all() and ((total - 1).abs() <= rounding).all()
+        return several and bool(fits)
+
+    if not adds_up(scores):
+        return False
+    with evaluation_mode(forward.model), torch.no_grad():
+        return adds_up(forward(-2 * x))
 
 
 MISPLACED = "sees the picture mirrored, turned, cropped or in another order"
