@@ -521,9 +521,10 @@ class Explainer:
 
     def _words(self, run: Run) -> list[PictureWords]:
         """What is said of each picture where an attribution is displayed; takes no pass."""
-        known = "outputs" in run.cache_scope
+        outputs = run.cache_scope.peek("outputs")
+        known = isinstance(outputs, Outputs)
         empty = self.model.task.read(run.x.new_zeros(len(run.x), self.model.outputs))
-        prediction = self._prediction(run.outputs() if known else empty)
+        prediction = self._prediction(outputs if isinstance(outputs, Outputs) else empty)
         return [
             PictureWords(
                 run.target.describe(prediction, image),

@@ -104,6 +104,11 @@ class Cache:
             if key not in self._kept and key not in self._pending:
                 self._keep(key, value)
 
+    def peek(self, key: Hashable) -> Any:
+        """The answer kept under `key`, or None; does not count as a hit and never waits."""
+        with self._lock:
+            return self._kept.get(key)
+
     def _compute(self, key: Hashable, future: Future[Any], compute: Callable[[], T]) -> T:
         """Compute an answer for all who wait for its future, keep it, and give it."""
         try:
@@ -165,6 +170,10 @@ class CacheScope:
     def put(self, key: Hashable, value: object) -> None:
         """Keep an answer found along with another; see `Cache.put`."""
         self._cache.put((self._prefix, key), value)
+
+    def peek(self, key: Hashable) -> Any:
+        """See `Cache.peek`."""
+        return self._cache.peek((self._prefix, key))
 
     def for_images(self, name: Hashable) -> CacheScope:
         """The scope of other images on the same model, by their name or digest."""
