@@ -308,7 +308,7 @@ def test_a_model_says_what_it_is_once_it_is_loaded() -> None:
     fresh = Service()
     first, last = actions.open_model(fresh, ModelRequest("test_vit", "random"))
     assert (first.text, first.loading) == ("Loading test_vit …", True)
-    assert "1,000 classes; input 160 × 160 pixels. Random weights (seed 0); on" in last.text
+    assert "1,000 classes (softmax); input 160 × 160 pixels. Random weights (seed 0); on" in last.text
     assert not last.loading
     (only,) = actions.open_model(fresh, ModelRequest("test_vit", "random"))
     assert only == last
@@ -635,7 +635,7 @@ def test_a_model_without_classes_shows_its_strongest_features(featureless: Servi
     assert bars == sorted(bars, reverse=True)
     (explained,) = actions.explain(featureless, ask_for(asked, "gradcam")).panels
     assert explained["title"].endswith(f"feature {seen.predicted}")
-    with pytest.raises(TimmscopeError, match="no probability; set Score to Logit"):
+    with pytest.raises(TimmscopeError, match="without a probability; set Score to Logit"):
         actions.explain(featureless, ask_for(replace(asked, unit="probability"), "gradcam"))
 
 
