@@ -458,9 +458,9 @@ def test_the_command_gives_rows_a_summary_and_resumes(
             yield row
 
     monkeypatch.setattr("core.cli.evaluate.evaluate", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        run(capsys, *words)
-    capsys.readouterr()
+    code, answer, err = run(capsys, *words)
+    assert (code, answer["interrupted"], len(answer["rows"])) == (130, True, 3)
+    assert "go on with --resume" in err
     monkeypatch.setattr("core.cli.evaluate.evaluate", original)
     code, _, err = run(capsys, *words)
     assert code == 2
