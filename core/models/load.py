@@ -50,7 +50,8 @@ def load_model(
     Args:
         source: a timm name (``"resnet50"``, ``"resnet50.a1_in1k"``); ``"hf-hub:owner/name"``, also
             with ``@revision``; a folder with `config.json` and weights, as timm exports it; or a
-            module, which is used unchanged on its own device.
+            module, which is used unchanged on its own device; of what `torch.compile` or
+            `DataParallel` made of a module, that module.
         weights: None for the pretrained weights; ``"random"`` for random weights from a fixed seed;
             or a checkpoint of this architecture, whose number of classes is read from the file.
         labels: class names in output order, or a file of them; None uses those of the model or, if
@@ -74,12 +75,14 @@ def load_model(
     if num_classes is not None and num_classes < 1:
         raise ModelError(f"num_classes is {num_classes}; give 1 or more")
     if isinstance(source, nn.Module):
+        source = _original(source)
         _refuse_for_modules(source, weights, device)
         return _handle(source, _name_of(source), "", False, labels, num_classes, preprocessing)
     where = choose_device(device)
     spec = spec_for(source, token)
-    model, origin = _with_weights(spec, weights, num_classes, where)
-    move_to_device(model, where, spec.name)
+    with torch.inference_mode(False):  # weights made in it would never have a gradient
+        model, origin = _with_weights(spec, weights, num_classes, where)
+        move_to_device(model, where, spec.name)
     return _handle(model, spec.name, origin, True, labels, num_classes, preprocessing)
 
 
@@ -127,6 +130,14 @@ def _preprocessing(model: nn.Module, name: str, given: Mapping[str, Any]) -> Pre
 
 
 # -- modules of the caller ------------------------------------------------------------------------
+
+
+def _original(model: nn.Module) -> nn.Module:
+    """The module that was compiled, or that is run on several devices."""
+    inner = getattr(model, "_orig_mod", None)
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = model.module
+    return _original(inner) if isinstance(inner, nn.Module) else model
 
 
 def _refuse_for_modules(
