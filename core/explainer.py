@@ -537,7 +537,8 @@ class Explainer:
     def _layer_for(self, method: Method, layer: str | None) -> str | None:
         """The layer the method uses; raises the reason why the model cannot be explained so."""
         self.model.refresh()
-        reason = self.model.why_not(method.requires(), layer) or method.refusal(self.model)
+        with no_grad_no_autocast(self.model.device):
+            reason = self.model.why_not(method.requires(), layer) or method.refusal(self.model)
         if reason:
             raise NotApplicableError(reason)
         return self.model.resolve_layer(method.layer_needs(), layer)

@@ -308,7 +308,9 @@ def test_a_model_says_what_it_is_once_it_is_loaded() -> None:
     fresh = Service()
     first, last = actions.open_model(fresh, ModelRequest("test_vit", "random"))
     assert (first.text, first.loading) == ("Loading test_vit …", True)
-    assert "1,000 classes (softmax); input 160 × 160 pixels. Random weights (seed 0); on" in last.text
+    assert (
+        "1,000 classes (softmax); input 160 × 160 pixels. Random weights (seed 0); on" in last.text
+    )
     assert not last.loading
     (only,) = actions.open_model(fresh, ModelRequest("test_vit", "random"))
     assert only == last

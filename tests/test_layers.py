@@ -194,11 +194,12 @@ def test_hieras_blocks_keep_an_order_of_their_own_up_to_the_last_stage() -> None
     assert layers["blocks.3"].layout == Layout("NLC", (7, 7), 192)
 
 
-def test_a_single_cell_is_no_grid() -> None:
+def test_a_single_cell_is_not_offered() -> None:
     owner = shared_handle("efficientnet")
     pooled = [n for n in owner.layers if n.endswith(("global_pool.pool", "se.conv_reduce"))]
     assert pooled
-    assert all(owner.layers[name].layout is None for name in pooled)
+    assert not set(pooled) & set(owner.choices([Need.LAYER]))
+    assert all(getattr(owner.layers[n].layout, "grid", (1, 1)) == (1, 1) for n in pooled)
 
 
 class Said(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -169,12 +171,30 @@ def _is_close(one: Outputs, other: Outputs) -> bool:
     return bool((one.change(other) <= 1e-4 + 1e-3 * other.magnitude()).all())
 
 
-def _readout(model: nn.Module) -> Any:
-    """The module that has a final normalisation and a head; None if there is none."""
+@dataclass(frozen=True, slots=True)
+class _Readout:
+    """What turns a block's tokens into scores: the final normalisation and the head."""
+
+    norm: nn.Module
+    forward_head: Callable[[Tensor], Tensor]
+
+
+def _readout(model: nn.Module) -> _Readout | None:
+    """The final normalisation and head of timm's and torchvision's transformers; else None."""
     for module in model.modules():
-        if isinstance(getattr(module, "norm", None), nn.Module) and hasattr(module, "forward_head"):
-            return module
+        norm, head = getattr(module, "norm", None), getattr(module, "forward_head", None)
+        if isinstance(norm, nn.Module) and callable(head):
+            return _Readout(norm, head)
+        heads, encoder = getattr(module, "heads", None), getattr(module, "encoder", None)
+        norm = getattr(encoder, "ln", None)
+        if isinstance(heads, nn.Module) and isinstance(norm, nn.Module):
+            return _Readout(norm, partial(_class_token_head, heads))
     return None
+
+
+def _class_token_head(heads: nn.Module, tokens: Tensor) -> Tensor:
+    scores: Tensor = heads(tokens[:, 0])
+    return scores
 
 
 def _no_block_scores(subject: Subject) -> NotApplicableError:

@@ -43,7 +43,7 @@ def most_varied(act: Tensor, count: int) -> Tensor:
         act: (B, K, h, w) the activation.
         count: how many channels; 0 for all.
     """
-    return _largest(act.flatten(2).var(2), count)
+    return _largest(act.flatten(2).var(2, correction=0), count)
 
 
 def _largest(sizes: Tensor, count: int) -> Tensor:

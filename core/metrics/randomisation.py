@@ -12,6 +12,7 @@ from core.errors import NotApplicableError
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.similarity import spearman
 from core.metrics.verdict_rule import VerdictRule, assess_by_limits
+from core.runtime.derived_state import DerivedState
 from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.tasks.classification import ClassScore, scores_of
@@ -203,9 +204,13 @@ def cascade(subject: Subject, steps: int, seed: int) -> Iterator[Subject]:
 
     Yields:
         The same copy after each step. Modules whose place in the order of execution is unknown are
-        shuffled last.
+        shuffled last. Caches of what was computed from the weights are emptied.
+
+    Raises:
+        NotApplicableError: the model keeps something computed from its weights that cannot follow.
     """
     copied = subject.clone()
+    derived = DerivedState(copied)
     generator = torch.Generator().manual_seed(seed % 2**63)
     modules = dict(copied.model.named_modules())
     names = list(dict.fromkeys([*reversed(list(subject.layers)), *modules]))
@@ -216,6 +221,7 @@ def cascade(subject: Subject, steps: int, seed: int) -> Iterator[Subject]:
     for step in range(steps):
         for module in owners[step * len(owners) // steps : (step + 1) * len(owners) // steps]:
             shuffle(module, generator)
+        derived.clear()
         yield copied
 
 

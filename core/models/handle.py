@@ -29,6 +29,7 @@ from core.models.structure import (
     structure,
 )
 from core.runtime.batching import Budget, is_out_of_memory
+from core.runtime.evaluation_mode import no_grad_no_autocast
 from core.runtime.forward import Forward
 from core.runtime.model_call import copy_model
 from core.runtime.streaming import memory_exhausted
@@ -103,7 +104,7 @@ class ModelHandle:
         """
         size = self.preprocessing.input_size
         try:
-            with self.lock:
+            with self.lock, no_grad_no_autocast(self.device):
                 before = {} if self.owned else settings(self.model)
                 found = probe(self.model, size, self.name, self._call)
                 if not self.owned:
@@ -347,7 +348,8 @@ class ModelHandle:
     @cached_property
     def samples(self) -> Tensor:
         """(n, C, H, W) the sample pictures, in model units, on the model's device."""
-        return sample_inputs(self.preprocessing).to(self.device, self.dtype)
+        with no_grad_no_autocast(self.device):
+            return sample_inputs(self.preprocessing).to(self.device, self.dtype)
 
     def enlarged(self, times: int) -> ModelHandle | None:
         """The same model for inputs `times` as high and wide; None if it cannot take them.

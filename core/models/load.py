@@ -64,7 +64,8 @@ def load_model(
     Args:
         source: a timm name (``"resnet50"``, ``"resnet50.a1_in1k"``); ``"hf-hub:owner/name"``, also
             with ``@revision``; a folder with `config.json` and weights, as timm or transformers
-            exports it; or a module, which is used unchanged on its own device.
+            exports it; or a module, which is used unchanged on its own device; of what
+            `torch.compile` or `DataParallel` made of a module, that module.
         weights: None for the pretrained weights; ``"random"`` for random weights from a fixed seed;
             or a checkpoint of this architecture, whose number of classes is read from the file.
         labels: class names in output order, or a file of them; None uses those of the model or its
@@ -102,20 +103,16 @@ def load_model(
         raise ModelError(f"num_classes is {num_classes}; give 1 or more")
     settled = to_activation(activation, unit)
     if isinstance(source, nn.Module):
+        source = _original(source)
         _refuse_for_modules(source, weights, device)
         model, name, origin, owned = source, _name_of(source), "", False
     else:
         where = choose_device(device)
-        spec = spec_for(source, token)
-        if isinstance(spec, HuggingFaceSpec):
-            model, origin = spec.build(weights, where, _SEED)
-            preprocessing = spec.preprocessing() if preprocessing is None else preprocessing
-            name = spec.name
-        else:
-            model, origin = _with_weights(spec, weights, num_classes, where)
-            # A name stands for weights as well; other weights leave only the architecture of it.
-            name = spec.name if weights is None else spec.architecture
-        move_to_device(model, where, name)
+        with torch.inference_mode(False):  # weights made in it would never have a gradient
+            model, name, origin, kept = _fetched(
+                source, weights, num_classes, where, token, preprocessing is None
+            )
+        preprocessing = kept if preprocessing is None else preprocessing
         owned = True
     found = _labels(model, labels, num_classes)
     classes = _classes(model, num_classes) or (len(found) if found else None)
@@ -131,6 +128,32 @@ def load_model(
         activation=settled,
         forward=Forward(model, name, output, image_argument, others, classes),
     )
+
+
+def _fetched(
+    source: str | Path,
+    weights: str | Path | None,
+    num_classes: int | None,
+    where: torch.device,
+    token: str | bool | None,
+    prepares: bool,
+) -> tuple[nn.Module, str, str, Preprocessing | None]:
+    """The model that a name or folder stands for, on its device.
+
+    Returns:
+        The model, its name, where its weights come from, and the preprocessing kept beside them,
+        if `prepares` asks for it; None where there is none.
+    """
+    spec, kept = spec_for(source, token), None
+    if isinstance(spec, HuggingFaceSpec):
+        model, origin = spec.build(weights, where, _SEED)
+        name, kept = spec.name, spec.preprocessing() if prepares else None
+    else:
+        model, origin = _with_weights(spec, weights, num_classes, where)
+        # A name stands for weights as well; other weights leave only the architecture of it.
+        name = spec.name if weights is None else spec.architecture
+    move_to_device(model, where, name)
+    return model, name, origin, kept
 
 
 def _classes(model: nn.Module, given: int | None) -> int | None:
@@ -181,6 +204,14 @@ def _preprocessing(model: nn.Module, name: str, given: PreprocessingLike) -> Pre
 
 
 # -- modules of the caller ------------------------------------------------------------------------
+
+
+def _original(model: nn.Module) -> nn.Module:
+    """The module that was compiled, or that is run on several devices."""
+    inner = getattr(model, "_orig_mod", None)
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = model.module
+    return _original(inner) if isinstance(inner, nn.Module) else model
 
 
 def _refuse_for_modules(

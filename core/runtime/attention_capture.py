@@ -7,9 +7,11 @@ of four or more axes is attention. No module is patched and nothing global chang
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from core.runtime.model_call import call_for_model, differentiate
 
+_MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 _SOFTMAX = frozenset({torch.softmax, F.softmax, Tensor.softmax})
 
 
@@ -31,7 +34,7 @@ def record_attention(
     Args:
         model: where attention is computed.
         replace: gives the map that is recorded, and used by the model, in place of the map of this
-            name. Torch's own multi-head attention goes on with its own.
+            name.
 
     Yields:
         Maps (..., queries, keys) by the name of the module that computed them, in order of
@@ -107,7 +110,7 @@ class _InterceptAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
-        if func is F.multi_head_attention_forward:  # what it calls inside passes no mode
+        if func is F.multi_head_attention_forward:
             return self._multi_head(*args, **kwargs)
         result = call_for_model(func, *args, **kwargs)
         if func in _SOFTMAX and result.ndim >= 4:
@@ -126,15 +129,92 @@ class _InterceptAttention(TorchFunctionMode):
         return self.record(weights) @ value
 
     def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """`F.multi_head_attention_forward`, made to give the weights of every head."""
-        asked = {"need_weights": True, "average_attn_weights": True, **kwargs}
-        kwargs = {**asked, "need_weights": True, "average_attn_weights": False}
-        output, weights = call_for_model(F.multi_head_attention_forward, *args, **kwargs)
-        assert weights is not None
-        self.record(weights)
-        if not asked["need_weights"]:
-            return output, None
-        return output, weights.mean(-3) if asked["average_attn_weights"] else weights
+        """`F.multi_head_attention_forward`, computed step by step."""
+        try:
+            return multi_head_attention(self.record, *args, **kwargs)
+        except (RuntimeError, TypeError):
+            call_for_model(F.multi_head_attention_forward, *args, **kwargs)  # is the call at fault?
+            raise
+
+
+def multi_head_attention(
+    use: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """What `F.multi_head_attention_forward` computes in evaluation mode, in plain functions.
+
+    Args:
+        use: shown the attention map (B, heads, T, S); gives the one to go on with.
+        *args: those of the function.
+        **kwargs: those of the function.
+
+    Returns:
+        The output (T, B, E), and the weights as the function returns them. Without a batch axis in
+        the inputs there is none in these either.
+    """
+    bound = _MULTI_HEAD.bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = SimpleNamespace(**bound.arguments)
+    batched = given.query.ndim == 3
+    q, k, v = _projected(given, batched)
+    images, heads = q.shape[1], given.num_heads
+    if given.bias_k is not None and given.bias_v is not None:
+        k, v = (
+            torch.cat([t, b.repeat(1, images, 1)])
+            for t, b in ((k, given.bias_k), (v, given.bias_v))
+        )
+    q, k, v = (t.unflatten(2, (heads, -1)).permute(1, 2, 0, 3) for t in (q, k, v))
+    k, v = (
+        t if static is None else static.unflatten(0, (images, heads))
+        for t, static in ((k, given.static_k), (v, given.static_v))
+    )
+    if given.add_zero_attn:
+        k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
+    shape = images, heads, q.shape[2], k.shape[2]
+    mask = _merged_mask(given.attn_mask, given.key_padding_mask, shape, q)
+    attn = use(attention_weights(q, k, v, mask)[0])
+    mixed = (attn @ v).permute(2, 0, 1, 3).flatten(2)
+    output = F.linear(mixed, given.out_proj_weight, given.out_proj_bias)
+    shown = attn.mean(1) if given.average_attn_weights else attn
+    if not batched:
+        output, shown = output[:, 0], shown[0]
+    return output, shown if given.need_weights else None
+
+
+def _projected(given: SimpleNamespace, batched: bool) -> list[Tensor]:
+    """Queries, keys and values (T, B, E) from the arguments of multi-head attention."""
+    inputs = [t if batched else t.unsqueeze(1) for t in (given.query, given.key, given.value)]
+    if given.use_separate_proj_weight:
+        weights = [given.q_proj_weight, given.k_proj_weight, given.v_proj_weight]
+    else:
+        weights = list(given.in_proj_weight.chunk(3))
+    biases = [None] * 3 if given.in_proj_bias is None else list(given.in_proj_bias.chunk(3))
+    return [F.linear(t, w, b) for t, w, b in zip(inputs, weights, biases, strict=True)]
+
+
+def _merged_mask(
+    attn_mask: Tensor | None, padding: Tensor | None, shape: tuple[int, int, int, int], like: Tensor
+) -> Tensor | None:
+    """The masks of `F.multi_head_attention_forward` (True hides) as one that is added to logits.
+
+    Args:
+        attn_mask: (T, S) or (B * heads, T, S).
+        padding: (B, S) or (S,).
+        shape: (B, heads, T, S), where S may have grown by a key or two that are never hidden.
+        like: gives data type and device.
+    """
+    images, heads, _, keys = shape
+    masks = []
+    if attn_mask is not None:
+        masks.append(attn_mask if attn_mask.ndim == 2 else attn_mask.unflatten(0, (images, heads)))
+    if padding is not None:
+        masks.append(padding.reshape(images, 1, 1, -1))
+    total = None
+    for mask in masks:
+        if mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape).to(like).masked_fill(mask, -torch.inf)
+        mask = F.pad(mask, (0, keys - mask.shape[-1]))
+        total = mask if total is None else total + mask
+    return total
 
 
 def attention_weights(

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from core.errors import NotApplicableError
-from core.runtime.attention_capture import attention_weights
+from core.runtime.attention_capture import attention_weights, multi_head_attention
 from core.runtime.model_call import call_for_model
 
 Function = Callable[..., Tensor]
@@ -132,7 +132,7 @@ class BackwardRules(TorchFunctionMode):
     def __init__(
         self,
         rules: Mapping[str, Rule],
-        decompositions: Mapping[str, Function],
+        decompositions: Mapping[str, Callable[..., Any]],
         allowed: Collection[str] = (),
     ) -> None:
         super().__init__()
@@ -279,6 +279,10 @@ def _attention(*args: Any, **kwargs: Any) -> Tensor:
     return weights @ value
 
 
+def _multi_head(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    return multi_head_attention(lambda attn: attn, *args, **kwargs)
+
+
 def _normalize(
     input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
 ) -> Tensor:
@@ -300,11 +304,12 @@ def _divided(input: Any, other: Any) -> Tensor:
     return quotient
 
 
-DECOMPOSITIONS: Mapping[str, Function] = {
+DECOMPOSITIONS: Mapping[str, Callable[..., Any]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,
     "scaled_dot_product_attention": _attention,
+    "multi_head_attention_forward": _multi_head,
     "normalize": _normalize,
     "glu": _glu,
     "div": _divided,

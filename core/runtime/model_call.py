@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,14 +83,46 @@ def differentiate(
 
 
 def copy_model(model: nn.Module, *, name: str) -> nn.Module:
-    """A deep copy of a model.
+    """A deep copy of a model; tensors that share memory share it in the copy too.
+
+    A tensor that a module keeps along with the graph it was computed by is copied without it.
 
     Raises:
         ModelFailure: it cannot be copied; the original error is the `__cause__`.
     """
     sentence = "{name} cannot be copied ({error}); make copy.deepcopy(model) work"
-    copied: nn.Module = _call(sentence, name, copy.deepcopy, model)
+    copied: nn.Module = _call(sentence, name, copy.deepcopy, model, _copied_tensors(model))
     return copied
+
+
+def _copied_tensors(model: nn.Module) -> dict[int, Any]:
+    """A memo for `copy.deepcopy`: copies of a model's tensors, of each memory one, by `id`."""
+    memo: dict[int, Any] = {}
+    memories: dict[int, torch.UntypedStorage] = {}
+    for tensor in _tensors_of([vars(module) for module in model.modules()]):
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
+            continue
+        if tensor.is_quantized or tensor.device.type == "meta":
+            continue
+        memory = tensor.untyped_storage()
+        copied = memories.setdefault(memory.data_ptr(), memory.clone())
+        plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
+            copied, tensor.storage_offset(), tensor.size(), tensor.stride()
+        )
+        wanted = tensor.requires_grad and tensor.is_leaf
+        if isinstance(tensor, nn.Parameter):
+            plain = nn.Parameter(plain, wanted)
+        memo[id(tensor)] = plain if plain.requires_grad == wanted else plain.requires_grad_()
+    return memo
+
+
+def _tensors_of(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """The tensors in nested containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth < 6 and isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_of(part, depth + 1)
 
 
 def call_for_model(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
