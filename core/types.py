@@ -306,7 +306,8 @@ class PercentileRank:
     Attributes:
         value: (B,) the maps' own scores.
         others: (n, B) the scores of random maps.
-        percentile: (B,) per cent of random maps that score worse; equal scores count half.
+        percentile: (B,) per cent of random maps that score worse; scores that are equal up to
+            rounding errors count half. NaN where a score says nothing.
     """
 
     value: Tensor
@@ -317,8 +318,12 @@ class PercentileRank:
     def among(cls, own: Score, others: Tensor, *, higher_is_better: bool) -> PercentileRank:
         """The rank of a score among those (n, B) of random maps."""
         sign = 1 if higher_is_better else -1
-        above, level = sign * (own.value - others) > 0, own.value == others
-        return cls(own.value, others, 100 * (above + level / 2).mean(0))
+        noise = torch.zeros_like(own.value) if own.noise is None else own.noise
+        level = (own.value - others).abs() <= noise
+        above = (sign * (own.value - others) > 0) & ~level
+        untold = torch.tensor([bool(own.reason(image)) for image in range(len(own.value))])
+        percentile = 100 * (above + level / 2).mean(0)
+        return cls(own.value, others, percentile.where(~untold, torch.nan))
 
 
 def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -391,6 +396,11 @@ class Score:
         curve_y: (B, s+1) the curve.
         low: (B,) lower end of the 95% interval, where the value is estimated from a sample.
         high: (B,) upper end of the interval.
+        noise: (B,) how much of the value may be rounding: two scores that differ by no more are
+            equal. None if it is not known.
+        cannot_tell: for each map why its score says nothing, such as that the picture does not
+            matter to the model; an empty text where it does say something. Empty if all do.
+        notes: for each map what is to be said beside its score; empty if there is nothing.
     """
 
     value: Tensor
@@ -401,6 +411,18 @@ class Score:
     curve_y: Tensor | None = None
     low: Tensor | None = None
     high: Tensor | None = None
+    noise: Tensor | None = None
+    cannot_tell: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def reason(self, image: int = 0) -> str:
+        """Why the score of one map says nothing; an empty text if it does say something."""
+        told = self.cannot_tell[image] if self.cannot_tell else ""
+        return told or ("the score is not a number" if bool(self.value[image].isnan()) else "")
+
+    def noise_of(self, image: int = 0) -> float:
+        """How much of the score of one map may be rounding; 0 if it is not known."""
+        return 0.0 if self.noise is None else float(self.noise[image])
 
 
 @dataclass(frozen=True, slots=True)

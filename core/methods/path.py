@@ -206,10 +206,11 @@ def completeness_error(values: Tensor, run: Run, floor: Tensor) -> Tensor:
         floor: (B,) the score of the baseline.
 
     Returns:
-        (B,) ``abs(sum(values) - rise) / abs(rise)`` with ``rise = score - floor``.
+        (B,) ``abs(sum(values) - rise) / abs(rise)`` with ``rise = score - floor``; NaN where the
+        scores are equal up to rounding errors.
     """
     rise = run.score() - floor
-    return relative_error(values.sum((1, 2)), rise)
+    return relative_error(run, values.sum((1, 2)), rise, run.score(), floor)
 
 
 def _gauss_legendre(steps: int) -> tuple[list[float], list[float]]:

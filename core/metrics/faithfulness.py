@@ -17,6 +17,7 @@ from core.metrics.verdict_rule import Assessment, VerdictRule
 from core.perturb.imputation import RemovalBaseline, remover
 from core.perturb.masks import MASKS_PER_CHUNK
 from core.runtime.batching import Chunk
+from core.runtime.noise import NOT_FINITE, UNCHANGED, first_reasons, reasons, score_noise
 from core.runtime.run import Run
 from core.types import Score
 
@@ -40,15 +41,39 @@ class RemovalStep:
     outputs: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A score over the steps of a removal.
+
+    Attributes:
+        y: (B, steps + 1) the score.
+        noise: (B, steps + 1) how much of it may be rounding.
+    """
+
+    y: Tensor
+    noise: Tensor
+
+    def reversed(self) -> Curve:
+        """The same curve with its last step first."""
+        return Curve(self.y.flip(1), self.noise.flip(1))
+
+    def reasons(self) -> tuple[str, ...]:
+        """For each image why the curve says nothing; an empty text where it does."""
+        spread = self.y.amax(1) - self.y.amin(1)
+        broken = reasons(~spread.isfinite(), NOT_FINITE)
+        return first_reasons(broken, reasons(spread <= 2 * self.noise.amax(1), UNCHANGED))
+
+
 class RemovalCurve(Metric):
     """Base of the metrics that remove or restore pixels step by step.
 
     The curve is the probability of the target over the share of pixels changed; for "A instead of
     B" it is the difference of two probabilities, from -1 to 1. Areas follow the trapezoid rule.
     Pixels of equal value are ordered at random by the run's seed, so a constant map is a random
-    order. Model outputs are kept and shared: with the same steps and baseline, deletion, insertion
-    and symmetric relevance gain of one map take 2 (steps - 1) rows together, and two more rows for
-    any number of maps.
+    order. Where the curve is flat but for rounding errors, no order of pixels is better than
+    another, and `cannot_tell` says so. Model outputs are kept and shared: with the same steps and
+    baseline, deletion, insertion and symmetric relevance gain of one map take 2 (steps - 1) rows
+    together, and two more rows for any number of maps.
 
     Attributes:
         restores: whether pixels are restored rather than removed.
@@ -60,12 +85,12 @@ class RemovalCurve(Metric):
     # Deletion, insertion and symmetric relevance gain share their passes, hence this baseline.
     baseline: RemovalBaseline = Field("blur", description="What replaces removed pixels")
 
-    def deletion(self, run: Run, values: Tensor) -> Tensor:
-        """(B, steps + 1) probabilities while pixels are removed, the most relevant first."""
+    def deletion(self, run: Run, values: Tensor) -> Curve:
+        """The probability while pixels are removed, the most relevant first."""
         return self._curve(run, values, restored=False)
 
-    def insertion(self, run: Run, values: Tensor) -> Tensor:
-        """(B, steps + 1) probabilities while pixels are restored, the most relevant first."""
+    def insertion(self, run: Run, values: Tensor) -> Curve:
+        """The probability while pixels are restored, the most relevant first."""
         return self._curve(run, values, restored=True)
 
     def fractions(self, values: Tensor) -> Tensor:
@@ -73,9 +98,17 @@ class RemovalCurve(Metric):
         pixels = values[0].numel()
         return torch.tensor(bounds(pixels, self.steps), dtype=torch.float32) / pixels
 
-    def _area(self, run: Run, values: Tensor, curve: Tensor) -> Score:
+    def _area(self, run: Run, values: Tensor, curve: Curve, *parts: Curve) -> Score:
+        """The area under a curve, which says nothing if none of its `parts` does."""
         x = self.fractions(values)
-        return self.score(run, torch.trapezoid(curve, x), curve_x=x, curve_y=curve)
+        return self.score(
+            run,
+            torch.trapezoid(curve.y, x),
+            curve_x=x,
+            curve_y=curve.y,
+            noise=torch.trapezoid(curve.noise, x),
+            cannot_tell=flat(*(parts or (curve,))),
+        )
 
     def step_at(self, run: Run, values: Tensor, step: int) -> RemovalStep:
         """The pictures at one step of the curve, and the model's outputs for them.
@@ -99,11 +132,13 @@ class RemovalCurve(Metric):
             rows.append(remover(run, image, self.baseline)(shown.to(run.x.device)))
         return RemovalStep(bound / order.shape[1], torch.cat(rows), outputs)
 
-    def _curve(self, run: Run, values: Tensor, *, restored: bool) -> Tensor:
+    def _curve(self, run: Run, values: Tensor, *, restored: bool) -> Curve:
         outputs = self._outputs(run, values, restored=restored)
         owner = run.owner.repeat_interleave(outputs.shape[1])
-        found = run.target.probability()(outputs.flatten(0, 1), owner)
-        return found.view(len(outputs), -1).detach().float().cpu()
+        target, flat_outputs = run.target.probability(), outputs.flatten(0, 1)
+        found = target(flat_outputs, owner).detach().float().cpu()
+        noise = score_noise(run, target, flat_outputs, owner, scale=1.0)
+        return Curve(found.view(len(outputs), -1), noise.view(len(outputs), -1))
 
     def _outputs(self, run: Run, values: Tensor, *, restored: bool) -> Tensor:
         """(B, steps + 1, N) the model's outputs at each step."""
@@ -191,9 +226,10 @@ class Gain(RemovalCurve):
     the curve for "least relevant first" is the insertion curve read backwards.
     """
 
-    def gain(self, run: Run, values: Tensor) -> Tensor:
-        """(B, steps + 1) the curve for least relevant first minus that for most relevant first."""
-        return self.insertion(run, values).flip(1) - self.deletion(run, values)
+    def gain(self, run: Run, values: Tensor) -> tuple[Curve, Curve, Curve]:
+        """The curve for least relevant first minus that for most relevant first, and these two."""
+        last, first = self.insertion(run, values).reversed(), self.deletion(run, values)
+        return Curve(last.y - first.y, last.noise + first.noise), last, first
 
 
 def _assess_gain(value: float, controls: Mapping[str, float]) -> Assessment:
@@ -232,8 +268,7 @@ class SymmetricRelevanceGain(Gain):
     """
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
-        gain = self.gain(run, values)
-        return self._area(run, values, gain)
+        return self._area(run, values, *self.gain(run, values))
 
 
 @register(
@@ -259,9 +294,21 @@ class Road(Gain):
     baseline: RemovalBaseline = Field("imputation", description="What replaces removed pixels")
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
-        gain = self.gain(run, values) / 2
-        inner = gain[:, 1:-1].mean(1)
-        return self.score(run, inner, curve_x=self.fractions(values), curve_y=gain)
+        gain, *parts = self.gain(run, values)
+        return self.score(
+            run,
+            gain.y[:, 1:-1].mean(1) / 2,
+            curve_x=self.fractions(values),
+            curve_y=gain.y / 2,
+            noise=gain.noise[:, 1:-1].mean(1) / 2,
+            cannot_tell=flat(*parts),
+        )
+
+
+def flat(*curves: Curve) -> tuple[str, ...]:
+    """For each image why none of some curves says anything; an empty text where one does."""
+    found = zip(*(curve.reasons() for curve in curves), strict=True)
+    return tuple(each[0] if all(each) else "" for each in found)
 
 
 def bounds(pixels: int, steps: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import isnan
 
 import torch
 
@@ -62,6 +63,8 @@ def extra_text(name: str, value: float) -> str:
         return f"R² {value:.2f}"
     if name == "standard_error":
         return f"{words} {value:.1%} of the largest value, on average"
+    if name.endswith("_error") and isnan(value):
+        return f"{words} unknown, as the score hardly changes"
     if name.endswith("_error"):
         return f"{words} {value:.1%}"
     return f"{words} {value:.3g}"
@@ -83,6 +86,8 @@ def sum_error_text(error: float) -> str:
     >>> sum_error_text(0.123)
     'The map misses the score by 12.3%; use more steps or evaluations, if the method has them.'
     """
+    if isnan(error):
+        return "The score hardly differs from that of the baseline, so there is nothing to add up."
     if error < 0.05:
         return f"The map accounts for the score to within {error:.1%}."
     return (
