@@ -210,4 +210,7 @@ def _is_control(name: str) -> bool:
 def _differ(pairs: Sequence[Mapping[str, Any]], a: str, b: str) -> bool:
     """Whether the interval of two methods' difference, unadjusted, excludes zero."""
     pair = next((p for p in pairs if set(p["methods"]) == {a, b}), None)
-    return pair is not None and (pair["low"] > pair["noise"] or pair["high"] < -pair["noise"])
+    if pair is None:
+        return False
+    noise = pair.get("noise", 0.0)
+    return bool(pair["low"] > noise or pair["high"] < -noise)
