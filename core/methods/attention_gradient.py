@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -86,8 +86,20 @@ class LeGrad(Method):
     A score is computed from the output of each block by the model's own final normalisation and
     head. The positive part of its gradient with respect to the block's attention map is averaged
     over heads, query tokens and blocks.
+
+    What the head reads is a choice, and the maps differ. The default is that of the authors' code
+    (github.com/WalBouss/LeGrad): the mean of all tokens, the class token among them, before the
+    normalisation. With ``tokens="model"`` it is what the model's own head reads, such as the class
+    token. On 40 scenes, world_vit's largest value lies on the object in 60 % and in 28 % of them.
     """
 
+    tokens: Literal["mean", "model"] = Field(
+        "mean",
+        title="Tokens read",
+        description="What a block's score is computed from: mean (the mean of all tokens before "
+        "the normalisation, as in the authors' code) or model (what the model's own head reads, "
+        "such as the class token)",
+    )
     layers: int = Field(
         2, ge=0, le=1000, description="Number of last layers to use; 0 for all layers"
     )
@@ -114,7 +126,7 @@ class LeGrad(Method):
         target = run.target
 
         def step(rows: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            logits, block_logits, maps = _block_logits(run, rows)
+            logits, block_logits, maps = _block_logits(run, rows, mean=self.tokens == "mean")
             score = torch.stack([target(block_logits[name], owner) for name in names])
             found = differentiate(
                 score.sum(),
@@ -139,10 +151,18 @@ class LeGrad(Method):
         return patch_values(torch.stack(received).mean(0), layout), score
 
 
-def _block_logits(run: Run, rows: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def _block_logits(
+    run: Run, rows: Tensor, *, mean: bool
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """The model's logits, the logits computed from each block's output, and the attention maps.
 
     The graph is cut between blocks, so the logits of a block depend on that block's map only.
+
+    Args:
+        run: the model.
+        rows: the images.
+        mean: whether a block's logits are computed from the mean of its tokens, which then takes
+            the place of every token, so that any head reads it.
     """
     model, readout = run.subject.model, _readout(run.subject.model)
     blocks = {name: name.rpartition(".")[0] for name in run.subject.attention_layers}
@@ -153,13 +173,21 @@ def _block_logits(run: Run, rows: Tensor) -> tuple[Tensor, dict[str, Tensor], di
         logits = run.logits(rows)
     if readout is None or not all(block in outputs for block in blocks.values()):
         raise _no_block_scores(run.subject)
-    block_logits: dict[str, Tensor] = {}
-    for name, block in blocks.items():
-        tokens = call_model(readout.norm, outputs[block], name=run.subject.name)
-        block_logits[name] = call_model(readout.forward_head, tokens, name=run.subject.name)
-    last = next(reversed(block_logits.values()))
+
+    def read(tokens: Tensor) -> Tensor:
+        normed = call_model(readout.norm, tokens, name=run.subject.name)
+        found: Tensor = call_model(readout.forward_head, normed, name=run.subject.name)
+        return found
+
+    last = read(outputs[next(reversed(blocks.values()))])
     if last.shape != logits.shape or not torch.allclose(last, logits, rtol=1e-3, atol=1e-4):
         raise _no_block_scores(run.subject)
+    block_logits: dict[str, Tensor] = {}
+    for name, block in blocks.items():
+        tokens = outputs[block]
+        if mean:
+            tokens = tokens.mean(tuple(range(1, tokens.ndim - 1)), keepdim=True).expand_as(tokens)
+        block_logits[name] = read(tokens)
     return logits, block_logits, maps
 
 
