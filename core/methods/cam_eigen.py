@@ -8,6 +8,7 @@ from torch import Tensor
 
 from core.methods.base import Method, register
 from core.methods.cam import CAM, CAM_PROPERTIES
+from core.methods.outliers import MaskOutliers, outlying_tokens, report_outliers, without
 from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
@@ -34,8 +35,14 @@ class EigenCAM(Method):
         description="Show only values above 0 (strong activations); off shows both signs",
     )
 
+    mask_outliers: bool = MaskOutliers
+
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        values = first_component(run.activation())
+        act = run.activation()
+        values, outliers = first_component(act), outlying_tokens(run, act)
+        report_outliers(run, values, outliers)
+        if self.mask_outliers and outliers.any():
+            values = without(first_component(without(act, outliers)), outliers)
         return values.relu() if self.relu else values, run.score()
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:

@@ -13,6 +13,8 @@ SUM_ERRORS = ("completeness_error", "efficiency_error")
 """Extras of methods whose values add up to the change of the score, up to that error."""
 NOT_SHOWN = {"tail_rows"}
 """Extras that say nothing to a reader of the page."""
+TOLD_IF_ANY = {"outlying_tokens", "largest_on_outlier"}
+"""Extras that say something only if they are not 0."""
 
 
 def pass_counts(cost: Cost) -> str:
@@ -53,10 +55,18 @@ def extra_text(name: str, value: float) -> str:
 
     >>> extra_text("completeness_error", 0.0213), extra_text("r2", 0.8312)
     ('completeness error 2.1%', 'R² 0.83')
+    >>> extra_text("outlying_tokens", 2)
+    '2 tokens of outlying norm, which hold no evidence'
     >>> extra_text("converged", 0), extra_text("standard_error", 0.01234)
     ('converged: no', 'standard error 1.2% of the largest value, on average')
     """
     words = name.replace("_", " ")
+    if name == "outlying_tokens":
+        return (
+            f"{value:.0f} token{'' if value == 1 else 's'} of outlying norm, which hold no evidence"
+        )
+    if name == "largest_on_outlier":
+        return "the largest value lies on such a token: mask outlying tokens"
     if name == "converged":
         return f"converged: {'yes' if value else 'no'}"
     if name == "r2":
@@ -74,7 +84,9 @@ def extras_text(found: Attribution, leave_out: Collection[str] = ()) -> str:
     """What else a method found out about the first picture; `leave_out` names what is not told."""
     hidden = {*leave_out, *NOT_SHOWN}
     return "; ".join(
-        extra_text(name, value) for name, value in found.facts().items() if name not in hidden
+        extra_text(name, value)
+        for name, value in found.facts().items()
+        if name not in hidden and (value or name not in TOLD_IF_ANY)
     )
 
 
