@@ -62,7 +62,7 @@ def test_an_efficient_map_sums_to_the_rise_over_what_is_hidden(key: str, name: s
 
 PLENTY: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 200},
-    "idgi": {"steps": 10},
+    "idgi": {"steps": 10, "baseline": "black"},
 }
 """Parameters that leave no more than a small completeness error."""
 

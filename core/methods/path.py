@@ -132,10 +132,16 @@ class IDGI(Method):
     Important Direction Gradient Integration on the straight path: only the part of a step along the
     gradient changes the score. The actual change of the score is distributed, so the map sums to
     the difference of the scores for any number of steps.
+
+    From a uniform baseline the first steps draw the picture's frame. On EfficientNet-Lite0 and
+    three photographs the outer 8 pixels, 14 % of the picture, hold 45 % of the map from black, 17 %
+    from zero, 7 % from the mean colour and 8 % from blur. Transformers trained on photographs gave
+    98 % from the mean colour and 24 % from blur, so blur is the default.
+    ``python -m benchmarks.baselines`` measures it.
     """
 
     steps: int = Field(50, ge=1, le=1000, description="Number of gradient passes")
-    baseline: Baseline = Field("black", description="Where the path starts")
+    baseline: Baseline = Field("blur", description="Where the path starts")
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.steps + 1, self.steps)
