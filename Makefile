@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --disable-pip-version-check")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format mutate zoo bench versus ground-truth meta synthetic docs screenshots wheel clean
+.PHONY: help run test slow lint format mutate zoo bench versus ground-truth meta synthetic docs screenshots wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ run: $(VENV)/run ## Open the dashboard (ARGS="--port 8000" and the like)
 
 test: $(VENV)/dev ## Run the tests (ARGS="-k gradcam" and the like)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+slow: $(VENV)/dev ## Run the tests that are too slow for every time: promises, families of timm
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 lint: $(VENV)/dev ## Check style, types and the direction of imports
 	@find core dashboard -name '*.pyi' -delete

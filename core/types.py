@@ -42,8 +42,10 @@ class Property(StrEnum):
     LINEAR_EXACT = "linear_exact"
     """On a linear model the map is the exact contribution of each pixel."""
     CLASS_SENSITIVE = "class_sensitive"
-    """With default parameters another target gives another map. How well the map tells objects
-    apart is measured in docs/ground_truth.md."""
+    """With default parameters another class gives another map: on every trained model that can run
+    the method, maps of the classes that it thinks likeliest have a mean rank correlation below 0.9.
+    Withheld where that fails on any model, even if the map differs a little between classes. How
+    well the map tells objects apart is measured in docs/ground_truth.md."""
     LOCALISES = "localises"
     """Where the evidence is known, more of the map lies on it than of the random, edge and centre
     controls, on average and on every model of the synthetic scenes that can run the method."""
@@ -360,7 +362,8 @@ class PercentileRank(Result):
     Attributes:
         value: (B,) the maps' own scores.
         others: (n, B) the scores of random maps.
-        percentile: (B,) per cent of random maps that score worse; equal scores count half.
+        percentile: (B,) per cent of random maps that score worse; scores that are equal up to
+            rounding errors count half. NaN where a score says nothing.
     """
 
     value: Tensor
@@ -371,8 +374,12 @@ class PercentileRank(Result):
     def among(cls, own: Score, others: Tensor, *, higher_is_better: bool) -> PercentileRank:
         """The rank of a score among those (n, B) of random maps."""
         sign = 1 if higher_is_better else -1
-        above, level = sign * (own.value - others) > 0, own.value == others
-        return cls(own.value, others, 100 * (above + level / 2).mean(0))
+        noise = torch.zeros_like(own.value) if own.noise is None else own.noise
+        level = (own.value - others).abs() <= noise
+        above = (sign * (own.value - others) > 0) & ~level
+        untold = torch.tensor([bool(own.reason(image)) for image in range(len(own.value))])
+        percentile = 100 * (above + level / 2).mean(0)
+        return cls(own.value, others, percentile.where(~untold, torch.nan))
 
 
 def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -541,6 +548,11 @@ class Score(Result):
         curve_y: (B, s+1) the curve.
         low: (B,) lower end of the 95% interval, where the value is estimated from a sample.
         high: (B,) upper end of the interval.
+        noise: (B,) how much of the value may be rounding: two scores that differ by no more are
+            equal. None if it is not known.
+        cannot_tell: for each map why its score says nothing, such as that the picture does not
+            matter to the model; an empty text where it does say something. Empty if all do.
+        notes: for each map what is to be said beside its score; empty if there is nothing.
     """
 
     value: Tensor
@@ -551,6 +563,18 @@ class Score(Result):
     curve_y: Tensor | None = None
     low: Tensor | None = None
     high: Tensor | None = None
+    noise: Tensor | None = None
+    cannot_tell: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def reason(self, image: int = 0) -> str:
+        """Why the score of one map says nothing; an empty text if it does say something."""
+        told = self.cannot_tell[image] if self.cannot_tell else ""
+        return told or ("the score is not a number" if bool(self.value[image].isnan()) else "")
+
+    def noise_of(self, image: int = 0) -> float:
+        """How much of the score of one map may be rounding; 0 if it is not known."""
+        return 0.0 if self.noise is None else float(self.noise[image])
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

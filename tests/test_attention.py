@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from functools import cache
 from typing import Any
 
@@ -361,8 +362,12 @@ def test_relevance_is_the_matrix_product_written_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "vit_registers", "vit_pooled", "deit_distilled"])
-@pytest.mark.parametrize("layers", [0, 1, 2])
-def test_legrad_reads_every_block_through_the_models_own_head(name: str, layers: int) -> None:
+@pytest.mark.parametrize(
+    ("layers", "tokens"), [(0, "model"), (1, "model"), (2, "model"), (0, "mean")]
+)
+def test_legrad_reads_every_block_through_the_models_own_head(
+    name: str, layers: int, tokens: str
+) -> None:
     run = run64(name)
     model: Any = copy.deepcopy(run.subject.model).eval()
     maps: list[Tensor] = []
@@ -370,17 +375,23 @@ def test_legrad_reads_every_block_through_the_models_own_head(name: str, layers:
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
             module.attn_drop.register_forward_hook(lambda _m, _a, out: maps.append(out))
-    tokens: list[Tensor] = []
+    outs: list[Tensor] = []
     for block in model.blocks:
-        block.register_forward_hook(lambda _m, _a, out: tokens.append(out))
+        block.register_forward_hook(lambda _m, _a, out: outs.append(out))
     model(run.x)
     total = torch.zeros(2, maps[0].shape[-1]).double()
     used = len(maps) if layers == 0 else layers
-    for attn, out in list(zip(maps, tokens, strict=True))[-used:]:
-        read = model.forward_head(model.norm(out))[[0, 1], [1, 3]].sum()
+    for attn, out in list(zip(maps, outs, strict=True))[-used:]:
+        if tokens == "model":
+            logits = model.forward_head(model.norm(out))
+        else:  # as the authors' code: the mean of all tokens, then the normalisation
+            mean = model.fc_norm(model.norm(out.mean(1)))
+            heads = (model.head, model.head_dist) if name == "deit_distilled" else (model.head,)
+            logits = torch.stack([head(mean) for head in heads]).mean(0)
+        read = logits[[0, 1], [1, 3]].sum()
         (grad,) = torch.autograd.grad(read, attn, retain_graph=True)
         total += grad.clamp(min=0).mean(1).mean(1) / used
-    ours = ask(run, "legrad", layers=layers).flatten(1)
+    ours = ask(run, "legrad", layers=layers, tokens=tokens).flatten(1)
     torch.testing.assert_close(ours, total[:, -ours.shape[1] :], rtol=1e-8, atol=1e-14)
 
 
@@ -436,7 +447,7 @@ def test_a_single_layer_known_by_heart() -> None:
     for index in (1, 2):  # the gradient of the score by a weight is the class times the value
         relevance = explainer.explain(x, "transformer_relevance", target=index).values
         torch.testing.assert_close(relevance, (index * value).relu() / 10)
-        legrad = explainer.explain(x, "legrad", target=index).values
+        legrad = explainer.explain(x, "legrad", target=index, tokens="model").values
         torch.testing.assert_close(legrad, (index * value).relu() / 10)  # of ten tokens one is read
     rolled = explainer.explain(x, "attention_rollout", target=1).values
     torch.testing.assert_close(rolled, torch.full((1, 3, 3), 0.05))
@@ -463,6 +474,15 @@ def test_gradients_of_attention_cost_one_pass_and_are_shared() -> None:
     assert (again.cost.forward, again.cost.backward) == (0, 0)
     free = explainer.explain(images(owner, 1, seed=5), "transformer_relevance")
     assert (free.cost.forward, free.cost.backward) == (1, 1)
+
+
+def test_legrads_two_readings_are_different_maps() -> None:
+    owner = shared_handle("vit")
+    x = images(owner, 1)
+    ask = functools.partial(Explainer(owner).explain, x, "legrad", target=3)
+    default, model, mean = (ask(**p).values for p in ({}, {"tokens": "model"}, {"tokens": "mean"}))
+    assert torch.equal(default, mean), "that of the authors' code"
+    assert (model - mean).abs().max() > 0.1 * model.abs().max()
 
 
 def test_legrad_is_refused_where_the_head_reads_something_else() -> None:

@@ -254,6 +254,8 @@ def test_road_shows_the_model_imputed_pixels_with_the_references_noise(spot: Exp
     model = spot.model.model
     assert spot.model.probe
     hook = model.register_forward_pre_hook(lambda _, args: seen.extend(args[0].clone()))
+    spot.predict(x)  # a model with another hook is another model, and is looked at anew
+    seen.clear()
     spot.measure(x, values, "road", target=0, steps=4)
     hook.remove()
     changed = [row for row in seen if not torch.equal(row, x[0])]
@@ -505,8 +507,11 @@ def test_odd_maps_get_a_defined_answer(key: str, odd: str) -> None:
     _, height, width = shared_handle("resnet").input_size
     score = asked_of(key, ODD[odd](height, width))
     low, high = METRICS[key].range
-    assert not score.value.isnan().any()
-    assert low - 1e-6 <= score.value.item() <= high + 1e-6
+    if score.value.isnan().any():  # neither like nor unlike another map
+        assert odd in {"constant", "zero", "one cell"}
+        assert score.reason() == "the map has the same value everywhere"
+    else:
+        assert low - 1e-6 <= score.value.item() <= high + 1e-6
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

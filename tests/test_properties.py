@@ -25,10 +25,18 @@ def test_another_class_gives_another_map(key: str, name: str) -> None:
     assert (one - other).abs().max() > 1e-3 * one.abs().max()
 
 
+ALMOST_ALIKE = {"guided_backprop", "eigengradcam"}
+"""Methods whose maps differ between classes, but too little on some trained model to promise it;
+see test_promises.py."""
+
+
 def test_methods_that_ignore_the_class_do_not_claim_otherwise() -> None:
     owner = shared_handle("vit")
     x = images(owner, 1)
     for key, cls in METHODS.items():
+        if key in ALMOST_ALIKE:
+            assert Property.CLASS_SENSITIVE not in cls.properties
+            continue
         if Property.CLASS_SENSITIVE not in cls.properties and runnable(quick(key), owner):
             one, other = (Explainer(owner).explain(x, quick(key), target=c).values for c in (1, 4))
             assert torch.equal(one, other), key
@@ -54,7 +62,7 @@ def test_an_efficient_map_sums_to_the_rise_over_what_is_hidden(key: str, name: s
 
 PLENTY: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 200},
-    "idgi": {"steps": 10},
+    "idgi": {"steps": 10, "baseline": "black"},
 }
 """Parameters that leave no more than a small completeness error."""
 

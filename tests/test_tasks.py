@@ -260,8 +260,9 @@ def test_numbers_that_do_not_change_are_not_judged() -> None:
 
     explainer = asked(Still(2), activation="identity")
     answer = explainer.explain(pictures(), "saliency")
-    with pytest.raises(NotApplicableError, match="with the picture and without it"):
-        explainer.measure(pictures(), answer, "srg")
+    score = explainer.measure(pictures(), answer, "srg")
+    assert all("does not change" in score.reason(image) for image in range(2))
+    assert {one.tone for one in explainer.verdict(pictures(), answer)} == {"doubtful"}
 
 
 def test_a_contrast_of_numbers_and_what_needs_probabilities() -> None:

@@ -216,7 +216,7 @@ def add_scores(
         report["results"][name].setdefault("scores", {})[key] = facts
         if random_maps and MetricInput.METHOD not in metric.needs:
             rank = explainer.percentile_rank(query, attribution, metric, maps=random_maps)
-            facts["percentile"] = float(rank.percentile[0])
+            facts["percentile"] = finite(float(rank.percentile[0]))
     if len(reasons) == len(compared.results) and len(set(reasons.values())) == 1:
         reasons = {key: reasons.popitem()[1]}
     else:
@@ -232,6 +232,10 @@ def score_facts(score: Score, metric: Metric) -> dict[str, Any]:
         "params": dict(score.params),
         "cost": cost_facts(score.cost),
     }
+    if reason := score.reason():
+        facts["cannot_tell"] = reason
+    if score.notes and score.notes[0]:
+        facts["note"] = score.notes[0]
     if score.low is not None and score.high is not None:
         facts["interval"] = [finite(float(end[0])) for end in (score.low, score.high)]
     return facts
@@ -292,7 +296,10 @@ def agreement_facts(found: Agreement) -> dict[str, Any]:
     tables = {name: getattr(found, name) for name in ("spearman", "overlap", "ssim")}
     return {
         "methods": list(found.methods),
-        **{name: [[round(v, 4) for v in row] for row in t.tolist()] for name, t in tables.items()},
+        **{
+            name: [[finite(round(v, 4)) for v in row] for row in t.tolist()]
+            for name, t in tables.items()
+        },
     }
 
 

@@ -15,9 +15,10 @@ from core.cli.shared import (
     refuse_unused,
 )
 from core.errors import TimmscopeError, UnknownNameError
-from core.evaluation.verdict import finding
+from core.evaluation.assess import mean_check
+from core.evaluation.verdict import finding_of
 from core.explainer import Explainer
-from core.types import Score
+from core.types import Score, finite
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
@@ -45,11 +46,16 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
 
 def _facts(key: str, score: Score) -> dict[str, Any]:
     """The score of one sanity check and what it means, as JSON."""
-    found = finding(key, float(score.value.mean()), {})
-    facts: dict[str, Any] = {"value": found.value, "tone": found.tone, "words": found.words}
-    facts["pictures"] = [round(v, 4) for v in score.value.tolist()]
+    mean = mean_check(score)
+    facts: dict[str, Any]
+    if reason := mean.reason():
+        facts = {"value": None, "tone": "cannot tell", "words": f"Cannot tell: {reason}."}
+    else:
+        found = finding_of(key, mean, {})
+        facts = {"value": found.value, "tone": found.tone, "words": found.words}
+    facts["pictures"] = [finite(round(v, 4)) for v in score.value.tolist()]
     if score.curve_y is not None:
-        facts["curve"] = [round(v, 4) for v in score.curve_y.mean(0).tolist()]
+        facts["curve"] = [finite(round(v, 4)) for v in score.curve_y.nanmean(0).tolist()]
     return facts
 
 

@@ -223,8 +223,30 @@ def _mean_check(
     method = METHODS.make(attribution.method, attribution.params)
     configuration = Configuration(method, attribution.layer)
     found = sanity_checks(explainer, configuration, [key], query.seed, query.on_progress)[key]
-    mean = found.value.mean().expand(len(query))
-    return replace(found, value=mean, curve_x=None, curve_y=None)
+    return mean_check(found, len(query))
+
+
+def mean_check(found: Score, images: int = 1) -> Score:
+    """The mean of a sanity check over the sample pictures, as the score of each of some images.
+
+    A picture that cannot tell is left out, and the note says so. If none can tell, neither can the
+    mean.
+    """
+    why = [found.reason(picture) for picture in range(len(found.value))]
+    told = torch.tensor([not reason for reason in why])
+    notes = [note for note in found.notes if note]
+    if lost := sum(map(bool, why)):
+        left_out = f"{lost} of {len(why)} sample pictures left out: {next(filter(None, why))}"
+        notes = [left_out, *notes]
+    return replace(
+        found,
+        value=found.value[told].mean().expand(images),
+        curve_x=None,
+        curve_y=None,
+        noise=None,
+        cannot_tell=("" if told.any() else why[0],) * images,
+        notes=("; ".join(dict.fromkeys(notes)),) * images,
+    )
 
 
 def recommendation(
@@ -242,7 +264,8 @@ def recommendation(
         attributions: by configuration, all of the same target; controls are no candidates.
 
     Raises:
-        NotApplicableError: there is no method among them, or more than one picture.
+        NotApplicableError: there is no method among them, more than one picture, or the score does
+            not change when the picture is removed.
     """
     if len(query) != 1:
         raise NotApplicableError(
@@ -256,18 +279,24 @@ def recommendation(
     maps = {name: attributions[name] for name in names}
     silent = replace(query, layer=None, on_progress=None)
     maps |= {key: explainer.explain(silent, method) for key, method in controls.items()}
-    gains = _gains(explainer, query, maps)
+    gains, noise = _gains(explainer, query, maps)
     return recommend(
         [Candidate(name, gains[name], _full_cost(explainer, maps[name])) for name in names],
         {key: gains[key] for key in controls},
         {name: label_of(name) for name in maps},
+        noise,
     )
 
 
 def _gains(
     explainer: ExplainerLike, query: Query, maps: Mapping[str, Attribution]
-) -> dict[str, list[float]]:
-    """The symmetric relevance gain of each map, once for each baseline."""
+) -> tuple[dict[str, list[float]], float]:
+    """The symmetric relevance gain of each map, once for each baseline, and how much is rounding.
+
+    Raises:
+        NotApplicableError: removing the picture does not change the score.
+    """
+    noise, why = 0.0, []
     turns = joint_progress(query.on_progress, [PARTS] * (len(maps) * len(RECOMMENDATION_BASELINES)))
     gains: dict[str, list[float]] = {name: [] for name in maps}
     for baseline in RECOMMENDATION_BASELINES:
@@ -276,8 +305,12 @@ def _gains(
             report = next(turns)
             score = explainer.measure(query.reporting(_in_parts(report)), attribution, metric)
             gains[name].append(float(score.value[0]))
+            noise = max(noise, score.noise_of())
+            why.append(score.reason())
             report(PARTS, PARTS)
-    return gains
+    if all(why):
+        raise NotApplicableError(f"cannot tell which method to use: {why[0]}")
+    return gains, noise
 
 
 def _full_cost(explainer: ExplainerLike, attribution: Attribution) -> Cost:

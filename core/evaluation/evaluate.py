@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.errors import CancelledError, TimmscopeError
+from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.evaluation.assess import ExplainerLike, control_methods, percentile_rank
 from core.evaluation.rows import Row, RowKey
 from core.methods.base import control_keys
@@ -160,11 +160,13 @@ def _row(
 ) -> Row:
     """One row: the score, its interval and its percentile rank, and what they cost."""
     score = explainer.measure(query, attribution, metric)
+    if reason := score.reason():
+        raise NotApplicableError(f"cannot tell: {reason}")
     percentile = None
     ranked = MetricInput.METHOD not in metric.needs and attribution.method not in control_keys()
     if random_maps and ranked:
         rank = percentile_rank(explainer, query, attribution, metric, random_maps)
-        percentile = float(rank.percentile[0])
+        percentile = finite(float(rank.percentile[0]))
     low, high = (None if e is None else finite(float(e[0])) for e in (score.low, score.high))
     return Row(
         **row,

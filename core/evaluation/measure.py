@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.errors import NotApplicableError, TimmscopeError
 from core.inputs.batch import digest_of, to_input_size
-from core.methods.base import METHODS
+from core.methods.base import METHODS, Method
 from core.metrics.base import Metric, MetricContext, MetricInput, Reattribute
 from core.runtime.run import Run
 from core.types import Attribution, Score
@@ -42,8 +42,13 @@ def measure(
             "pass the target that it explains"
         )
     maps = to_input_size(maps_of(values), run.x)
-    again = None if attribution is None else _rerun(attribution)
-    context = MetricContext(ground_truth, attribution, again)
+    again = signed = None
+    if attribution is not None:
+        method = METHODS.make(attribution.method, attribution.params)
+        again = _rerun(method)
+        if getattr(method, "relu", False):
+            signed = _rerun(method.model_copy(update={"relu": False}))
+    context = MetricContext(ground_truth, attribution, again, signed)
     for needed in sorted(metric.needs):
         if not context.has(needed):
             raise NotApplicableError(f"{metric.label} {MISSING[needed]}")
@@ -65,9 +70,8 @@ def maps_of(values: Attribution | Tensor) -> Tensor:
     return values.values if isinstance(values, Attribution) else values
 
 
-def _rerun(attribution: Attribution) -> Reattribute:
-    """A function that runs the method of an attribution on other rows."""
-    method = METHODS.make(attribution.method, attribution.params)
+def _rerun(method: Method) -> Reattribute:
+    """A function that runs a method on other rows."""
     return lambda run: to_input_size(method.attribute(run)[0], run.x)
 
 

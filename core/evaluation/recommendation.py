@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isnan
 from statistics import mean
 
 from core.evaluation.cost_wording import cost_share
@@ -61,20 +62,25 @@ def recommend(
     candidates: Sequence[Candidate],
     controls: Mapping[str, Sequence[float]],
     names: Mapping[str, str],
+    noise: float = 0.0,
 ) -> Recommendation:
     """Rank methods by mean gain, and choose the cheapest of those as good as the best.
 
-    A method is as good as the best if it gains as much with at least one baseline.
+    A method is as good as the best if it gains as much with at least one baseline. A gain that is
+    not a number is no gain.
 
     Args:
         candidates: the methods; at least one.
         controls: the gains of each control with the same baselines, by key; at least one control.
         names: the labels of methods and controls, by name.
+        noise: how much of a gain may be rounding; gains that differ by no more are equal.
     """
+    candidates = [replace(c, gains=_numbers(c.gains)) for c in candidates]
+    controls = {key: _numbers(gains) for key, gains in controls.items()}
     means = {key: mean(gains) for key, gains in controls.items()}
     ranking = sorted(candidates, key=lambda c: (-c.gain, c.cost_in_passes))
     rival = max(means, key=lambda key: means[key])
-    doubtful = {c.method: rival for c in ranking if c.gain <= means[rival]}
+    doubtful = {c.method: rival for c in ranking if c.gain <= means[rival] + noise}
     able = [c for c in ranking if c.method not in doubtful]
     if not able:
         words = (
@@ -83,10 +89,10 @@ def recommend(
         )
         return Recommendation(None, words, ranking, means, doubtful)
     best = able[0]
-    level = [c for c in able if _matches(c.gains, best.gains)]
+    level = [c for c in able if _matches(c.gains, best.gains, noise)]
     chosen = min(level, key=lambda c: (c.cost_in_passes, -c.gain))
     words = _why(best, chosen, level, names)
-    close = [key for key, gains in controls.items() if _matches(gains, chosen.gains)]
+    close = [key for key, gains in controls.items() if _matches(gains, chosen.gains, noise)]
     if close:
         listed = ", ".join(names[key] for key in close)
         words += f" Read it with care: with another baseline, {listed} does as well."
@@ -96,9 +102,14 @@ def recommend(
     return Recommendation(chosen.method, words, ranking, means, doubtful, not close)
 
 
-def _matches(gains: Sequence[float], others: Sequence[float]) -> bool:
+def _numbers(gains: Sequence[float]) -> list[float]:
+    """Gains, with 0 for those that are not a number."""
+    return [0.0 if isnan(gain) else gain for gain in gains]
+
+
+def _matches(gains: Sequence[float], others: Sequence[float], noise: float) -> bool:
     """Whether one gains as much as the other with at least one baseline."""
-    return any(own >= other for own, other in zip(gains, others, strict=True))
+    return any(own >= other - noise for own, other in zip(gains, others, strict=True))
 
 
 def _why(

@@ -20,6 +20,9 @@ from core.registry import key_of
 
 Values = NDArray[np.float64]
 
+ROUNDING = 1e-6
+"""Scores that differ by less than this share of the largest are equal: they are float32 numbers,
+computed in many steps."""
 RESAMPLES = 2000
 """Draws for each interval, and the most for each p-value."""
 
@@ -29,7 +32,8 @@ def summary(rows: Iterable[Row]) -> dict[str, Any]:
 
     Intervals are 95% percentile bootstrap intervals of the mean over pictures. A pair is compared
     on the pictures that both methods have. P-values are those of a two-sided sign-flip test of the
-    differences, adjusted for all pairs of a metric by Holm's method.
+    differences, adjusted for all pairs of a metric by Holm's method. A difference no larger than
+    `noise`, the rounding error of the scores, counts as none.
 
     Args:
         rows: scores; a row with an error counts as an error of its method, and one without value or
@@ -38,8 +42,8 @@ def summary(rows: Iterable[Row]) -> dict[str, Any]:
     Returns:
         For each metric its name with `higher_is_better`, `ranking` (methods, the best first),
         `methods` (`mean`, `low`, `high`, `pictures`), `pairs` (`methods`, `difference`, `low`,
-        `high`, `p`, `pictures`), `errors` (number by method) and `advice`; only `errors` if it has
-        no score at all.
+        `high`, `p`, `noise`, `pictures`), `errors` (number by method) and `advice`; only `errors`
+        if it has no score at all.
     """
     table: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     costs: dict[str, list[int]] = defaultdict(list)
@@ -149,13 +153,15 @@ def _pairs(by_method: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]
             continue
         differences = np.array([by_method[a][p] - by_method[b][p] for p in both])
         low, high = interval(differences)
+        noise = ROUNDING * max(abs(by_method[m][p]) for m in (a, b) for p in both)
         pairs.append(
             {
                 "methods": [a, b],
                 "difference": float(differences.mean()),
                 "low": low,
                 "high": high,
-                "p": sign_flip(differences),
+                "p": sign_flip(differences * (np.abs(differences) > noise)),
+                "noise": noise,
                 "pictures": len(both),
             }
         )
@@ -204,4 +210,7 @@ def _is_control(name: str) -> bool:
 def _differ(pairs: Sequence[Mapping[str, Any]], a: str, b: str) -> bool:
     """Whether the interval of two methods' difference, unadjusted, excludes zero."""
     pair = next((p for p in pairs if set(p["methods"]) == {a, b}), None)
-    return pair is not None and (pair["low"] > 0 or pair["high"] < 0)
+    if pair is None:
+        return False
+    noise = pair.get("noise", 0.0)
+    return bool(pair["low"] > noise or pair["high"] < -noise)

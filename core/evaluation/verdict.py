@@ -6,7 +6,7 @@ What a score means, and the sentence for it, is the `VerdictRule` of each metric
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.metrics.base import METRICS
 from core.metrics.localisation_grid import OTHERS
@@ -44,10 +44,12 @@ class Verdict(Result):
     """Whether a map deserves trust.
 
     Attributes:
-        tone: "good" if all findings are good, "bad" if a decisive metric is bad, else "doubtful".
+        tone: "good" if all findings are good and every decisive metric that was measured says
+            something, "bad" if a decisive metric is bad, else "doubtful".
         words: what to do, a sentence.
         findings: what the metrics contribute, in the order of their priority.
-        unanswered: for each metric without a score, the reason, by metric key.
+        unanswered: for each metric without a score, or whose score says nothing, the reason, by
+            metric key.
     """
 
     tone: Tone
@@ -100,39 +102,79 @@ def verdict(
         unanswered: for each metric without a score, the reason, by metric key.
         image: which image of the batch.
     """
-    findings = []
+    findings, untold = [], {}
     for key, score in scores.items():
-        value = float(score.value[image])
-        beside = {name: float(c.value[image]) for name, c in controls.get(key, {}).items()}
-        findings.append(finding(key, value, beside))
-    return Verdict(*_overall(findings, len(unanswered)), findings, unanswered)
+        beside = controls.get(key, {})
+        if reason := why_no_finding(score, beside, image):
+            untold[key] = f"cannot tell: {reason}"
+        else:
+            findings.append(finding_of(key, score, beside, image))
+    overall = _overall(findings, untold, len(unanswered) + len(untold))
+    return Verdict(*overall, findings, {**unanswered, **untold})
 
 
-def finding(metric: str, value: float, controls: Mapping[str, float]) -> Finding:
+def why_no_finding(score: Score, controls: Mapping[str, Score], image: int = 0) -> str:
+    """Why one map's score contributes nothing to a verdict; an empty text if it does contribute.
+
+    Args:
+        score: the map's score.
+        controls: the scores of the controls, by method key; may be empty.
+        image: which image of the batch.
+    """
+    if reason := score.reason(image):
+        return reason
+    sizes = [abs(float(one.value[image])) for one in (score, *controls.values())]
+    if score.noise is not None and max(sizes) <= score.noise_of(image):
+        return "neither its score nor that of any control is larger than rounding errors"
+    return ""
+
+
+def finding_of(metric: str, score: Score, controls: Mapping[str, Score], image: int = 0) -> Finding:
+    """What one map's score contributes to a verdict; see `finding`."""
+    noise = score.noise_of(image)
+    beside = {name: float(one.value[image]) for name, one in controls.items()}
+    found = finding(metric, float(score.value[image]), beside, noise)
+    if not (score.notes and score.notes[image]):
+        return found
+    return replace(found, words=f"{found.words} ({score.notes[image]}.)")
+
+
+def finding(
+    metric: str, value: float, controls: Mapping[str, float], noise: float = 0.0
+) -> Finding:
     """What one score contributes to a verdict.
 
     Args:
         metric: the metric's key.
         value: the map's score.
         controls: the scores of the controls, by method key; may be empty.
+        noise: a difference from a control, or from 0, that counts as none; see `Score.noise`.
 
     Raises:
         ValueError: the metric does not count in verdicts.
     """
-    assessment = rule_of(metric).assess(value, controls)
+    clear = 0.0 if abs(value) <= noise else value
+    level = {name: clear if abs(c - value) <= noise else c for name, c in controls.items()}
+    assessment = rule_of(metric).assess(clear, level)
     return Finding(metric, value, assessment.tone, assessment.words, controls)
 
 
-def _overall(findings: Sequence[Finding], missing: int) -> tuple[Tone, str]:
+def _overall(
+    findings: Sequence[Finding], untold: Mapping[str, str], missing: int
+) -> tuple[Tone, str]:
     """The tone of the whole verdict and its words.
 
-    A bad score of a metric whose rule has `if_bad` makes the whole verdict bad. `missing` tests
-    could not be made.
+    A bad score of a metric whose rule has `if_bad` makes the whole verdict bad, and one that says
+    nothing, for the reason in `untold`, leaves it doubtful. `missing` tests gave no finding.
     """
     by_priority = sorted(findings, key=lambda one: rule_of(one.metric).priority)
     for one in by_priority:
         if one.tone == "bad" and rule_of(one.metric).if_bad:
             return "bad", rule_of(one.metric).if_bad
+    decisive = [key for key in untold if rule_of(key).if_bad]
+    if decisive:
+        reason = untold[min(decisive, key=lambda key: rule_of(key).priority)]
+        return "doubtful", f"{reason[:1].upper()}{reason[1:]}."
     if not findings:
         return "doubtful", "No test applies to this map."
     worst = max(TONES.index(one.tone) for one in findings)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.errors import NotApplicableError, UnknownNameError
 from core.methods.base import Method, register
+from core.methods.outliers import MaskOutliers, outlying, report_outliers, without
 from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.types import AttentionLayer, Cost, Layout, Need
@@ -38,6 +39,9 @@ class Attention(Method):
     The map does not depend on the target. Windowed attention is mapped back to the picture:
     patches outside the window of the query get 0. The weight of a pooled key is split evenly among
     the patches it was pooled from.
+
+    Some patches draw the attention of all tokens, whatever they show. Their number stands in
+    ``extras["outlying_tokens"]``; `mask_outliers` sets them to 0.
     """
 
     head: int = Field(
@@ -47,6 +51,7 @@ class Attention(Method):
         description="Index of the attention head, from 0; -1 is the mean of all heads",
     )
     query: str = Query
+    mask_outliers: bool = MaskOutliers
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(1)
@@ -59,7 +64,10 @@ class Attention(Method):
                 f"no head {self.head} in {run.layer}; choose a head from 0 to {layer.heads - 1}"
             )
         weights = maps.mean(1) if self.head < 0 else maps[:, self.head]
-        return query_attention(weights, self.query, layer), run.score()
+        values = query_attention(weights, self.query, layer)
+        outliers = outlying(received_attention(weights, layer))
+        report_outliers(run, values, outliers)
+        return without(values, outliers) if self.mask_outliers else values, run.score()
 
 
 @register(
@@ -123,6 +131,15 @@ def residual_step(row: Tensor, weights: Tensor, layer: AttentionLayer) -> Tensor
     """Propagates query weights (B, T) through one layer: row-normalised (attention + identity)."""
     row = row / (1 + layer.row_sums(weights))
     return row + layer.propagate(row, weights)
+
+
+def received_attention(weights: Tensor, layer: AttentionLayer) -> Tensor:
+    """(B, h, w) the attention that each patch receives from all tokens; arguments as below."""
+    layout = layer.query_layout or layer.layout
+    assert layout is not None
+    assert layer.layout is not None
+    even = weights.new_ones(len(weights), layout.tokens) / layout.tokens
+    return patch_values(layer.propagate(even, weights), layer.layout)
 
 
 def query_attention(weights: Tensor, query: str, layer: AttentionLayer) -> Tensor:

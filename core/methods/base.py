@@ -15,6 +15,7 @@ from core.errors import NotApplicableError
 from core.models.structure import structure
 from core.registry import Parameters, Registry
 from core.runtime.batching import peak_memory
+from core.runtime.noise import rounding
 from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.types import Attribution, Cost, Group, Need, Property
@@ -175,9 +176,22 @@ def cached_refusal(subject: Subject, key: str, find_refusal: Callable[[], str]) 
     return known[question]
 
 
-def relative_error(found: Tensor, asked: Tensor) -> Tensor:
-    """abs(found - asked) / abs(asked) of sums (B,), where `asked` is what they should be."""
-    return (found - asked).abs() / asked.abs().clamp_min(torch.finfo(asked.dtype).tiny)
+def relative_error(run: Run, found: Tensor, asked: Tensor, *scores: Tensor) -> Tensor:
+    """How far the sums of maps are from a score, or from the difference of two scores.
+
+    Args:
+        run: the run whose scores they are.
+        found: (B,) the sums.
+        asked: (B,) what they should be.
+        scores: (B,) those that `asked` is the difference of, which say how far it is rounded.
+
+    Returns:
+        (B,) ``abs(found - asked) / abs(asked)``; NaN where `asked` is zero up to rounding errors,
+        and nothing can be a share of it.
+    """
+    noise = torch.stack([rounding(run, score) for score in (asked, *scores)]).sum(0)
+    error: Tensor = ((found - asked) / asked).abs()
+    return error.where(asked.abs() > noise, torch.nan)
 
 
 def attribute(method: Method, run: Run) -> Attribution:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from core.errors import NotApplicableError
 from core.methods.base import Method, register
+from core.methods.outliers import MaskOutliers, outlying_tokens, report_outliers, without
 from core.models.default_layer import SMALLEST_GRID
 from core.runtime.run import Run
 from core.runtime.subject import Subject
@@ -41,10 +42,16 @@ class CAM(Method):
         description="Show only evidence for the target (values above 0); off shows both signs",
     )
 
+    mask_outliers: bool = MaskOutliers
+
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         found = run.layer_gradients()
         note_limits(run, found.act, found.grad)
-        values = self.combine(found.act, found.grad)
+        values, outliers = self.combine(found.act, found.grad), outlying_tokens(run, found.act)
+        report_outliers(run, values, outliers)
+        if self.mask_outliers and outliers.any():
+            kept = self.combine(without(found.act, outliers), without(found.grad, outliers))
+            values = without(kept, outliers)
         return values.relu() if self.relu else values, found.score
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:

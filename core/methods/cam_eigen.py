@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from core.methods.base import Method, register
-from core.methods.cam import CAM, CAM_PROPERTIES, note_limits
+from core.methods.cam import CAM, note_limits
+from core.methods.outliers import MaskOutliers, outlying_tokens, report_outliers, without
 from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
@@ -34,10 +35,15 @@ class EigenCAM(Method):
         description="Show only values above 0 (strong activations); off shows both signs",
     )
 
+    mask_outliers: bool = MaskOutliers
+
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         act = run.activation()
         note_limits(run, act)
-        values = first_component(act)
+        values, outliers = first_component(act), outlying_tokens(run, act)
+        report_outliers(run, values, outliers)
+        if self.mask_outliers and outliers.any():
+            values = without(first_component(without(act, outliers)), outliers)
         return values.relu() if self.relu else values, run.score()
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
@@ -48,13 +54,19 @@ class EigenCAM(Method):
     "eigengradcam",
     label="Eigen-Grad-CAM",
     family="cam",
-    about="Best for one dominant object of a class; not for exact amounts or several objects.",
+    about="Best for one dominant object; not for telling classes apart, exact amounts or several "
+    "objects.",
     paper="arXiv:2008.00299",
     needs=[Need.GRADIENT, Need.LAYER],
-    properties=CAM_PROPERTIES,
+    properties=[Property.LOCALISES, Property.NONNEGATIVE],
 )
 class EigenGradCAM(CAM):
-    """First principal component of activation times gradient (after Muhammad & Yeasin, 2020)."""
+    """First principal component of activation times gradient (after Muhammad & Yeasin, 2020).
+
+    The component follows the strongest tokens, whatever the class. Maps of four classes have a mean
+    correlation of 0.6 on EfficientNet-Lite0, but of 0.95 and 0.98 on two transformers trained on
+    photographs, so the method does not promise to tell classes apart.
+    """
 
     def combine(self, act: Tensor, grad: Tensor) -> Tensor:
         return first_component(grad * act)

@@ -153,7 +153,7 @@ def _maps(run: Run, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     values = maps.unflatten(0, (-1, count)).mean(0)
     score, floor = scores.unflatten(0, (-1, count)).mean(0).unbind(1)
     rise = score - floor
-    error = relative_error(values.sum((1, 2)), rise)
+    error = relative_error(run, values.sum((1, 2)), rise, score, floor)
     run.extras["completeness_error"] = error
     return values, score
 

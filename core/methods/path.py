@@ -132,10 +132,16 @@ class IDGI(Method):
     Important Direction Gradient Integration on the straight path: only the part of a step along the
     gradient changes the score. The actual change of the score is distributed, so the map sums to
     the difference of the scores for any number of steps.
+
+    From a uniform baseline the first steps draw the picture's frame. On EfficientNet-Lite0 and
+    three photographs the outer 8 pixels, 14 % of the picture, hold 45 % of the map from black, 17 %
+    from zero, 7 % from the mean colour and 8 % from blur. A hierarchical transformer trained on
+    photographs gave 98 % from the mean colour and 24 % from blur, so blur is the default.
+    ``python -m benchmarks.baselines`` measures it.
     """
 
     steps: int = Field(50, ge=1, le=1000, description="Number of gradient passes")
-    baseline: Baseline = Field("black", description="Where the path starts")
+    baseline: Baseline = Field("blur", description="Where the path starts")
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.steps + 1, self.steps)
@@ -206,10 +212,11 @@ def completeness_error(values: Tensor, run: Run, floor: Tensor) -> Tensor:
         floor: (B,) the score of the baseline.
 
     Returns:
-        (B,) ``abs(sum(values) - rise) / abs(rise)`` with ``rise = score - floor``.
+        (B,) ``abs(sum(values) - rise) / abs(rise)`` with ``rise = score - floor``; NaN where the
+        scores are equal up to rounding errors.
     """
     rise = run.score() - floor
-    return relative_error(values.sum((1, 2)), rise)
+    return relative_error(run, values.sum((1, 2)), rise, run.score(), floor)
 
 
 def _gauss_legendre(steps: int) -> tuple[list[float], list[float]]:

@@ -257,7 +257,7 @@ class Relevance(Method):
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         values, score = self._relevance(run)
-        run.extras["completeness_error"] = relative_error(values.sum((1, 2)), score)
+        run.extras["completeness_error"] = relative_error(run, values.sum((1, 2)), score)
         return values, score
 
     def _relevance(self, run: Run) -> tuple[Tensor, Tensor]:

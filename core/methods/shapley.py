@@ -105,8 +105,9 @@ class PartitionShap(Method):
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         maps, rises = zip(*(self._explain(run, i) for i in range(len(run.x))), strict=True)
         values = torch.stack(maps)
-        run.extras["efficiency_error"] = relative_error(values.sum((1, 2)), torch.stack(rises))
-        return values, run.score()
+        score, asked = run.score(), torch.stack(rises)
+        run.extras["efficiency_error"] = relative_error(run, values.sum((1, 2)), asked, score)
+        return values, score
 
     def _explain(self, run: Run, image: int) -> tuple[Tensor, Tensor]:
         """The map (H, W) of one image, and the sum that it should have."""

@@ -69,10 +69,11 @@ class KernelShap(Segmented):
         labels = [self.labels(run, image) for image in range(len(run.x))]
         maps = [self._explain(run, image, own) for image, own in enumerate(labels)]
         values, errors, rises = (torch.stack(part) for part in zip(*maps, strict=True))
-        run.extras["efficiency_error"] = relative_error(values.sum((1, 2)), rises)
+        total, score = values.sum((1, 2)), run.score()
+        run.extras["efficiency_error"] = relative_error(run, total, rises, score)
         run.extras["standard_error"] = errors
         run.extras["segments"] = torch.stack(labels)
-        return values, run.score()
+        return values, score
 
     def _explain(self, run: Run, image: int, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The map (H, W) of one image, its standard error (H, W), and the sum it should have."""

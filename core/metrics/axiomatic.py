@@ -7,6 +7,7 @@ from torch import Tensor
 from core.errors import NotApplicableError
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.verdict_rule import VerdictRule, assess_by_limits
+from core.runtime.noise import reasons
 from core.runtime.run import Run
 from core.types import Score
 
@@ -40,7 +41,8 @@ ERRORS = ("completeness_error", "efficiency_error")
 class CompletenessError(Metric):
     """abs(sum of the map - (f(x) - f(baseline))) / abs(f(x) - f(baseline)), as the method reports.
 
-    Only for methods whose values are meant to add up to the change in the score.
+    Only for methods whose values are meant to add up to the change in the score. Where the score
+    does not change, beyond rounding errors, it is NaN, and `cannot_tell` says so.
     """
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
@@ -49,4 +51,5 @@ class CompletenessError(Metric):
         found = next((extras[name] for name in ERRORS if name in extras), None)
         if found is None:
             raise NotApplicableError("this method's values need not add up to the score")
-        return self.score(run, found.float())
+        reason = "the score is the same without the picture, up to rounding errors"
+        return self.score(run, found.float(), cannot_tell=reasons(found.isnan(), reason))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -73,11 +73,13 @@ class MetricContext:
         ground_truth: (B, H, W) True where the evidence is, in input pixels; None if unknown.
         attribution: the attribution that the maps are part of; None for maps given as a tensor.
         reattribute: runs the method that drew the maps again; None for maps given as a tensor.
+        reattribute_signed: runs it without the ReLU that it ends with; None if it has none.
     """
 
     ground_truth: Tensor | None = None
     attribution: Attribution | None = None
     reattribute: Reattribute | None = None
+    reattribute_signed: Reattribute | None = None
 
     def has(self, given: MetricInput) -> bool:
         """Whether this input is available."""
@@ -128,7 +130,7 @@ class Metric(Parameters, ABC):
         """How often at most it calls `MetricContext.reattribute`, with these parameters."""
         return 0
 
-    def score(self, run: Run, value: Tensor, **more: Tensor) -> Score:
+    def score(self, run: Run, value: Tensor, **more: Any) -> Score:
         """The result: values (B,), further fields of `Score`, and what the run has cost."""
         return Score(value, self.key, self.model_dump(), run.cost_counter.cost(), **more)
 

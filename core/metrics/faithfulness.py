@@ -11,12 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.errors import NotApplicableError, TimmscopeError
+from core.errors import TimmscopeError
 from core.metrics.base import Category, Metric, MetricContext, check, register
 from core.metrics.verdict_rule import Assessment, VerdictRule
 from core.perturb.imputation import RemovalBaseline, remover
 from core.perturb.masks import MASKS_PER_CHUNK
 from core.runtime.batching import Chunk
+from core.runtime.noise import NOT_FINITE, UNCHANGED, first_reasons, reasons, score_noise
 from core.runtime.run import Run
 from core.tasks.outputs import Outputs, joined
 from core.types import Score
@@ -24,8 +25,6 @@ from core.types import Score
 REMOVED = "share of pixels removed", "probability"
 RESTORED = "share of pixels restored", "probability"
 GAINED = "share of pixels removed", "difference in probability"
-NOISE = 32
-"""A change of a score by fewer rounding errors of its type says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,29 @@ class RemovalStep:
     outputs: Outputs
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A score over the steps of a removal.
+
+    Attributes:
+        y: (B, steps + 1) the score.
+        noise: (B, steps + 1) how much of it may be rounding.
+    """
+
+    y: Tensor
+    noise: Tensor
+
+    def reversed(self) -> Curve:
+        """The same curve with its last step first."""
+        return Curve(self.y.flip(1), self.noise.flip(1))
+
+    def reasons(self) -> tuple[str, ...]:
+        """For each image why the curve says nothing; an empty text where it does."""
+        spread = self.y.amax(1) - self.y.amin(1)
+        broken = reasons(~spread.isfinite(), NOT_FINITE)
+        return first_reasons(broken, reasons(spread <= 2 * self.noise.amax(1), UNCHANGED))
+
+
 class RemovalCurve(Metric):
     """Base of the metrics that remove or restore pixels step by step.
 
@@ -51,9 +73,10 @@ class RemovalCurve(Metric):
     (the numbers of a regression, a function of the caller) it is the share of the score: 1 for the
     whole picture and 0 for the picture with every pixel removed. Areas follow the trapezoid rule.
     Pixels of equal value are ordered at random by the run's seed, so a constant map is a random
-    order. Model outputs are kept and shared: with the same steps and baseline, deletion, insertion
-    and symmetric relevance gain of one map take 2 (steps - 1) rows together, and two more rows for
-    any number of maps.
+    order. Where the curve is flat but for rounding errors, no order of pixels is better than
+    another, and `cannot_tell` says so. Model outputs are kept and shared: with the same steps and
+    baseline, deletion, insertion and symmetric relevance gain of one map take 2 (steps - 1) rows
+    together, and two more rows for any number of maps.
 
     Attributes:
         restores: whether pixels are restored rather than removed.
@@ -65,12 +88,12 @@ class RemovalCurve(Metric):
     # Deletion, insertion and symmetric relevance gain share their passes, hence this baseline.
     baseline: RemovalBaseline = Field("blur", description="What replaces removed pixels")
 
-    def deletion(self, run: Run, values: Tensor) -> Tensor:
-        """(B, steps + 1) probabilities while pixels are removed, the most relevant first."""
+    def deletion(self, run: Run, values: Tensor) -> Curve:
+        """The probability while pixels are removed, the most relevant first."""
         return self._curve(run, values, restored=False)
 
-    def insertion(self, run: Run, values: Tensor) -> Tensor:
-        """(B, steps + 1) probabilities while pixels are restored, the most relevant first."""
+    def insertion(self, run: Run, values: Tensor) -> Curve:
+        """The probability while pixels are restored, the most relevant first."""
         return self._curve(run, values, restored=True)
 
     def fractions(self, values: Tensor) -> Tensor:
@@ -78,9 +101,17 @@ class RemovalCurve(Metric):
         pixels = values[0].numel()
         return torch.tensor(bounds(pixels, self.steps), dtype=torch.float32) / pixels
 
-    def _area(self, run: Run, values: Tensor, curve: Tensor) -> Score:
+    def _area(self, run: Run, values: Tensor, curve: Curve, *parts: Curve) -> Score:
+        """The area under a curve, which says nothing if none of its `parts` does."""
         x = self.fractions(values)
-        return self.score(run, torch.trapezoid(curve, x), curve_x=x, curve_y=curve)
+        return self.score(
+            run,
+            torch.trapezoid(curve.y, x),
+            curve_x=x,
+            curve_y=curve.y,
+            noise=torch.trapezoid(curve.noise, x),
+            cannot_tell=flat(*(parts or (curve,))),
+        )
 
     def step_at(self, run: Run, values: Tensor, step: int) -> RemovalStep:
         """The pictures at one step of the curve, and the model's outputs for them.
@@ -105,17 +136,18 @@ class RemovalCurve(Metric):
             rows.append(remover(run, image, self.baseline)(shown.to(run.x.device)))
         return RemovalStep(bound / order.shape[1], torch.cat(rows), outputs.select(images))
 
-    def _curve(self, run: Run, values: Tensor, *, restored: bool) -> Tensor:
+    def _curve(self, run: Run, values: Tensor, *, restored: bool) -> Curve:
         outputs = self._outputs(run, values, restored=restored)
-        owner = run.owner.repeat_interleave(self.steps + 1)
-        target = run.target.bounded()
-        found = (target or run.target)(outputs, owner).view(len(run.x), -1).detach().float().cpu()
-        if target is not None:
-            return found
+        owner, shape = run.owner.repeat_interleave(self.steps + 1), (len(run.x), self.steps + 1)
+        bounded = run.target.bounded()
+        target = bounded or run.target
+        found = target(outputs, owner).detach().float().cpu().view(shape)
+        noise = score_noise(run, target, outputs, owner, scale=1.0 if bounded else 0.0).view(shape)
+        if bounded is not None:
+            return Curve(found, noise)
         first, last = found[:, [0]], found[:, [-1]]
-        noise = NOISE * torch.finfo(run.x.dtype).eps
         ends = (last, first) if restored else (first, last)
-        return _share(found, *ends, noise)
+        return _share(Curve(found, noise), *ends)
 
     def _outputs(self, run: Run, values: Tensor, *, restored: bool) -> Outputs:
         """The model's outputs at each step, image by image: B times steps + 1 rows."""
@@ -203,9 +235,10 @@ class Gain(RemovalCurve):
     the curve for "least relevant first" is the insertion curve read backwards.
     """
 
-    def gain(self, run: Run, values: Tensor) -> Tensor:
-        """(B, steps + 1) the curve for least relevant first minus that for most relevant first."""
-        return self.insertion(run, values).flip(1) - self.deletion(run, values)
+    def gain(self, run: Run, values: Tensor) -> tuple[Curve, Curve, Curve]:
+        """The curve for least relevant first minus that for most relevant first, and these two."""
+        last, first = self.insertion(run, values).reversed(), self.deletion(run, values)
+        return Curve(last.y - first.y, last.noise + first.noise), last, first
 
 
 def _assess_gain(value: float, controls: Mapping[str, float]) -> Assessment:
@@ -244,8 +277,7 @@ class SymmetricRelevanceGain(Gain):
     """
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
-        gain = self.gain(run, values)
-        return self._area(run, values, gain)
+        return self._area(run, values, *self.gain(run, values))
 
 
 @register(
@@ -271,9 +303,21 @@ class Road(Gain):
     baseline: RemovalBaseline = Field("imputation", description="What replaces removed pixels")
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
-        gain = self.gain(run, values) / 2
-        inner = gain[:, 1:-1].mean(1)
-        return self.score(run, inner, curve_x=self.fractions(values), curve_y=gain)
+        gain, *parts = self.gain(run, values)
+        return self.score(
+            run,
+            gain.y[:, 1:-1].mean(1) / 2,
+            curve_x=self.fractions(values),
+            curve_y=gain.y / 2,
+            noise=gain.noise[:, 1:-1].mean(1) / 2,
+            cannot_tell=flat(*parts),
+        )
+
+
+def flat(*curves: Curve) -> tuple[str, ...]:
+    """For each image why none of some curves says anything; an empty text where one does."""
+    found = zip(*(curve.reasons() for curve in curves), strict=True)
+    return tuple(each[0] if all(each) else "" for each in found)
 
 
 def bounds(pixels: int, steps: int) -> list[int]:
@@ -297,27 +341,22 @@ def ranking(values: Tensor, generator: torch.Generator) -> Tensor:
     return shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
 
 
-def _share(scores: Tensor, whole: Tensor, empty: Tensor, noise: float) -> Tensor:
-    """Scores (B, n) as shares of what the picture makes of them.
+def _share(curve: Curve, whole: Tensor, empty: Tensor) -> Curve:
+    """A curve of scores as shares of what the picture makes of them.
+
+    Where removing the picture changes the score no more than rounding does, the share is 0 at every
+    step, so that the curve says that it cannot tell.
 
     Args:
-        scores: the scores.
+        curve: the scores.
         whole: (B, 1) those of the whole pictures.
         empty: (B, 1) those of the pictures with every pixel removed.
-        noise: a smaller relative change is rounding.
-
-    Raises:
-        NotApplicableError: removing the picture changes a score no more than rounding does.
     """
     change = whole - empty
-    lost = change.abs() <= noise * torch.maximum(whole.abs(), empty.abs())
-    if lost.any():
-        image = int(lost[:, 0].nonzero()[0, 0])
-        raise NotApplicableError(
-            f"the score is {float(whole[image]):.4g} with the picture and without it, so there is "
-            "no change to divide among pixels; explain another output, or choose another baseline"
-        )
-    return (scores - empty) / change
+    lost = change.abs() <= 2 * curve.noise.amax(1, keepdim=True)
+    change = torch.where(lost, 1.0, change)
+    share = torch.where(lost, 0.0, (curve.y - empty) / change)
+    return Curve(share, torch.where(lost, 1.0, curve.noise / change.abs()))
 
 
 def _first(order: Tensor, bound: int) -> Tensor:

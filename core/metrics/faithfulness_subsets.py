@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Hashable, Iterator
-from typing import NamedTuple
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -15,11 +16,22 @@ from core.metrics.base import Category, Metric, MetricContext, check, register
 from core.perturb.imputation import RemovalBaseline, remover
 from core.perturb.masks import MASKS_PER_CHUNK
 from core.runtime.batching import Chunk
+from core.runtime.noise import (
+    CONSTANT,
+    NOT_FINITE,
+    first_reasons,
+    is_constant,
+    reasons,
+    score_noise,
+)
 from core.runtime.run import Run
 from core.types import Score
 
 SCATTERED = "Not a reliable test: even the true map scores like noise."
 """The caveat of metrics that remove scattered pixels; docs/metrics.md has the measurements."""
+UNCHANGED_BY_SETS = (
+    "the score does not change, beyond rounding errors, whichever set of pixels is removed"
+)
 
 
 class PixelSubsets(Metric):
@@ -27,8 +39,15 @@ class PixelSubsets(Metric):
 
     They compare the sum of the map's signed values over each set with the drop of the score without
     it; the score is the target's own, such as a logit. The sets do not depend on the map, so
-    another map of the same picture takes no pass.
+    another map of the same picture takes no pass. Where no set changes the score, but for rounding
+    errors, `cannot_tell` says so.
+
+    Attributes:
+        needs_spread: whether it compares how sets differ, so that all changing the score by the
+            same amount, or a constant map, says nothing either.
     """
+
+    needs_spread: ClassVar[bool] = True
 
     samples: int = Field(100, ge=4, le=5000, description="Number of random sets of pixels")
     baseline: RemovalBaseline = Field("mean", description="What replaces removed pixels")
@@ -39,7 +58,17 @@ class PixelSubsets(Metric):
         flat = removed.flatten(1).double()
         given = values.flatten(1).double() @ flat.T  # (B, n)
         lost = (run.score()[:, None] - self._left(run, removed)).double().cpu()
-        return self.compare(run, given, lost)
+        noise = score_noise(run, run.target, run.outputs(), run.owner)
+        found = self.compare(run, given, lost)
+        spread = lost.amax(1) - lost.amin(1) if self.needs_spread else lost.abs().amax(1)
+        return replace(
+            found,
+            cannot_tell=first_reasons(
+                reasons(~lost.isfinite().all(1), NOT_FINITE),
+                reasons(spread <= 2 * noise, UNCHANGED_BY_SETS),
+                reasons(self.needs_spread & is_constant(values), CONSTANT),
+            ),
+        )
 
     def _left(self, run: Run, removed: Tensor) -> Tensor:
         """(B, n) the score of each image without each set of pixels."""
@@ -161,6 +190,8 @@ class Infidelity(PixelSubsets):
     scale does not matter. The error is divided by the mean squared drop of the score: 0 is a
     perfect prediction, 1 is no better than predicting no drop at all.
     """
+
+    needs_spread: ClassVar[bool] = False
 
     side: float = Field(
         0.2, ge=0.01, le=0.9, description="Side of a square, as a share of the picture's"

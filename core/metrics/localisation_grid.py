@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from core.errors import NotApplicableError
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.localisation import mass
+from core.runtime.noise import score_noise
 from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.types import Score
@@ -95,9 +96,10 @@ def companions(run: Run) -> Tensor:
     outputs = run.derive(x=samples, owner=None, target=None, images_name="samples").outputs()
     sure = run.subject.task.certainty(outputs)
     chosen = []
-    for owner, own in zip(run.owner, run.score(), strict=True):
+    noise = score_noise(run, run.target, run.outputs(), run.owner).to(run.x.device)
+    for owner, own, error in zip(run.owner, run.score(), noise, strict=True):
         theirs = run.target(outputs, owner.expand(len(samples)))
-        less = own - theirs > LESS * own.abs()
+        less = own - theirs > (LESS * own.abs()).clamp_min(2 * error)
         if less.sum() < OTHERS:
             raise NotApplicableError(
                 f"the grid pointing game needs {OTHERS} pictures with a lower score for the "

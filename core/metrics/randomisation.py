@@ -13,6 +13,7 @@ from core.metrics.base import Category, Metric, MetricContext, MetricInput, chec
 from core.metrics.similarity import spearman
 from core.metrics.verdict_rule import VerdictRule, assess_by_limits
 from core.runtime.derived_state import DerivedState
+from core.runtime.noise import CONSTANT, first_reasons, is_constant, reasons
 from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.tasks.classification import ClassScore, scores_of
@@ -47,18 +48,28 @@ class WeightRandomisation(Metric):
         return 1
 
     def maps(self, run: Run, context: MetricContext) -> Tensor:
-        """(B, H, W) the method's maps of a run, each averaged over `smooth` noisy copies."""
-        assert context.reattribute is not None
+        """(B, H, W) the method's maps of a run, each averaged over `smooth` noisy copies.
+
+        Those of a method that ends with a ReLU are taken before it. The ReLU turns a map without
+        positive values into zeros, which differ from any map, but are no evidence of anything.
+        """
+        again = context.reattribute_signed or context.reattribute
+        assert again is not None
         if self.smooth == 1:
-            return context.reattribute(run)
+            return again(run)
         generator, target = run.generator(), run.target
         black, white = (run.subject.pixel(level).to(run.x) for level in (0.0, 1.0))
         total = torch.zeros(())
         for _ in range(self.smooth):
             noise = torch.randn(run.x.shape[1:], generator=generator).to(run.x)
             rows = run.x + self.noise * noise * (white - black)
-            total = total + context.reattribute(run.derive(x=rows, target=target))
+            total = total + again(run.derive(x=rows, target=target))
         return total / self.smooth
+
+    def own_maps(self, run: Run, values: Tensor, context: MetricContext) -> Tensor:
+        """(B, H, W) the maps of the unchanged model, to compare `maps` with."""
+        given = self.smooth == 1 and context.reattribute_signed is None
+        return values if given else self.maps(run, context)
 
 
 @register(
@@ -92,8 +103,11 @@ class Randomisation(WeightRandomisation):
 
     Layer by layer, from the last to the first, the weights are shuffled. The score is the mean over
     these steps of the absolute rank correlation with the map of the unchanged model, so an inverted
-    map counts as similar, and so do two constant maps. With `smooth` above 1 it is sMPRT (Hedstroem
-    et al., 2024).
+    map counts as similar. With `smooth` above 1 it is sMPRT (Hedstroem et al., 2024).
+
+    Maps are compared before the ReLU of a method that ends with one. A constant map is neither like
+    nor unlike another: its step is NaN in the curve and left out of the mean, and the score's note
+    says how many are. If all are, the score is NaN, and `cannot_tell` says why.
     """
 
     steps: int = Field(6, ge=1, le=100, description="Number of steps to shuffle all layers in")
@@ -103,7 +117,7 @@ class Randomisation(WeightRandomisation):
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)
-        own = values if self.smooth == 1 else self.maps(run, context)
+        own = self.own_maps(run, values, context)
         curve = [torch.ones(len(values))]
         for shuffled in cascade(run.subject, self.steps, run.seed):
             found = self.maps(run.derive(subject=shuffled), context)
@@ -111,7 +125,28 @@ class Randomisation(WeightRandomisation):
             curve.append(torch.tensor(alike))
         y = torch.stack(curve, 1)
         x = torch.linspace(0, 1, y.shape[1])
-        return self.score(run, y[:, 1:].mean(1), curve_x=x, curve_y=y)
+        lost = y[:, 1:].isnan()
+        mine = reasons(is_constant(own), CONSTANT)
+        theirs = reasons(lost.all(1), CONSTANT_SHUFFLED)
+        return self.score(
+            run,
+            y[:, 1:].nanmean(1),
+            curve_x=x,
+            curve_y=y,
+            cannot_tell=first_reasons(mine, theirs),
+            notes=tuple(_left_out(each) for each in lost),
+        )
+
+
+CONSTANT_SHUFFLED = "with shuffled weights the map has the same value everywhere"
+
+
+def _left_out(lost: Tensor) -> str:
+    """How many of the steps (n,) were left out of a mean; an empty text for none and for all."""
+    count = int(lost.sum())
+    if count in (0, len(lost)):
+        return ""
+    return f"{count} of {len(lost)} steps left out: {CONSTANT_SHUFFLED}"
 
 
 @register(
@@ -128,19 +163,23 @@ class Randomisation(WeightRandomisation):
 class RandomisationEntropy(WeightRandomisation):
     """Relative rise of the map's entropy with all weights shuffled, eMPRT (Hedstroem et al., 2024).
 
-    The entropy is that of a histogram of the map's values. If that of the original map is 0, as for
-    a constant map, the rise counts as 0.
+    The entropy is that of a histogram of the map's values, taken before the ReLU of a method that
+    ends with one. If the original map or that of the shuffled model is constant, the rise counts as
+    0, and `cannot_tell` says that this means nothing.
     """
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)
-        own = values if self.smooth == 1 else self.maps(run, context)
+        own = self.own_maps(run, values, context)
         (shuffled,) = cascade(run.subject, 1, run.seed)
-        before, after = (
-            histogram_entropy(own),
-            histogram_entropy(self.maps(run.derive(subject=shuffled), context)),
+        found = self.maps(run.derive(subject=shuffled), context)
+        mine, theirs = is_constant(own), is_constant(found)
+        rise = histogram_entropy(found) / histogram_entropy(own) - 1
+        return self.score(
+            run,
+            torch.where(mine | theirs, 0, rise),
+            cannot_tell=first_reasons(reasons(mine, CONSTANT), reasons(theirs, CONSTANT_SHUFFLED)),
         )
-        return self.score(run, torch.where(before > 0, after / before - 1, 0))
 
 
 @register(
@@ -169,7 +208,11 @@ class RandomisationEntropy(WeightRandomisation):
     ),
 )
 class ClassSensitivity(Metric):
-    """Rank correlation with the map for the most likely other class; 1 if the class is ignored."""
+    """Rank correlation with the map for the most likely other class; 1 if the class is ignored.
+
+    NaN if either map is constant, because that is neither the same map nor another one;
+    `cannot_tell` then says so.
+    """
 
     def method_calls(self) -> int:
         return 1
@@ -191,7 +234,12 @@ class ClassSensitivity(Metric):
             run.derive(x=run.x, owner=torch.arange(len(run.x)).to(run.owner), target=target)
         )
         alike = [spearman(a, b) for a, b in zip(found, values, strict=True)]
-        return self.score(run, torch.tensor(alike))
+        mine = reasons(is_constant(values), CONSTANT)
+        theirs = reasons(is_constant(found), CONSTANT_OTHER)
+        return self.score(run, torch.tensor(alike), cannot_tell=first_reasons(mine, theirs))
+
+
+CONSTANT_OTHER = "the map for the other class has the same value everywhere"
 
 
 def cascade(subject: Subject, steps: int, seed: int) -> Iterator[Subject]:

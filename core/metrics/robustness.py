@@ -8,6 +8,7 @@ from torch import Tensor
 
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.verdict_rule import VerdictRule, assess_by_limits
+from core.runtime.noise import CONSTANT, is_constant, reasons
 from core.runtime.run import Run
 from core.types import Score
 
@@ -41,7 +42,8 @@ class MaxSensitivity(Metric):
 
     Each value of the picture is changed by a random amount of at most `radius`; the target stays
     the same. The change of the map is the Euclidean norm of the difference divided by that of the
-    map. For a map of zeros it is 0, or infinite if a changed picture gives anything else.
+    map. For a map of zeros it is 0, or infinite if a changed picture gives anything else. That a
+    constant map stays the same is no merit, and `cannot_tell` says so.
     """
 
     samples: int = Field(10, ge=1, le=500, description="Number of changed pictures")
@@ -65,6 +67,7 @@ class MaxSensitivity(Metric):
         for _ in range(self.samples):
             drawn = 2 * torch.rand(run.x.shape[1:], generator=generator) - 1
             rows = run.x + self.radius * drawn.to(run.x) * (white - black)
-            change = (context.reattribute(run.derive(x=rows, target=target)) - values).flatten(1)
-            worst = torch.maximum(worst, change.norm(dim=1) / sizes)
-        return self.score(run, torch.where(worst.isnan(), 0, worst))
+            moved = (context.reattribute(run.derive(x=rows, target=target)) - values).flatten(1)
+            worst = torch.maximum(worst, moved.norm(dim=1) / sizes)
+        change = torch.where(worst.isnan(), 0, worst)
+        return self.score(run, change, cannot_tell=reasons(is_constant(values), CONSTANT))

@@ -1,7 +1,11 @@
-"""How similar two maps are."""
+"""How similar two maps are.
+
+A map of equal values has no order and no shape to compare, so every similarity with it is NaN.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,10 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.runtime.noise import is_constant
+
 # scipy.stats and scikit-image are imported where they are used: it takes seconds, and few ask.
 
 TOP = 0.1
 """The share of the pixels that `overlap` compares."""
+
+
+def comparable(some: Tensor, others: Tensor) -> bool:
+    """Whether each of two maps (H, W) has values that differ by more than rounding errors.
+
+    >>> comparable(torch.eye(2), torch.eye(2)), comparable(torch.eye(2), torch.zeros(2, 2))
+    (True, False)
+    """
+    return not is_constant(torch.stack([some, others])).any()
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -28,28 +43,31 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def spearman(some: Tensor, others: Tensor) -> float:
-    """Rank correlation of two maps (H, W), -1 to 1; 1 if both are constant, 0 if one is.
+    """Rank correlation of two maps (H, W), -1 to 1; NaN if one is constant.
 
     >>> round(spearman(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[0.0, 0.1, 0.2]])), 6)
     1.0
     """
     from scipy.stats import spearmanr
 
+    if not comparable(some, others):
+        return math.nan
     a, b = (values.flatten().numpy() for values in (some, others))
-    constant = [bool((values == values[0]).all()) for values in (a, b)]
-    if any(constant):
-        return float(all(constant))
     return float(np.clip(spearmanr(a, b).statistic, -1, 1))
 
 
 def overlap(some: Tensor, others: Tensor, share: float = TOP) -> float:
     """Intersection over union, 0 to 1, of the pixels with the largest values in two maps (H, W).
 
+    NaN if a map is constant.
+
     Args:
         some: a map.
         others: another map.
         share: the share of the pixels to compare. Ties are broken at random, with a fixed seed.
     """
+    if not comparable(some, others):
+        return math.nan
     count = max(1, round(share * some.numel()))
     tops = [_top(v, count) for v in (some, others)]
     return float((tops[0] & tops[1]).sum() / (tops[0] | tops[1]).sum())
@@ -64,8 +82,14 @@ def _top(values: Tensor, count: int) -> Tensor:
 
 
 def ssim(some: Tensor, others: Tensor) -> float:
-    """Structural similarity (Wang et al., 2004) of two maps (H, W), each scaled to 0 to 1."""
+    """Structural similarity (Wang et al., 2004) of two maps (H, W), each scaled to 0 to 1.
+
+    NaN if a map is constant.
+    """
     from skimage.metrics import structural_similarity
+
+    if not comparable(some, others):
+        return math.nan
 
     a, b = (_scaled(v) for v in (some, others))
     window = min(7, *a.shape)
@@ -75,8 +99,7 @@ def ssim(some: Tensor, others: Tensor) -> float:
 
 
 def _scaled(values: Tensor) -> NDArray[np.float64]:
-    """The values from 0 to 1; zeros if all are equal."""
+    """The values from 0 to 1; they are not all equal."""
     array = values.double().numpy()
-    span = np.ptp(array)
-    scaled: NDArray[np.float64] = (array - array.min()) / span if span > 0 else np.zeros_like(array)
+    scaled: NDArray[np.float64] = (array - array.min()) / np.ptp(array)
     return scaled

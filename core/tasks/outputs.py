@@ -54,6 +54,15 @@ class Outputs(ABC):
     def magnitude(self) -> Tensor:
         """(n,) the largest absolute value of each row."""
 
+    @abstractmethod
+    def disturbed(self, size: float, generator: torch.Generator) -> Self:
+        """The same with every number moved up or down, as rounding does.
+
+        Args:
+            size: by how much, as a share of the row's largest absolute value.
+            generator: draws the signs, the same for all rows.
+        """
+
 
 def joined(parts: Sequence[Outputs]) -> Outputs:
     """The rows of all parts, which are of one kind."""
@@ -96,3 +105,8 @@ class Scores(Outputs):
 
     def magnitude(self) -> Tensor:
         return self.values.abs().amax(1)
+
+    def disturbed(self, size: float, generator: torch.Generator) -> Scores:
+        values = self.values.float() if self.values.element_size() < 4 else self.values
+        signs = 2.0 * torch.randint(2, values.shape[1:], generator=generator) - 1
+        return Scores(values + size * values.abs().amax(1, keepdim=True) * signs.to(values))

@@ -9,6 +9,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from core.errors import TimmscopeError
 from core.types import OutputKind, Prediction
+from core.types import finite as finite_or_none
 from core.views.colour import finite
 from core.views.panels import Json, Panel, layout_of, panel, plain
 
@@ -184,13 +185,13 @@ def matrix_panel(
     """A square matrix as a heatmap with the numbers in its cells.
 
     Args:
-        table: (m, m) numbers, rows from top to bottom.
+        table: (m, m) numbers, rows from top to bottom; NaN where there is none.
         names: names of the m rows and columns.
         title: title of the panel.
         caption: text below the title, one or two sentences.
         limits: the values with the lightest and the strongest colour.
     """
-    rows = [[float(value) for value in row] for row in table]
+    rows = [[finite_or_none(value) for value in row] for row in table]
     trace = {
         "type": "heatmap",
         "z": rows,
@@ -200,7 +201,7 @@ def matrix_panel(
         "showscale": False,
         "xgap": 2,
         "ygap": 2,
-        "text": [[f"{round(value, 2) + 0.0:.2f}" for value in row] for row in rows],
+        "text": [["?" if v is None else f"{round(v, 2) + 0.0:.2f}" for v in row] for row in rows],
         "texttemplate": "%{text}",
         "textfont": {"size": 12},
         "customdata": [[f"{plain(a)} and {plain(b)}" for b in names] for a in names],

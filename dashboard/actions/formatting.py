@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import isnan
 
 import torch
 
@@ -12,6 +13,8 @@ SUM_ERRORS = ("completeness_error", "efficiency_error")
 """Extras of methods whose values add up to the change of the score, up to that error."""
 NOT_SHOWN = {"tail_rows"}
 """Extras that say nothing to a reader of the page."""
+TOLD_IF_ANY = {"outlying_tokens", "largest_on_outlier"}
+"""Extras that say something only if they are not 0."""
 
 
 def pass_counts(cost: Cost) -> str:
@@ -52,16 +55,26 @@ def extra_text(name: str, value: float) -> str:
 
     >>> extra_text("completeness_error", 0.0213), extra_text("r2", 0.8312)
     ('completeness error 2.1%', 'R² 0.83')
+    >>> extra_text("outlying_tokens", 2)
+    '2 tokens of outlying norm, which hold no evidence'
     >>> extra_text("converged", 0), extra_text("standard_error", 0.01234)
     ('converged: no', 'standard error 1.2% of the largest value, on average')
     """
     words = name.replace("_", " ")
+    if name == "outlying_tokens":
+        return (
+            f"{value:.0f} token{'' if value == 1 else 's'} of outlying norm, which hold no evidence"
+        )
+    if name == "largest_on_outlier":
+        return "the largest value lies on such a token: mask outlying tokens"
     if name == "converged":
         return f"converged: {'yes' if value else 'no'}"
     if name == "r2":
         return f"R² {value:.2f}"
     if name == "standard_error":
         return f"{words} {value:.1%} of the largest value, on average"
+    if name.endswith("_error") and isnan(value):
+        return f"{words} unknown, as the score hardly changes"
     if name.endswith("_error"):
         return f"{words} {value:.1%}"
     return f"{words} {value:.3g}"
@@ -71,7 +84,9 @@ def extras_text(found: Attribution, leave_out: Collection[str] = ()) -> str:
     """What else a method found out about the first picture; `leave_out` names what is not told."""
     hidden = {*leave_out, *NOT_SHOWN}
     return "; ".join(
-        extra_text(name, value) for name, value in found.facts().items() if name not in hidden
+        extra_text(name, value)
+        for name, value in found.facts().items()
+        if name not in hidden and (value or name not in TOLD_IF_ANY)
     )
 
 
@@ -83,6 +98,8 @@ def sum_error_text(error: float) -> str:
     >>> sum_error_text(0.123)
     'The map misses the score by 12.3%; use more steps or evaluations, if the method has them.'
     """
+    if isnan(error):
+        return "The score hardly differs from that of the baseline, so there is nothing to add up."
     if error < 0.05:
         return f"The map accounts for the score to within {error:.1%}."
     return (

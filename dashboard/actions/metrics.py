@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -211,9 +213,11 @@ def _table(
 
 
 def _cell(score: Score | None) -> float | str | None:
-    """The value, with its 95% interval where the metric gives one."""
+    """The value, with its 95% interval where the metric gives one; or that it says nothing."""
     if score is None:
         return None
+    if score.reason():
+        return "cannot tell"
     value = float(score.value[0])
     if score.low is None or score.high is None:
         return round(value, 4)
@@ -239,14 +243,17 @@ def _curves(metric: str, scores: Mapping[str, Score], comparison: Comparison) ->
 def _curve(key: str, score: Score, comparison: Comparison) -> Curve:
     assert score.curve_x is not None
     assert score.curve_y is not None
+    told = [not math.isnan(y) for y in score.curve_y[0].tolist()]  # steps that could be compared
     control = key not in comparison.results or METHODS[comparison.results[key].method].is_control
-    return {
+    curve: Curve = {
         "name": label_of(key),
-        "x": score.curve_x.tolist(),
-        "y": score.curve_y[0].tolist(),
+        "x": list(itertools.compress(score.curve_x.tolist(), told)),
+        "y": list(itertools.compress(score.curve_y[0].tolist(), told)),
         "style": "dash" if control else "solid",
-        "auc": float(score.value[0]),
     }
+    if not score.reason():
+        curve["auc"] = float(score.value[0])
+    return curve
 
 
 def _with_arrow(metric: str) -> str:

@@ -1,0 +1,145 @@
+"""Where a path should start: writes the evidence for the default baselines of path methods.
+
+Run as ``python -m benchmarks.baselines``. Each method explains synthetic scenes of one object, on
+each model trained on them, and photographs, on the embedded model, from each baseline. A table of
+four numbers goes to stdout: the share of the absolute map on the picture's frame (of even maps it
+is the frame's share of the picture), the share of positive evidence on the object, the symmetric
+relevance gain, and the completeness error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from core import METHODS, Explainer, load_model
+from core.methods.base import Method
+from core.perturb.baselines import Baseline
+from core.synthetic import SYNTHETIC_MODELS
+from core.synthetic.scenes import HELD_OUT, scene
+from core.types import Attribution
+
+FRAME = 1 / 28
+"""Width of the frame, as a share of the picture's side: 8 of 224 pixels."""
+FIRST = HELD_OUT + 20_000
+"""The first seed of the scenes."""
+PHOTOGRAPHS = ("chelsea", "coffee", "rocket")
+STARTS: Mapping[str, Mapping[str, object]] = {
+    "integrated_gradients": {"steps": 24},
+    "idgi": {"steps": 24},
+    "guided_ig": {"steps": 24},
+    "expected_gradients": {"samples": 24},
+    "deeplift": {},
+}
+"""The methods that start from a baseline, with fewer steps than their defaults."""
+SRG = {"steps": 8, "baseline": "blur"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Pictures of one model.
+
+    Attributes:
+        name: the model's name.
+        explainer: asks the model.
+        x: (B, C, H, W) the pictures.
+        masks: (B, H, W) where the object is; None for photographs.
+    """
+
+    name: str
+    explainer: Explainer
+    x: Tensor
+    masks: Tensor | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a baseline; means over pictures.
+
+    Attributes:
+        frame: share of the absolute map on the frame.
+        inside: share of the positive map on the object; NaN where that is not known.
+        gain: symmetric relevance gain.
+        error: completeness error.
+    """
+
+    frame: float
+    inside: float
+    gain: float
+    error: float
+
+
+def cases(scenes: int) -> Iterator[Case]:
+    """The trained models with their pictures."""
+    for name in SYNTHETIC_MODELS:
+        explainer = Explainer(load_model(name))
+        found = [scene(FIRST + seed) for seed in range(scenes)]
+        x = torch.cat([explainer.prepare([one.picture]).x for one in found])
+        masks = torch.stack([torch.from_numpy(one.masks[0]) for one in found])
+        yield Case(name, explainer, x, masks)
+    explainer = Explainer()
+    x = explainer.prepare([f"assets/samples/{name}.jpg" for name in PHOTOGRAPHS]).x
+    yield Case(explainer.model.name, explainer, x, None)
+
+
+def starting(key: str, baseline: Baseline) -> Method:
+    """A method that starts from one baseline."""
+    name = "baseline" if "baseline" in METHODS[key].model_fields else "baselines"
+    value = baseline if name == "baseline" else (baseline,)
+    return METHODS.make(key, {**STARTS[key], name: value})
+
+
+def frame_share(values: Tensor) -> Tensor:
+    """(B,) the share of the absolute values (B, H, W) on the frame; 0 for a map of zeros."""
+    sizes, width = values.double().abs(), max(1, round(FRAME * values.shape[-1]))
+    inner = sizes[:, width:-width, width:-width].sum((1, 2))
+    total = sizes.sum((1, 2))
+    return torch.where(total > 0, 1 - inner / total, 0)
+
+
+def measure(case: Case, method: Method) -> Evidence:
+    """The evidence for a method, with the baseline that it starts from, on one model."""
+    target = case.explainer.predict(case.x).logits.argmax(1).tolist()
+    found: Attribution = case.explainer.explain(case.x, method, target=target)
+    inside = float("nan")
+    if case.masks is not None:
+        positive = found.values.clamp_min(0)
+        shares = (positive * case.masks).sum((1, 2)) / positive.sum((1, 2)).clamp_min(1e-30)
+        inside = float(shares.mean())
+    gain = case.explainer.measure(case.x, found, "srg", target=target, **SRG)
+    error = found.extras["completeness_error"]
+    return Evidence(
+        float(frame_share(found.values).mean()),
+        inside,
+        float(gain.value.mean()),
+        float(error.median()),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, and write a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
+    parser.add_argument("--scenes", type=int, default=12, help="scenes for each synthetic model")
+    parser.add_argument("--methods", default=",".join(STARTS), help="methods, comma separated")
+    asked = parser.parse_args(arguments)
+    sys.stdout.write("| model | method | baseline | frame | inside | gain | error |\n")
+    sys.stdout.write("| --- | --- | --- | --- | --- | --- | --- |\n")
+    for case in cases(asked.scenes):
+        for key in asked.methods.split(","):
+            for baseline in get_args(Baseline):
+                one = measure(case, starting(key, baseline))
+                numbers = (one.frame, one.inside, one.gain, one.error)
+                cells = " | ".join(f"{number:.3f}" for number in numbers)
+                sys.stdout.write(f"| {case.name} | `{key}` | {baseline} | {cells} |\n")
+                sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
