@@ -105,7 +105,7 @@ def frame_share(values: Tensor) -> Tensor:
 
 def measure(case: Case, method: Method) -> Evidence:
     """The evidence for a method, with the baseline that it starts from, on one model."""
-    target = case.explainer.predict(case.x).logits.argmax(1).tolist()
+    target = case.explainer.predict(case.x).scores.argmax(1).tolist()
     found: Attribution = case.explainer.explain(case.x, method, target=target)
     inside = float("nan")
     if case.masks is not None:

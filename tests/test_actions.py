@@ -147,7 +147,7 @@ def test_downloads(service: Service, kind: str) -> None:
         facts = json.loads(path.read_text())
         assert facts["model"] == LITE0
         assert facts["target"] == "tiger cat"
-        assert facts["params"] == {"relu": True}
+        assert facts["params"] == {"relu": True, "mask_outliers": False}
         assert facts["layer"] == "bn2"
         assert "Explainer" in facts["python"]
 
@@ -489,7 +489,10 @@ def test_every_parameter_has_a_widget_that_starts_at_its_default() -> None:
 
 
 def test_parameters_of_others_are_left_out() -> None:
-    kept = {"occlusion": {"window": 8, "nonsense": 1}, "gradcam": {"relu": False}}
+    kept = {
+        "occlusion": {"window": 8, "nonsense": 1},
+        "gradcam": {"relu": False},
+    }
     assert params_of(kept, "occlusion", METHODS["occlusion"]) == {"window": 8}
     assert params_of(None, "occlusion", METHODS["occlusion"]) == {}
 

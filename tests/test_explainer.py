@@ -360,7 +360,7 @@ def test_parameters_find_their_method_under_any_of_its_names(asker: Explainer) -
     x = images(asker.model, 1)
     for asked, named in [("gradcam++", "gradcam_plus_plus"), ("gradcam_plus_plus", "gradcampp")]:
         found = asker.compare(x, [asked], target=1, params={named: {"relu": False}})
-        assert found.results["gradcam_plus_plus"].params == {"relu": False}
+        assert found.results["gradcam_plus_plus"].params == {"relu": False, "mask_outliers": False}
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_a_score_that_changes_is_a_score_in_any_precision(dtype: torch.dtype) ->
     explainer = model((0.0, 0.0), 8.0, dtype)
     x = torch.ones(1, 3, SIDE, SIDE)
     values = torch.rand(1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    target = int(explainer.predict(x).logits[0].argmax())
+    target = int(explainer.predict(x).scores[0].argmax())
     for key in CURVES:
         score = explainer.measure(x, values, key, target=target, baseline="zero", **FEW[key])
         assert score.reason() == "", key

@@ -216,6 +216,8 @@ def test_words_take_no_pass(small: Explainer) -> None:
     x = images(small.model, 1, seed=7)
     passes: list[int] = []
     hook = small.model.model.register_forward_hook(lambda _module, args, _out: passes.append(1))
+    small.prepare(x)  # with a hook it is another model, and is looked at anew
+    passes.clear()
     alone = small.explain(x, "saliency", target=2)
     hook.remove()
     assert len(passes) == alone.cost.forward == 1
@@ -388,7 +390,7 @@ def test_scores_and_verdicts_say_what_they_mean() -> None:
     assert "0.25 (0 to 1)" in page_of(score).text
     assert repr(score) == (
         "Score(value=[0.5, 0.25], metric='deletion', params={}, curve_x=None, curve_y=None, "
-        "low=[0, 0], high=[1, 1])"
+        "low=[0, 0], high=[1, 1], noise=None, cannot_tell=(), notes=())"
     )
     finding = Finding("srg", 0.5, "good", "Better than the controls.", {"edges": 0.1})
     page = page_of(Verdict("good", "This map passed every test.", [finding], {}))

@@ -62,7 +62,7 @@ def trained(name: str) -> tuple[Explainer, Tensor, Tensor]:
     else:
         pictures = [scene(HELD_OUT + 10_000 + seed, 2).picture for seed in range(PICTURES)]
     x = torch.cat([explainer.prepare([picture]).x for picture in pictures])
-    return explainer, x, explainer.predict(x).logits.topk(ASKED).indices
+    return explainer, x, explainer.predict(x).scores.topk(ASKED).indices
 
 
 def likeness(key: str, name: str) -> float:

@@ -205,11 +205,12 @@ def test_hirescam_is_refused_where_a_normalisation_undoes_the_layers_scale() -> 
         Explainer(owner).explain(images(owner, 1), "hirescam", target=1, layer="stages.1")
 
 
-def test_a_cam_is_refused_where_the_score_does_not_depend_on_the_patches() -> None:
+def test_a_cam_is_zero_and_says_so_where_the_score_does_not_depend_on_the_patches() -> None:
     owner = shared_handle("vit")
     for key in ("gradcam", "layercam", "hirescam", "gradcam_plus_plus"):
-        with pytest.raises(NotApplicableError, match=r"blocks\.5"):
-            Explainer(owner).explain(images(owner, 1), key, target=1, layer="blocks.5")
+        found = Explainer(owner).explain(images(owner, 1), key, target=1, layer="blocks.5")
+        assert not found.values.any()
+        assert found.extras["zero_gradient"].tolist() == [1]
 
 
 def test_controls_do_not_depend_on_the_model() -> None:

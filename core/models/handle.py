@@ -178,7 +178,7 @@ class ModelHandle:
         if changed:
             self._probed = None
             self._enlarged.clear()
-            for name in ("probe", "supports", "budget"):
+            for name in ("probe", "supports", "budget", "task", "forward", "_settled"):
                 vars(self).pop(name, None)
 
     def fingerprint(self) -> str:
@@ -277,6 +277,9 @@ class ModelHandle:
         layer = None if name is None else self.layers.get(name)
         if Need.LAYER in needs and layer is not None and layer.layout is not None:
             return name
+        if Need.LAYER in needs and layer is not None and layer.reason:
+            way_out = f"choose one such as {choices[0]!r}" if choices else "use saliency"
+            raise NotApplicableError(f"layer {name!r} of {self.name} {layer.reason}; {way_out}")
         if not choices:
             return None
         if name is None:
@@ -288,11 +291,6 @@ class ModelHandle:
             if within:
                 return within[0]
         attends = Need.ATTENTION in needs
-        if not attends and self.layers[name].reason:
-            raise NotApplicableError(
-                f"layer {name!r} of {self.name} {self.layers[name].reason}; choose one such as "
-                f"{choices[0]!r}"
-            )
         kind = "attend over the whole picture" if attends else "lie on a spatial grid"
         way_out = choices[-1] if attends else choices[0]
         raise NotApplicableError(
@@ -374,7 +372,7 @@ class ModelHandle:
         """A handle on the same model that reads its scores with another activation."""
         twin = self._with(self.model, self.preprocessing, owned=self.owned)
         twin.activation = activation
-        twin.__dict__["probe"] = self.probe
+        twin.__dict__["probe"], twin._probed = self.probe, self._probed
         return twin
 
     def clone(self) -> ModelHandle:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from core.errors import ModelFailure
 from core.models.module_calls import CallId
+from core.runtime.batching import is_out_of_memory
 from core.runtime.capture import CallPath, observe_calls
 from core.runtime.evaluation_mode import evaluation_mode
 from core.runtime.forward import Forward
@@ -40,7 +41,7 @@ def misplaced_calls(
     cells are mirrored, turned, cropped or in another order. If that is so of what a module is
     given as an image, all that runs within the call is reported too. A response that is spread
     widely and evenly, as after global attention, is no reason. This takes one pass of five rows;
-    nothing is reported of a model that takes no more than one.
+    nothing is reported of a model that takes no more than one, or where memory runs out.
 
     Args:
         model: the model; it is left unchanged.
@@ -81,6 +82,10 @@ def misplaced_calls(
             forward.raw(rows)
     except ModelFailure:  # it takes one image at a time
         return set()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return set()
     return found
 
 
@@ -117,6 +122,8 @@ def _moves_otherwise(change: Tensor, pixels: Tensor) -> bool:
     centres = torch.stack([_centre(change.sum(2)), _centre(change.sum(1))], 1).double()
     centres = centres / torch.tensor(change.shape[1:], device=centres.device)
     away = pixels - pixels.mean(0)
+    if torch.linalg.det(away.mT @ away) <= 1e-9:  # too few pixels to tell directions apart
+        return False
     # moved[i, j]: how far the response moves along axis j when a pixel moves along axis i
     moved = torch.linalg.solve(away.mT @ away, away.mT @ (centres - centres.mean(0)))
     along, across = moved.diagonal(), moved.fliplr().diagonal()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import timm
 import torch
@@ -44,6 +44,30 @@ UNBUILDABLE = (
 """Errors that timm raises if a model cannot be built from its name and arguments."""
 
 
+class Reading(TypedDict, total=False):
+    """How a model is called, and how what it returns is read; each may be left out.
+
+    Attributes:
+        activation: what turns the model's scores into what a person reads: "softmax" (exclusive
+            classes), "sigmoid" (each class on its own), "probabilities" (the outputs are), or
+            "identity" (numbers, as of a regression); or a function from scores (n, N) to
+            probabilities. None finds it: from the softmax or sigmoid that the model ends in, from
+            what it declares, or from its single output.
+        unit: the unit of outputs that are numbers, such as "mm".
+        output: which part of what the model returns holds the scores: a key or attribute, a
+            position, or a function of it; None where there is no doubt.
+        forward_kwargs: the model's other inputs, by parameter. A tensor whose first axis has length
+            1 is repeated for each image.
+        image_argument: the parameter that takes the images, if it is not the first.
+    """
+
+    activation: ActivationLike
+    unit: str
+    output: OutputPart
+    forward_kwargs: Mapping[str, Any]
+    image_argument: str | None
+
+
 def load_model(
     source: str | Path | nn.Module = DEFAULT_MODEL,
     *,
@@ -52,12 +76,8 @@ def load_model(
     device: str | torch.device | None = None,
     num_classes: int | None = None,
     preprocessing: PreprocessingLike | None = None,
-    activation: ActivationLike = None,
-    unit: str = "",
-    output: OutputPart = None,
-    forward_kwargs: Mapping[str, Any] | None = None,
-    image_argument: str | None = None,
     token: str | bool | None = None,
+    **reading: Unpack[Reading],
 ) -> ModelHandle:
     """Loads a model.
 
@@ -77,19 +97,9 @@ def load_model(
             fields of `Preprocessing`); a module without `pretrained_cfg` needs the first three. Or
             a whole `Preprocessing`, such as that of another handle; or a transform of torchvision
             or an image processor of transformers, see `core.inputs.transforms`.
-        activation: what turns the model's scores into what a person reads: "softmax" (exclusive
-            classes), "sigmoid" (each class on its own), "probabilities" (the outputs are), or
-            "identity" (numbers, as of a regression); or a function from scores (n, N) to
-            probabilities. None finds it: from the softmax or sigmoid that the model ends in, from
-            what it declares, or from its single output.
-        unit: the unit of outputs that are numbers, such as "mm".
-        output: which part of what the model returns holds the scores: a key or attribute, a
-            position, or a function of it; None where there is no doubt.
-        forward_kwargs: the model's other inputs, by parameter. A tensor whose first axis has length
-            1 is repeated for each image.
-        image_argument: the parameter that takes the images, if it is not the first.
         token: access token for the hub; None for the one this machine is logged in with, False for
             none, so that only public models are found.
+        **reading: how the model is called, and how what it returns is read; see `Reading`.
 
     Raises:
         UnknownNameError: there is no such model or device.
@@ -101,7 +111,7 @@ def load_model(
     """
     if num_classes is not None and num_classes < 1:
         raise ModelError(f"num_classes is {num_classes}; give 1 or more")
-    settled = to_activation(activation, unit)
+    settled = to_activation(reading.get("activation"), reading.get("unit", ""))
     if isinstance(source, nn.Module):
         source = _original(source)
         _refuse_for_modules(source, weights, device)
@@ -116,7 +126,14 @@ def load_model(
         owned = True
     found = _labels(model, labels, num_classes)
     classes = _classes(model, num_classes) or (len(found) if found else None)
-    others = dict(forward_kwargs or {})
+    forward = Forward(
+        model,
+        name,
+        reading.get("output"),
+        reading.get("image_argument"),
+        dict(reading.get("forward_kwargs") or {}),
+        classes,
+    )
     return ModelHandle(
         model,
         name=name,
@@ -126,7 +143,7 @@ def load_model(
         source=origin,
         owned=owned,
         activation=settled,
-        forward=Forward(model, name, output, image_argument, others, classes),
+        forward=forward,
     )
 
 

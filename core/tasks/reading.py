@@ -108,7 +108,7 @@ def to_rows(scores: Tensor, rows: int, name: str, *, features: bool = False) -> 
 def describe(output: Any) -> str:
     """What a model returned, in a few words, for messages.
 
-    >>> describe({"boxes": torch.zeros(1, 4), "extra": None})
+    >>> describe({"boxes": Tensor(1, 4), "extra": None})
     "a dict of 'boxes' (1, 4), 'extra' None"
     """
     if isinstance(output, Tensor):
@@ -166,7 +166,7 @@ def _said(part: str | int | Callable[[Any], Any]) -> str:
 def _averaged(features: Tensor) -> Tensor:
     """The mean (B, N) of features of tokens or cells over positions, in either order of axes.
 
-    >>> [tuple(_averaged(torch.zeros(s)).shape) for s in ((1, 9, 64), (1, 64, 3, 4), (1, 3, 4, 64))]
+    >>> [tuple(_averaged(Tensor(*s)).shape) for s in ((1, 9, 64), (1, 64, 3, 4), (1, 3, 4, 64))]
     [(1, 64), (1, 64), (1, 64)]
     """
     if features.ndim == 4:
