@@ -25,7 +25,7 @@ from core.methods.fullgrad import implicit_bias, smallest_parts
 from core.runtime.layer_outputs import LayerGradients
 from core.runtime.resume import record_until, resume_after
 from core.runtime.run import Run
-from core.tasks.classification import ClassProbability, ClassScore
+from core.tasks.classification import ClassProbability, ClassScore, scores_of
 from core.types import Attribution, Layout, upsample
 from tests.conftest import build, handle, images, shared_handle
 from tests.test_oracles import doubled
@@ -345,6 +345,7 @@ def test_resuming_at_a_layer_gives_what_a_full_pass_gives(name: str, layer: str)
     tail.recorded.calls.clear()
     full = tail.outputs([factors], 3)
     assert full.change(full.select(torch.tensor([0]))).max() > 0
+    resumed, full = scores_of(resumed), scores_of(full)
     torch.testing.assert_close(resumed, full, rtol=1e-5, atol=1e-5 * float(full.abs().max()))
 
 

@@ -18,7 +18,7 @@ from core.metrics.localisation_grid import companions, mosaic, quarters
 from core.models import zoo
 from core.runtime.run import Run
 from core.types import Cost, PercentileRank, Score
-from tests.conftest import SAMPLES, images, quick, shared_handle
+from tests.conftest import SAMPLES, handle, images, quick, shared_handle
 
 NAMES = {key: cls.label for key, cls in METHODS.items()}
 
@@ -151,16 +151,18 @@ def test_a_frame_is_what_the_curve_was_measured_on(metric: str, baseline: str) -
 
 
 def test_looking_at_a_measured_curve_takes_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    owner = shared_handle("resnet")
+    owner = handle("resnet")
+    owner.owned = True  # so that the change below goes unnoticed
     explainer, x = Explainer(owner), images(owner, 1)
     answer = explainer.explain(x, "gradcam", target=1)
     explainer.measure(x, answer, "srg", target=1)
+    kept = owner.fingerprint()
 
     def forward(*_: object) -> None:
         raise AssertionError("a pass was made")
 
-    monkeypatch.setattr(owner, "owned", True)  # so that the change goes unnoticed
     monkeypatch.setattr(owner.model, "forward", forward)
+    assert owner.fingerprint() == kept
     for metric in ("deletion", "insertion"):
         explainer.curve_step(x, answer, metric, step=9)
 

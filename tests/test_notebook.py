@@ -216,7 +216,8 @@ def test_words_take_no_pass(small: Explainer) -> None:
     x = images(small.model, 1, seed=7)
     passes: list[int] = []
     hook = small.model.model.register_forward_hook(lambda _module, args, _out: passes.append(1))
-    small.prepare(x)  # with a hook it is another model, and is looked at anew
+    small.model.refresh()  # with a hook it is another model, and is looked at anew
+    assert small.model.probe
     passes.clear()
     alone = small.explain(x, "saliency", target=2)
     hook.remove()

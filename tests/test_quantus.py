@@ -24,7 +24,7 @@ from core.inputs.preprocessing import Preprocessing
 from core.metrics import similarity
 from core.metrics.randomisation import cascade
 from core.perturb.imputation import imputed
-from tests.conftest import CLASSES, images, shared_handle
+from tests.conftest import CLASSES, handle, images, shared_handle
 from tests.test_oracles import doubled
 
 TOLERANCE = 1e-5
@@ -106,18 +106,24 @@ def likely(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def shown(owner: ModelHandle) -> Iterator[list[Tensor]]:
+def shown(subject: ModelHandle | nn.Module) -> Iterator[list[Tensor]]:
     """Every batch of rows that goes through the model, as it goes."""
     rows: list[Tensor] = []
-    owned, owner.owned = owner.owned, True  # so that the hook goes unnoticed
-    handle = owner.model.register_forward_pre_hook(
-        lambda _, args: rows.append(args[0].detach().clone())
-    )
+
+    def see(_module: nn.Module, args: tuple[Tensor]) -> None:
+        rows.append(args[0].detach().clone())
+
+    model = subject if isinstance(subject, nn.Module) else subject.model
+    hook = model.register_forward_pre_hook(see)
+    owned = isinstance(subject, ModelHandle) and subject.owned
+    if isinstance(subject, ModelHandle):
+        subject.owned = True  # so that the hook goes unnoticed
     try:
         yield rows
     finally:
-        handle.remove()
-        owner.owned = owned
+        hook.remove()
+        if isinstance(subject, ModelHandle):
+            subject.owned = owned
 
 
 def count(rows: list[Tensor]) -> int:
@@ -385,7 +391,8 @@ def test_rows_of_deletion_against_quantus_pixel_flipping() -> None:
 
     To see the unperturbed picture takes a row more, and so does the first map on a baseline.
     """
-    owner = shared_handle("swin")
+    owner = handle("swin")
+    owner.owned = True  # so that the hooks that count go unnoticed
     x, explainer, explained = images(owner, 1), Explainer(owner), Explainer(owner)
     answer = explained.explain(x, "gradcam", target=1)
     with shown(owner) as rows:
@@ -754,7 +761,7 @@ def test_each_square_is_removed_from_the_whole_picture() -> None:
     owner = small(model)
     x = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(1)) + 0.5
     maps = signed(x)
-    with shown(model) as rows:
+    with shown(owner) as rows:
         Explainer(owner).measure(
             x, maps, "infidelity", target=0, samples=9, side=1 / 3, baseline="zero"
         )

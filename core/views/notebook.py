@@ -85,7 +85,7 @@ def overlay(
     if not attribution.pictures:
         raise TimmscopeError(
             "this attribution knows no picture; compute it with an Explainer, or draw it with "
-            "core.views.colour.overlay"
+            "`overlay` of the package's views.colour"
         )
     if not 0 <= alpha <= 1:
         raise TimmscopeError(f"alpha is {alpha:g}; give a number from 0 to 1")
