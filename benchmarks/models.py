@@ -191,14 +191,19 @@ def _hugging_face() -> list[Subject]:
 def _torchvision() -> list[Subject]:
     models = torchvision.models
     small: dict[str, Any] = {"num_classes": CLASSES, "weights": None}
+    swin: dict[str, Any] = {
+        "patch_size": [4, 4],
+        "embed_dim": 16,
+        "depths": [2, 2],
+        "num_heads": [2, 2],
+        "window_size": [4, 4],
+    }
     vit = {"image_size": 64, "patch_size": 8, "num_layers": 2, "num_heads": 2}
     builds: dict[str, tuple[Callable[[], nn.Module], int]] = {
         "resnet18": (lambda: models.resnet18(**small), 96),
         "vgg11": (lambda: models.vgg11(**small), 96),
         "mobilenet_v3_small": (lambda: models.mobilenet_v3_small(**small), 96),
-        "efficientnet_b0": (lambda: models.efficientnet_b0(**small), 96),
-        "convnext_tiny": (lambda: models.convnext_tiny(**small), 96),
-        "swin_t": (lambda: models.swin_t(**small), 112),
+        "SwinTransformer": (lambda: models.SwinTransformer(**swin, num_classes=CLASSES), 64),
         "VisionTransformer": (
             lambda: models.VisionTransformer(**vit, hidden_dim=32, mlp_dim=64, num_classes=CLASSES),
             64,
@@ -305,8 +310,8 @@ INTRO = """\
 # Models of other libraries, wrapped models, unusual outputs
 
 Written by `make models`, which loads small networks with random weights as `load_model(module)`
-does, and tries every method on each as `make zoo` does on timm's own families ([zoo.md](zoo.md)):
-a method *works* where it gives a finite map that is not constant, for the score that the model
+does, and tries methods on each as `make zoo` does on timm's own families ([zoo.md](zoo.md)): a
+method *works* where it gives a finite map that is not constant, for the score that the model
 itself gives, and keeps what it promises. Where it cannot, it is refused with a reason, below.
 
 How a model's outputs are found and read stands in [outputs.md](outputs.md).
@@ -332,7 +337,8 @@ def page(reports: Sequence[Report]) -> str:
     )
     summary = (
         f"{versions}: {len(reports)} models, {sum(counts.values())} pairs of a model and a method: "
-        f"{counts[WORKS]} work, {counts[REFUSED]} are refused, {counts[FAILS]} fail.\n"
+        f"{counts[WORKS]} work, {counts[REFUSED]} are refused, {counts[FAILS]} fail. "
+        f"{len(reports[0].verdicts)} of the {len(METHODS)} methods were tried.\n"
     )
     names = ["parameters", "input", "outputs", "activation", "default layer", "grid"]
     parts = [INTRO, summary]
@@ -347,13 +353,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Try them all; 1 if anything fails."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__)
     parser.add_argument("--only", help="models whose name holds this; then the page is printed")
-    parser.add_argument("--methods", help="some only, by comma; then the page is printed")
+    parser.add_argument("--methods", help="some only, by comma")
     args = parser.parse_args(argv)
     torch.set_num_threads(2)
     keys = args.methods.split(",") if args.methods else list(METHODS)
     chosen = [s for s in subjects() if (args.only or "") in s.name]
     reports = [report(subject, keys) for subject in chosen]
-    if args.only or args.methods:
+    if args.only:
         print(page(reports))
     else:
         PAGE.write_text(page(reports), encoding="utf-8")

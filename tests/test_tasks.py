@@ -173,6 +173,8 @@ def test_an_activation_given_goes_first_but_not_against_the_model() -> None:
         asked(Net(), activation="softmaks")
     with pytest.raises(ModelError, match="activation is 3"):
         asked(Net(), activation=3)
+    with pytest.raises(TypeError, match="takes no activaton"):
+        asked(Net(), activaton="sigmoid")
     with pytest.raises(ModelError, match="the unit 'mm'"):
         asked(Net(), unit="mm")
 

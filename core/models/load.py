@@ -109,9 +109,7 @@ def load_model(
     >>> load_model(device="cpu")
     ModelHandle('tf_efficientnet_lite0', 1000 outputs, cpu)
     """
-    if num_classes is not None and num_classes < 1:
-        raise ModelError(f"num_classes is {num_classes}; give 1 or more")
-    settled = to_activation(reading.get("activation"), reading.get("unit", ""))
+    _refuse_senseless(num_classes, reading)
     if isinstance(source, nn.Module):
         source = _original(source)
         _refuse_for_modules(source, weights, device)
@@ -124,6 +122,28 @@ def load_model(
             )
         preprocessing = kept if preprocessing is None else preprocessing
         owned = True
+    return _handle(model, name, origin, owned, labels, num_classes, preprocessing, reading)
+
+
+def _refuse_senseless(num_classes: int | None, reading: Reading) -> None:
+    """Refuse before any work what can be seen to be wrong."""
+    if num_classes is not None and num_classes < 1:
+        raise ModelError(f"num_classes is {num_classes}; give 1 or more")
+    if odd := sorted(reading.keys() - Reading.__annotations__.keys()):
+        raise TypeError(f"load_model takes no {', '.join(odd)}")
+    to_activation(reading.get("activation"), reading.get("unit", ""))
+
+
+def _handle(
+    model: nn.Module,
+    name: str,
+    origin: str,
+    owned: bool,
+    labels: Sequence[str] | str | Path | None,
+    num_classes: int | None,
+    preprocessing: PreprocessingLike | None,
+    reading: Reading,
+) -> ModelHandle:
     found = _labels(model, labels, num_classes)
     classes = _classes(model, num_classes) or (len(found) if found else None)
     forward = Forward(
@@ -142,7 +162,7 @@ def load_model(
         device=_device_of(model),
         source=origin,
         owned=owned,
-        activation=settled,
+        activation=to_activation(reading.get("activation"), reading.get("unit", "")),
         forward=forward,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import gradio as gr
@@ -68,7 +69,11 @@ def settings_group(cls: type[Parameters], settings: Settings | None, store: gr.J
         return
     with gr.Group():
         for name, schema in fields.items():
-            widget: Any = widget_for(schema, changed.get(name, schema.get("default")))
+            # A group of checkboxes fails in the browser where a widget of another kind takes its
+            # place when another method is chosen; a column of its own keeps the place.
+            apart = gr.Column() if schema.get("type") == "array" else nullcontext()
+            with apart:
+                widget: Any = widget_for(schema, changed.get(name, schema.get("default")))
             # Not `change`, which also fires when a widget appears.
             widget.input(None, [widget, store], store, js=_store_js(cls.key, name))
 
