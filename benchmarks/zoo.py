@@ -162,7 +162,8 @@ def broken(explainer: Explainer, key: str) -> str:
     if Property.NONNEGATIVE in method.properties and found.values.min() < 0:
         return f"the least value is {found.values.min().item():.3g}"
     if (
-        Property.CLASS_SENSITIVE in method.properties
+        first != second  # where there is one output, there is no other target
+        and Property.CLASS_SENSITIVE in method.properties
         and (plain - other).abs().max() <= DISTINCT * scale
     ):
         return "the map is the same for another target"
