@@ -321,7 +321,10 @@ How a model's outputs are found and read stands in [outputs.md](outputs.md).
 def report(subject: Subject, keys: Sequence[str]) -> Report:
     """What became of every method on one model."""
     handle = subject.handle()
-    told = facts(handle) | {"group": subject.group, "activation": handle.task.activation.key}
+    told = facts(handle) | {
+        "group": subject.group,
+        "activation": handle.task.activation.key.partition(":")[0],
+    }
     found = [examine(handle, key) for key in keys]
     for verdict in found:
         said = f"{subject.name:28} {verdict.method:24} {verdict.seconds:6.1f} s  {verdict.word}"
@@ -345,7 +348,7 @@ def page(reports: Sequence[Report]) -> str:
     for group in dict.fromkeys(r.facts["group"] for r in reports):
         some = [r for r in reports if r.facts["group"] == group]
         rows = ([r.family, *(r.facts.get(name, "") for name in names)] for r in some)
-        parts += [f"## {group}\n", table(["model", *names], rows), matrix(some)]
+        parts += [f"## {group}\n", table(["model", *names], rows), matrix(some, "model")]
     return "\n".join([*parts, "## Reasons\n", *reasons(reports)])
 
 

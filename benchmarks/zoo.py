@@ -201,12 +201,13 @@ def facts(owner: ModelHandle) -> dict[str, str]:
     layer = owner.layers[owner.default_layer] if owner.default_layer else None
     layout = layer.layout if layer is not None else None
     height, width = owner.input_size[1:]
-    kind = "features" if owner.task.kind == "feature" else "classes"
+    kind = {"class": "class", "output": "number", "feature": "feature"}[owner.task.kind]
+    plural = "" if owner.outputs == 1 else "es" if kind == "class" else "s"
     return {
         "model": owner.name,
         "parameters": f"{sum(p.numel() for p in owner.model.parameters()) / 1e6:.1f} M",
         "input": f"{height} x {width}",
-        "outputs": f"{owner.outputs} {kind}",
+        "outputs": f"{owner.outputs} {kind}{plural}",
         "default layer": layer.name if layer is not None else "none",
         "grid": f"{layout.grid[0]} x {layout.grid[1]}" if layout is not None else "none",
     }
@@ -304,15 +305,15 @@ def _models(reports: Sequence[Report]) -> str:
     return table(["family", *names], rows)
 
 
-def matrix(reports: Sequence[Report]) -> str:
-    """Families down, methods across: what became of each pair, in a sign."""
+def matrix(reports: Sequence[Report], what: str = "family") -> str:
+    """Families, or what else is tried, down and methods across: what became of each, in a sign."""
     keys = list(dict.fromkeys(v.method for report in reports for v in report.verdicts))
     signs = {WORKS: "+", REFUSED: "-", FAILS: FAILS}
     rows = []
     for report in reports:
         by_key = {verdict.method: signs[verdict.word] for verdict in report.verdicts}
         rows.append([report.family, *(by_key.get(key, "") for key in keys)])
-    return "+ works, - is refused.\n\n" + table(["family", *(f"`{key}`" for key in keys)], rows)
+    return "+ works, - is refused.\n\n" + table([what, *(f"`{key}`" for key in keys)], rows)
 
 
 def reasons(reports: Sequence[Report]) -> Iterator[str]:

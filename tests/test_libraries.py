@@ -75,6 +75,19 @@ def test_a_cam_is_what_the_gradients_say(name: str) -> None:
     torch.testing.assert_close(found.values, expected, rtol=1e-3, atol=1e-6)
 
 
+STAGES = {
+    "ConvNeXt": "convnext.encoder.stages.3",
+    "ResNet": "resnet.encoder.stages.3",
+    "ViT": "vit.layers.1.layernorm_before",
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_default_layer_is_a_stage_rather_than_a_part_of_one(name: str) -> None:
+    handle = LIBRARIES[f"Hugging Face: {name}"].handle()
+    assert handle.default_layer == STAGES[name]
+
+
 @EACH
 def test_every_attention_map_is_a_distribution(name: str) -> None:
     handle = LIBRARIES[name].handle()

@@ -22,6 +22,7 @@ from core.errors import (
 )
 from core.export import prediction_facts
 from core.models.handle import ModelHandle
+from core.runtime.derived_state import DerivedState
 from core.tasks.activation import PROBABILITIES, SIGMOID, to_activation
 from core.tasks.base import Combination, FunctionTarget
 from core.tasks.classification import Classification, ClassScore, to_target
@@ -153,6 +154,12 @@ def _layer(explainer: Explainer, method: str) -> dict[str, str]:
     if method != "gradcam":
         return {}
     return {"layer": next(n for n in explainer.model.layers if n.endswith("deep"))}
+
+
+@pytest.mark.parametrize("method", ["attnlrp", "cp_lrp"])
+def test_a_softmax_over_classes_is_no_attention(method: str) -> None:
+    with pytest.raises(NotApplicableError, match="rules are for attention, and Ending uses none"):
+        asked(Ending(nn.Softmax(1))).explain(pictures(), method)
 
 
 def test_probabilities_that_cannot_be_undone_are_probabilities() -> None:
@@ -511,6 +518,22 @@ def test_other_inputs_go_along_with_every_row(method: str) -> None:
     torch.testing.assert_close(late.predict(pictures()).scores, 2 * plain())
     if method != "scorecam":
         torch.testing.assert_close(found.values, 6 * plainly.values, rtol=1e-4, atol=1e-5)
+
+
+def test_caches_of_a_model_with_other_inputs_follow_its_weights() -> None:
+    class Caching(Conditioned):
+        """Keeps what it computed from its weights, as some attention does."""
+
+        kept: Tensor | None = None
+
+        def forward(self, x: Tensor, age: Tensor, *, double: bool = False) -> Tensor:
+            if self.kept is None:
+                self.kept = self.head.weight.sum(1).detach()
+            return super().forward(x, age, double=double) + self.kept
+
+    explainer = asked(Caching(), forward_kwargs={"age": torch.tensor([[2.0]])})
+    explainer.predict(pictures())
+    assert DerivedState(explainer.model.clone()).caches == [("", "kept")]
 
 
 def test_an_input_that_is_missing_is_named() -> None:

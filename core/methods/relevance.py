@@ -323,7 +323,7 @@ class AttentionRelevance(Relevance):
     """Base class of relevance propagation for transformers."""
 
     def check(self, rules: BackwardRules, graph: Tensor, name: str) -> None:
-        if "softmax" not in rules.used:
+        if rules.used.get("softmax", 0) <= 2:
             raise NotApplicableError(
                 f"{self.label}'s rules are for attention, and {name} uses none; use lrp"
             )

@@ -94,7 +94,7 @@ def companions(run: Run) -> Tensor:
     """
     samples = run.subject.samples.to(run.x)
     outputs = run.derive(x=samples, owner=None, target=None, images_name="samples").outputs()
-    sure = run.subject.task.certainty(outputs)
+    sure = run.subject.task.predict(outputs).certainty.to(run.x.device)
     chosen = []
     noise = score_noise(run, run.target, run.outputs(), run.owner).to(run.x.device)
     for owner, own, error in zip(run.owner, run.score(), noise, strict=True):

@@ -175,7 +175,7 @@ def top_level(model: nn.Module, layers: Mapping[str, Layer]) -> list[str]:
     parts = [n for n in parts if next(model.get_submodule(n).parameters(), None) is not None]
     found = [name for name, _ in model.named_children()]
     while True:
-        inner = next((n for n in found if _is_backbone(n, layers, parts)), None)
+        inner = next((n for n in found if _is_backbone(model, n, layers, parts)), None)
         if inner is None:
             return found
         at = found.index(inner)
@@ -183,10 +183,14 @@ def top_level(model: nn.Module, layers: Mapping[str, Layer]) -> list[str]:
         found[at : at + 1] = children
 
 
-def _is_backbone(name: str, layers: Mapping[str, Layer], parts: Sequence[str]) -> bool:
-    """Whether a module gives no grid but holds more than half of the `parts` that do."""
+def _is_backbone(
+    model: nn.Module, name: str, layers: Mapping[str, Layer], parts: Sequence[str]
+) -> bool:
+    """Whether a module, or a list of modules, gives no grid but holds most `parts` that do."""
     within = sum(part.startswith(f"{name}.") for part in parts)
-    return name in layers and not _is_on_grid(layers[name]) and 2 * within > len(parts)
+    listed = isinstance(model.get_submodule(name), nn.ModuleList | nn.ModuleDict)
+    gives_none = listed or (name in layers and not _is_on_grid(layers[name]))
+    return gives_none and 2 * within > len(parts)
 
 
 def _is_on_grid(layer: Layer) -> bool:

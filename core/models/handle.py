@@ -171,11 +171,16 @@ class ModelHandle:
 
         See `core.models.structure` for what counts as a change.
         """
-        if self.owned or self._probed is None:
-            return
+        if not self.owned and self._probed is not None:
+            self._forget_unless(self._structure())
+
+    def _structure(self) -> str:
         with self.lock:
-            changed = structure(self.model) != self._probed
-        if changed:
+            return structure(self.model)
+
+    def _forget_unless(self, structure_now: str) -> None:
+        """Forget what was found out, unless the model has the structure that was probed."""
+        if self._probed not in (None, structure_now):
             self._probed = None
             self._enlarged.clear()
             for name in ("probe", "supports", "budget", "task", "forward", "_settled"):
@@ -188,20 +193,19 @@ class ModelHandle:
         attribute of a module that is added, removed or replaced, and with what attributes, hooks
         and closures hold. What cannot be told is in `core.models.structure`.
         """
-        if not self.owned:
-            self.refresh()
         if self._kept is None or not self.owned:
             self._kept = self._tensors()
-        tensors = self._kept
+        tensors, now = self._kept, ""
         quick: object
         if self.owned:
             quick = [(t.data_ptr(), t._version) for t in tensors.values()]
         else:
+            now = self._structure()
+            self._forget_unless(now)
             sums = [(n, t.shape, t.dtype, int(checksum(t))) for n, t in tensors.items()]
-            with self.lock:
-                quick = structure(self.model), sums
+            quick = now, sums
         if self._hashed is None or self._hashed[0] != quick:
-            self._hashed = quick, self._digest(tensors)
+            self._hashed = quick, self._digest(tensors, now or self._structure())
         return self._hashed[1]
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -209,9 +213,9 @@ class ModelHandle:
         named = itertools.chain(self.model.named_parameters(), self.model.named_buffers())
         return {name: tensor.detach() for name, tensor in named}
 
-    def _digest(self, tensors: Mapping[str, Tensor]) -> str:
+    def _digest(self, tensors: Mapping[str, Tensor], structure_now: str) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{self.name} {structure(self.model)} {self.preprocessing}".encode())
+        digest.update(f"{self.name} {structure_now} {self.preprocessing}".encode())
         for name, tensor in tensors.items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(octets_of(tensor.cpu()).numpy().tobytes())

@@ -100,9 +100,7 @@ def probe(
         modules_called_with(model, x) as first_modules,
         record_attention(model, see_map) as maps,
     ):
-        scores = forward(x)
-    with evaluation_mode(model), torch.no_grad():
-        ending = forward.ending(x)
+        scores, ending = forward.with_ending(x)
     misplaced = _misplaced(model, x.detach(), log, reader.layout, forward)
     choice = choose_calls(log, misplaced)
     layers = _layers(model, log, choice, misplaced)

@@ -126,7 +126,8 @@ class BackwardRules(TorchFunctionMode):
         allowed: operations of the autograd graph that are nonlinear but may stay as they are.
 
     Attributes:
-        used: the names of the functions that were replaced.
+        used: the names of the functions that were replaced, with the most axes of what each was
+            given: a softmax over class scores has two, over attention more.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class BackwardRules(TorchFunctionMode):
         super().__init__()
         self.rules, self.decompositions = rules, decompositions
         self.allowed = frozenset(allowed)
-        self.used: set[str] = set()
+        self.used: dict[str, int] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -147,7 +148,7 @@ class BackwardRules(TorchFunctionMode):
         known = call.name in self.rules or call.name in self.decompositions
         if not call.inputs or not known:
             return call.unchanged()
-        self.used.add(call.name)
+        self.used[call.name] = max(self.used.get(call.name, 0), call.inputs[0].ndim)
         if call.name in self.rules:
             return self.rules[call.name](call)
         with self:

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.errors import ModelFailure, NotApplicableError
+from core.errors import ModelError, ModelFailure, NotApplicableError
 from core.runtime.evaluation_mode import evaluation_mode
-from core.runtime.model_call import call_model
 from core.runtime.subject import Subject
 
 Holder = tuple[str, str]
@@ -35,7 +34,7 @@ class DerivedState:
     """
 
     def __init__(self, subject: Subject) -> None:
-        self.model, self.name = subject.model, subject.name
+        self.model, self.name, self._forward = subject.model, subject.name, subject.forward
         self.modules = dict(self.model.named_modules())
         noise = torch.randn((1, *subject.input_size), generator=torch.Generator().manual_seed(0))
         self._x = noise.to(subject.pixel(0.5))
@@ -109,13 +108,12 @@ class DerivedState:
         self.modules[holder[0]].__dict__[holder[1]] = empty
 
     def _output(self) -> Tensor | None:
-        """The first tensor that the model gives for a noise image; None if it fails."""
+        """The model's scores of a noise image; None if it fails."""
         with evaluation_mode(self.model), torch.no_grad():
             try:
-                found = tensors_in(call_model(self.model, self._x, name=self.name))
-            except ModelFailure:
+                return self._forward(self._x).float()
+            except (ModelFailure, ModelError):
                 return None
-        return found[0].float() if found else None
 
     def _refuse_bound_caches(self) -> None:
         for name, module in self.modules.items():

@@ -70,7 +70,7 @@ class Forward:
                     "with activation= what its outputs are"
                 )
             scores = found[1]
-        return to_rows(scores, len(rows), self.name, features=self.features)
+        return self._rows(scores, len(rows))
 
     def raw(self, rows: Tensor) -> Any:
         """Whatever the model returns for images (n, C, H, W).
@@ -83,17 +83,20 @@ class Forward:
             return call_model(self.model, name=self.name, **{self.argument: rows}, **others)
         return call_model(self.model, rows, name=self.name, **others)
 
-    def ending(self, rows: Tensor) -> Ending | None:
-        """The softmax or sigmoid that the scores of `rows` come straight from; None if none."""
+    def with_ending(self, rows: Tensor) -> tuple[Tensor, Ending | None]:
+        """The scores of `rows`, and the softmax or sigmoid that they come straight from."""
         with _Endings() as endings:
             scores = self._find(self.raw(rows))
         found = endings.before(scores)
-        return None if found is None else found[0]
+        return self._rows(scores, len(rows)), None if found is None else found[0]
 
     @property
     def features(self) -> bool:
         """Whether the outputs are features of a model without classes."""
         return has_no_classes(self.model)
+
+    def _rows(self, scores: Tensor, rows: int) -> Tensor:
+        return to_rows(scores, rows, self.name, features=self.features)
 
     def _find(self, raw: Any) -> Tensor:
         return find_scores(

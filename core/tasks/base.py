@@ -262,10 +262,6 @@ class Task(ABC):
     def predict(self, outputs: Outputs) -> Prediction:
         """What the model says, for people."""
 
-    @abstractmethod
-    def certainty(self, outputs: Outputs) -> Tensor:
-        """(n,) how certain the model is of what it says; zeros where that has no meaning."""
-
 
 TargetLike = Any
 """What `Explainer.target` takes: None for the predicted class; a `Target`; a class number or label;

@@ -159,12 +159,6 @@ class Classification(Task):
             exclusive=activation.exclusive,
         )
 
-    def certainty(self, outputs: Outputs) -> Tensor:
-        scores = scores_of(outputs).float()
-        if not self.activation.bounded:
-            return torch.zeros(len(scores), device=scores.device)
-        return self.activation(scores).amax(1)
-
 
 def parse_target(text: str | int, labels: Sequence[str] | None, model: str = "the model") -> Target:
     """A target from what a person types: a class, "A-B", "A+B" or "not A".
