@@ -570,7 +570,7 @@ class Explainer:
             seed=query.seed,
             cache_scope=CacheScope(
                 self.cache,
-                (self.model.fingerprint(), self.model.task.key, query.batch.digest),
+                (self.model.fingerprint(), self.model.reading, query.batch.digest),
                 waiting=lambda: progress.advance(0),
             ),
             progress=progress,

@@ -22,6 +22,7 @@ from core.errors import (
 )
 from core.export import prediction_facts
 from core.models.handle import ModelHandle
+from core.runtime.cache import Cache
 from core.runtime.derived_state import DerivedState
 from core.tasks.activation import PROBABILITIES, SIGMOID, to_activation
 from core.tasks.base import Combination, FunctionTarget
@@ -214,6 +215,24 @@ def test_one_model_with_two_activations_is_answered_for_each() -> None:
         e.measure(pictures(), m, "insertion", target=1) for e, m in zip(both, maps, strict=True)
     ]
     assert not torch.allclose(curves[0].value, curves[1].value)
+
+
+def test_two_readings_of_one_model_never_share_an_answer() -> None:
+    model, cache = both(lambda e, s: (2 * s, s)).eval(), Cache()
+    made = [{"output": 0}, {"output": 1}, {"output": lambda out: out[1][:, 1:]}]
+    made += [{"output": 1, "activation": "sigmoid"}]
+    handles = [load_model(model, preprocessing=PREPARED, **options) for options in made]
+    scores = [Explainer(h, cache=cache).predict(pictures()).scores for h in handles]
+    torch.testing.assert_close(scores[0], 2 * plain())
+    torch.testing.assert_close(scores[1], plain())
+    torch.testing.assert_close(scores[2], plain()[:, 1:])
+    age = torch.tensor([[3.0]])
+    given = {"forward_kwargs": {"age": age}}
+    conditioned = Conditioned().eval()
+    asker = Explainer(load_model(conditioned, preprocessing=PREPARED, **given), cache=cache)
+    torch.testing.assert_close(asker.predict(pictures()).scores, 3 * plain())
+    age.fill_(5)
+    torch.testing.assert_close(asker.predict(pictures()).scores, 5 * plain())
 
 
 # -- numbers ------------------------------------------------------------------------------------
@@ -427,7 +446,7 @@ def test_a_map_against_a_class_is_the_map_for_it_turned_round() -> None:
     found = against.probability()(Scores(plain()), torch.arange(2))
     torch.testing.assert_close(found, 1 - plain().softmax(1)[:, 0])
     said = explainer.predict(pictures())
-    assert against.describe(said) == "against a"
+    assert against.describe(said) == "not a"
     assert against.probability().describe(said) == "not p(a)"
 
 

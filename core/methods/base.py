@@ -156,13 +156,13 @@ def control_keys() -> list[str]:
     return [key for key, cls in METHODS.items() if cls.is_control]
 
 
-_REFUSALS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str], str]] = (
+_REFUSALS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str, str], str]] = (
     weakref.WeakKeyDictionary()
 )
 
 
 def cached_refusal(subject: Subject, key: str, find_refusal: Callable[[], str]) -> str:
-    """Why a method refuses a model, or an empty text; computed once per model structure.
+    """Why a method refuses a model, or an empty text; computed once per structure and reading.
 
     Args:
         subject: the model.
@@ -170,7 +170,7 @@ def cached_refusal(subject: Subject, key: str, find_refusal: Callable[[], str]) 
         find_refusal: computes the reason.
     """
     known = _REFUSALS.setdefault(subject.model, {})
-    question = key, structure(subject.model)
+    question = key, structure(subject.model), subject.reading
     if question not in known:
         known[question] = find_refusal()
     return known[question]

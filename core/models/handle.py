@@ -27,6 +27,7 @@ from core.models.structure import (
     octets_of,
     settings,
     structure,
+    text_of,
 )
 from core.runtime.batching import Budget, is_out_of_memory
 from core.runtime.evaluation_mode import no_grad_no_autocast
@@ -139,6 +140,13 @@ class ModelHandle:
     def forward(self) -> Forward:
         """One forward pass: from images (n, C, H, W) to scores (n, N)."""
         return replace(self._call, before_ending=self._settled[1])
+
+    @property
+    def reading(self) -> str:
+        """Identifies how the outputs are read: the task, the part of the outputs, other inputs."""
+        call = self.forward
+        parts = call.output, call.argument, dict(call.kwargs), call.classes, call.before_ending
+        return f"{self.task.key} {text_of(parts)}"
 
     @cached_property
     def _settled(self) -> tuple[Activation, bool]:

@@ -62,6 +62,11 @@ def structure(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def text_of(value: Any) -> str:
+    """A text that is the same for equal values, whatever they hold; it holds no addresses."""
+    return _Reader({}).text(value)
+
+
 def settings(model: nn.Module, loose: Iterable[Setting] = ()) -> dict[Setting, str]:
     """A text for each setting of each module, the same in every process.
 

@@ -34,6 +34,10 @@ class Subject(Protocol):
         """How the model's outputs are read, and what can be asked about them."""
 
     @property
+    def reading(self) -> str:
+        """Identifies how the outputs are read; for caches, beside the model itself."""
+
+    @property
     def lock(self) -> AbstractContextManager[object]:
         """Held during every pass: hooks on a shared model and parallel passes do not mix."""
 

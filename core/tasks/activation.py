@@ -51,14 +51,10 @@ def _unchanged(scores: Tensor) -> Tensor:
     return scores
 
 
-SOFTMAX = Activation("softmax", "Softmax: one of the classes", _softmax, "logit", exclusive=True)
-SIGMOID = Activation("sigmoid", "Sigmoid: each class on its own", torch.sigmoid, "logit")
-PROBABILITIES = Activation(
-    "probabilities", "None: the outputs are probabilities", _unchanged, "probability"
-)
-IDENTITY = Activation(
-    "identity", "None: the outputs are numbers", _unchanged, "value", bounded=False
-)
+SOFTMAX = Activation("softmax", "Softmax", _softmax, "logit", exclusive=True)
+SIGMOID = Activation("sigmoid", "Sigmoid (tags)", torch.sigmoid, "logit")
+PROBABILITIES = Activation("probabilities", "Probabilities", _unchanged, "probability")
+IDENTITY = Activation("identity", "Numbers", _unchanged, "value", bounded=False)
 ACTIVATIONS = {a.key: a for a in (SOFTMAX, SIGMOID, PROBABILITIES, IDENTITY)}
 """The activations that can be named, by key."""
 

@@ -130,7 +130,7 @@ class Combination(Target):
         if weights == [1.0, -1.0]:
             return f"{names[0]} rather than {names[1]}"
         if weights == [-1.0]:
-            return f"not {names[0]}" if self.offset else f"against {names[0]}"
+            return f"not {names[0]}"
         if set(weights) == {1.0}:
             return " + ".join(names)
         return " + ".join(f"{w:g} x {name}" for w, name in zip(weights, names, strict=True))

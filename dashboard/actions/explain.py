@@ -129,6 +129,9 @@ def summary(found: Attribution) -> str:
     sentences = [
         sum_error_text(float(found.extras[name][0])) for name in SUM_ERRORS if name in found.extras
     ]
+    if not found.values.any():
+        hidden = " What speaks against it is hidden by ReLU." if found.params.get("relu") else ""
+        sentences.append(f"The map is zero everywhere.{hidden}")
     sentences.append(regions_text(found))
     if extras := extras_text(found, leave_out=SUM_ERRORS):
         sentences.append(f"{extras[0].upper()}{extras[1:]}.")

@@ -62,4 +62,5 @@ def _classes(prediction: Prediction) -> Choices:
 
 
 def _bars(prediction: Prediction) -> Panel:
-    return prediction_panel(prediction, caption=f"Click a bar to explain that {prediction.kind}.")
+    choose = "Choose one below" if prediction.kind == "output" else "Click a bar"
+    return prediction_panel(prediction, caption=f"{choose} to explain that {prediction.kind}.")

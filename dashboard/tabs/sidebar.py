@@ -90,8 +90,8 @@ def layout() -> SidebarWidgets:
         )
         against = gr.Checkbox(
             False,
-            label="Against",
-            info="Explain what speaks against it",
+            label="Against this class",
+            info="Explain what speaks against the class above",
             elem_id="against",
         )
     settings = gr.JSON({}, visible="hidden", elem_id="settings")
@@ -151,7 +151,7 @@ def _model() -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown]:
             [("As the model says", FOUND), *((a.label, a.key) for a in ACTIVATIONS.values())],
             value=FOUND,
             label="Activation",
-            info="What turns the model's scores into what you read",
+            info="How its outputs are read: as classes, tags or numbers",
             elem_id="activation",
         )
     return model, weights, activation
