@@ -538,7 +538,7 @@ class Explainer:
         """The layer the method uses; raises the reason why the model cannot be explained so."""
         self.model.refresh()
         with no_grad_no_autocast(self.model.device):
-            reason = self.model.why_not(method.requires(), layer) or method.refusal(self.model)
+            reason = method.why_not(self.model, layer)
         if reason:
             raise NotApplicableError(reason)
         return self.model.resolve_layer(method.layer_needs(), layer)

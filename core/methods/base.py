@@ -103,6 +103,18 @@ class Method(Parameters, ABC):
         """Why this model cannot be explained although it meets the needs; empty if it can be."""
         return ""
 
+    def why_not(self, subject: Subject, layer: str | None = None) -> str:
+        """Why this model cannot be explained, for whatever reason; empty if it can be.
+
+        Args:
+            subject: the model.
+            layer: the layer named by the caller, if any.
+        """
+        if reason := subject.why_not(self.requires(), layer):
+            return reason
+        refusal = self.refusal(subject)
+        return refusal and (subject.hidden_form or refusal)
+
 
 METHODS: Registry[Method] = Registry(
     "method",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from core.errors import NotApplicableError
 from core.methods.base import Method, cached_refusal, register
-from core.runtime.capture import ModuleCall, record_calls
+from core.runtime.capture import ModuleCall, hookable_modules, record_calls
 from core.runtime.model_call import call_model, differentiate
 from core.runtime.run import Run
 from core.runtime.subject import Subject
@@ -136,8 +136,12 @@ def _layout_of(subject: Subject, call: ModuleCall, output: Tensor) -> Layout | N
 
 
 def smallest_parts(model: nn.Module) -> list[str]:
-    """Names of the modules that count as one operation: none of their children has parameters."""
+    """Names of the modules that count as one operation: none of their children has parameters.
+
+    What hooks do not see, as in TorchScript, is left out; FullGrad then finds terms missing.
+    """
     found: dict[nn.Module, str] = {}
+    hookable = dict(hookable_modules(model))
 
     def visit(name: str, module: nn.Module) -> None:
         if all(next(child.parameters(), None) is None for child in module.children()):
@@ -148,7 +152,7 @@ def smallest_parts(model: nn.Module) -> list[str]:
             visit(f"{name}.{key}" if name else key, child)
 
     visit("", model)
-    return list(found.values())
+    return [name for name in found.values() if name in hookable]
 
 
 def implicit_bias(part: nn.Module, given: Tensor, *, name: str) -> Tensor | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.runtime.autograd_graph import is_differentiable
 from core.runtime.capture import change_layer, record_inputs, record_layers
 from core.runtime.evaluation_mode import evaluation_mode
 from core.runtime.forward import Forward
@@ -53,8 +54,10 @@ def _live_by_gradient(
     with evaluation_mode(model), record_layers(model, names, calls) as outputs:
         response = _response(model, x, forward)
         reached = [layer for layer in layers if layer.name in outputs]
-        if not response.requires_grad or not reached:
-            return None if not response.requires_grad else ""
+        if not is_differentiable(response):
+            return None
+        if not reached:
+            return ""
         grads = differentiate(
             response,
             [outputs[layer.name] for layer in reached],
@@ -172,23 +175,24 @@ def top_level(model: nn.Module, layers: Mapping[str, Layer]) -> list[str]:
     children stand in its place.
     """
     parts = [n for n, layer in layers.items() if _is_on_grid(layer)]
-    parts = [n for n in parts if next(model.get_submodule(n).parameters(), None) is not None]
+    modules = dict(model.named_modules())
+    parts = [n for n in parts if next(modules[n].parameters(), None) is not None]
     found = [name for name, _ in model.named_children()]
     while True:
-        inner = next((n for n in found if _is_backbone(model, n, layers, parts)), None)
+        inner = next((n for n in found if _is_backbone(modules[n], n, layers, parts)), None)
         if inner is None:
             return found
         at = found.index(inner)
-        children = [f"{inner}.{key}" for key, _ in model.get_submodule(inner).named_children()]
+        children = [f"{inner}.{key}" for key, _ in modules[inner].named_children()]
         found[at : at + 1] = children
 
 
 def _is_backbone(
-    model: nn.Module, name: str, layers: Mapping[str, Layer], parts: Sequence[str]
+    module: nn.Module, name: str, layers: Mapping[str, Layer], parts: Sequence[str]
 ) -> bool:
     """Whether a module, or a list of modules, gives no grid but holds most `parts` that do."""
     within = sum(part.startswith(f"{name}.") for part in parts)
-    listed = isinstance(model.get_submodule(name), nn.ModuleList | nn.ModuleDict)
+    listed = isinstance(module, nn.ModuleList | nn.ModuleDict)
     gives_none = listed or (name in layers and not _is_on_grid(layers[name]))
     return gives_none and 2 * within > len(parts)
 

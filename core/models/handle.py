@@ -327,7 +327,25 @@ class ModelHandle:
         wanted = sorted(frozenset(needs) - named)
         return next((reason for need in wanted if (reason := self._reason(need))), "")
 
+    @property
+    def hidden_form(self) -> str:
+        """Why neither layers nor operations can be seen inside of the model; empty if they can."""
+        if any(layer.layout is not None for layer in self.layers.values()):
+            return ""
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self.model.modules()):
+            form = "TorchScript, which shows neither its layers nor its operations"
+        elif any("quantized" in type(module).__module__ for module in self.model.modules()):
+            form = "quantised, and its layers give integers"
+        elif isinstance(self.model, torch.fx.GraphModule):
+            form = "an exported graph, which shows neither its layers nor its operations"
+        else:
+            return ""
+        other = "integrated_gradients" if self.probe.differentiable else "occlusion"
+        return f"{self.name} is {form}; load the original module, or choose {other}"
+
     def _reason(self, need: Need) -> str:
+        if need is not Need.GRADIENT and self.hidden_form:
+            return self.hidden_form
         if need is Need.ATTENTION:
             return self._attention_reason()
         if need is Need.GRADIENT and not self.probe.differentiable:

@@ -27,7 +27,7 @@ def holds_pretrained(model: nn.Module, cfg: Mapping[str, Any]) -> bool:
         cfg: its `pretrained_cfg`.
     """
     state = model.state_dict()
-    if any(tensor.is_meta for tensor in state.values()):
+    if any(not isinstance(tensor, Tensor) or tensor.is_meta for tensor in state.values()):
         return False
     try:
         return _same_as_kept(state, cfg)

@@ -22,6 +22,7 @@ from core.models.default_layer import (
 from core.models.layout_check import misplaced_calls
 from core.models.module_calls import CallChoice, CallId, CallLog, choose_calls
 from core.runtime.attention_capture import record_attention
+from core.runtime.autograd_graph import has_gradient
 from core.runtime.capture import (
     CallPath,
     modules_called_with,
@@ -113,7 +114,7 @@ def probe(
         outputs=scores.shape[1],
         ending=ending,
         sums_to_one=_sums_to_one(forward, x.detach(), scores.detach()),
-        differentiable=scores.requires_grad,
+        differentiable=has_gradient(scores, x),
         row_bytes=sum(call.nbytes for (n, _), call in log.done.items() if n in leaves),
         stem=_stem(model, x, [n for n in first_modules if (n, 1) not in log.begun], forward),
     )

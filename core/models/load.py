@@ -277,7 +277,8 @@ def _name_of(model: nn.Module) -> str:
     not, and training changes them. So the module is compared with the file that timm has kept.
     """
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    name = str(cfg.get("architecture") or type(model).__name__)
+    kind = getattr(model, "original_name", type(model).__name__)  # of a module of TorchScript
+    name = str(cfg.get("architecture") or kind)
     tag = cfg.get("tag")
     return f"{name}.{tag}" if tag and holds_pretrained(model, cfg) else name
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from core.runtime.autograd_graph import nodes_from
 from core.runtime.capture import CallPath
 from core.types import Layout
 
@@ -131,12 +132,4 @@ def _chain(calls: list[SeenCall]) -> list[SeenCall]:
 
 def _leads_to(earlier: SeenCall, later: SeenCall) -> bool:
     """Whether the input of a call was computed from the output of an earlier one."""
-    seen, waiting = {later.source}, [later.source]
-    while waiting:
-        node = waiting.pop()
-        if node is earlier.result:
-            return True
-        fresh = [n for n, _ in node.next_functions if n is not None and n not in seen]
-        seen.update(fresh)
-        waiting += fresh
-    return False
+    return any(node is earlier.result for node in nodes_from(later.source))

@@ -105,6 +105,7 @@ def _settings_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
     yield "class", type(module)
     yield "class.forward", getattr(type(module), "forward", None)
     if isinstance(module, torch.jit.ScriptModule):
+        yield from _script_of(module)
         return
     yield "children", list(module._modules)
     for kind in _HOOKS:
@@ -113,6 +114,16 @@ def _settings_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for key, value in vars(module).items():
         if key not in _HANDLED:
             yield key, value
+
+
+def _script_of(module: torch.jit.ScriptModule) -> Iterator[tuple[str, Any]]:
+    """The code of a module of TorchScript, and the constants in it, frozen weights among them."""
+    try:
+        code, constants = module.code_with_constants
+    except AttributeError:  # a part that is not called
+        return
+    yield "code", code
+    yield "constants", dict(constants.const_mapping)
 
 
 class _Reader:
@@ -175,6 +186,8 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, nn.Module):  # one that is not registered as a part of the model
         inner = [value._parameters, value._buffers, value._modules]
         return [*inner, *(part for _, part in _settings_of(value))]
+    if isinstance(value, torch.ScriptObject):  # such as the packed weights of a quantised layer
+        return [value.__getstate__()] if hasattr(value, "__getstate__") else []
     wrapped = getattr(value, "__wrapped__", None)
     slots = [getattr(value, slot, None) for slot in getattr(type(value), "__slots__", ())]
     return [wrapped, vars(value) if hasattr(value, "__dict__") else None, *slots]
@@ -247,7 +260,7 @@ def checksum(tensor: Tensor) -> Tensor:
 def octets_of(tensor: Tensor) -> Tensor:
     """The bytes of a tensor as uint8."""
     plain = tensor.detach()
-    plain = plain.int_repr() if plain.is_quantized else plain.resolve_conj().resolve_neg()
+    plain = plain.dequantize() if plain.is_quantized else plain.resolve_conj().resolve_neg()
     return plain.contiguous().reshape(-1).view(torch.uint8)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from core.runtime.capture import hookable_modules
 from core.runtime.model_call import call_for_model, differentiate
 
 _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
@@ -57,7 +58,7 @@ def record_attention(
         running.pop()
 
     with ExitStack() as hooks:
-        for name, module in model.named_modules():
+        for name, module in hookable_modules(model):
             hooks.callback(module.register_forward_pre_hook(partial(before, name)).remove)
             hooks.callback(module.register_forward_hook(after, always_call=True).remove)
         hooks.enter_context(_InterceptAttention(record))

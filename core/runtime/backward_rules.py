@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from core.errors import NotApplicableError
 from core.runtime.attention_capture import attention_weights, multi_head_attention
+from core.runtime.autograd_graph import nodes_from
 from core.runtime.model_call import call_for_model
 
 Function = Callable[..., Tensor]
@@ -201,19 +202,11 @@ def nonlinear_operations(output: Tensor) -> set[str]:
     ['Exp', 'Mul']
     """
     found: set[str] = set()
-    seen: set[Any] = {output.grad_fn}
-    waiting: list[Any] = [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None:
-            continue
+    for node in nodes_from(output.grad_fn):
         name = node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
-        sources = [source for source, _ in node.next_functions]
-        if not _is_linear(name, node, [source is not None for source in sources]):
+        depends = [source is not None for source, _ in node.next_functions]
+        if not _is_linear(name, node, depends):
             found.add(name)
-        fresh = [source for source in dict.fromkeys(sources) if source not in seen]
-        seen.update(fresh)
-        waiting += fresh
     return found
 
 

@@ -14,12 +14,23 @@ from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.jit._script import RecursiveScriptModule
 
 from core.errors import NotApplicableError, unknown
 
 CallPath = tuple[tuple[str, int], ...]
 """The calls under way, the outermost first: each a module's name and how often that module was
 called before in the block."""
+
+
+def hookable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module with its name, but for those of TorchScript, whose hooks are not called.
+
+    A traced module that Python calls itself is among them; what runs within it is not.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, RecursiveScriptModule):
+            yield name, module
 
 
 @contextmanager
@@ -209,7 +220,7 @@ def observe_calls(
         running.pop()
 
     with ExitStack() as stack:
-        for name, module in model.named_modules():
+        for name, module in hookable_modules(model):
             if name:
                 hook = partial(enter, name)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -231,7 +242,7 @@ def modules_called_with(model: nn.Module, x: Tensor) -> Iterator[list[str]]:
             names.append(name)
 
     with ExitStack() as stack:
-        for name, module in model.named_modules():
+        for name, module in hookable_modules(model):
             stack.callback(module.register_forward_pre_hook(partial(before, name)).remove)
         yield names
 
@@ -266,7 +277,7 @@ def hook_every_module(
 ) -> Iterator[None]:
     """Call ``before(module, args)`` and ``after(module, args, output)`` around every module."""
     with ExitStack() as stack:
-        for module in model.modules():
+        for _, module in hookable_modules(model):
             stack.callback(module.register_forward_pre_hook(before).remove)
             stack.callback(module.register_forward_hook(after).remove)
         yield

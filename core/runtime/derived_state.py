@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from types import CellType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.errors import ModelError, ModelFailure, NotApplicableError
 from core.runtime.evaluation_mode import evaluation_mode
@@ -30,7 +31,8 @@ class DerivedState:
         subject: the copy.
 
     Raises:
-        NotApplicableError: it keeps a tensor computed from its weights that it does not renew.
+        NotApplicableError: there are weights that cannot be changed, or it keeps something that was
+            computed from its weights and is not renewed.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -38,7 +40,8 @@ class DerivedState:
         self.modules = dict(self.model.named_modules())
         noise = torch.randn((1, *subject.input_size), generator=torch.Generator().manual_seed(0))
         self._x = noise.to(subject.pixel(0.5))
-        self._refuse_bound_caches()
+        self._refuse_fixed_weights()
+        self._refuse_bound_functions()
         self.clear_function_caches()
         held = [holder for holder in self._holders() if self._value(holder) is not None]
         self.caches = self._renewed(held)
@@ -115,11 +118,28 @@ class DerivedState:
             except (ModelFailure, ModelError):
                 return None
 
-    def _refuse_bound_caches(self) -> None:
+    def _refuse_fixed_weights(self) -> None:
+        """Weights that are constants of the code, or packed, as in frozen or quantised modules."""
+        packed = any(
+            isinstance(value, torch.ScriptObject)
+            for module in self.modules.values()
+            for value in vars(module).values()
+        )
+        if packed or next(self.model.parameters(), None) is None:
+            raise NotApplicableError(
+                f"{self.name} is frozen or quantised, so its weights cannot be shuffled; load the "
+                "original module"
+            )
+
+    def _refuse_bound_functions(self) -> None:
+        """Functions that a copy shares with the original, and that go on using its weights."""
+        own = set(map(id, self.modules.values()))
         for name, module in self.modules.items():
             for key, value in vars(module).items():
                 if callable(getattr(value, "cache_clear", None)):
                     raise self._refusal((name, key), "a cached function of the model it was copied")
+                if any(id(held) not in own for held in _modules_held(value)):
+                    raise self._refusal((name, key), "a function of the model it was copied")
 
     def _refuse_if_derived(self, holder: Holder, tensors: list[Tensor]) -> None:
         weights = list(self.modules[holder[0]].parameters())
@@ -135,6 +155,18 @@ class DerivedState:
             f"{self.name} keeps {what} from its weights in {path!r}, which would not follow when "
             "they are shuffled; compute it in the forward pass"
         )
+
+
+def _modules_held(value: Any, depth: int = 0) -> Iterator[nn.Module]:
+    """The modules that a function works with: those of its closure, and what it wraps."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif depth < 4 and callable(value) and not isinstance(value, type):
+        cells = getattr(value, "__closure__", None) or ()
+        held = [cell.cell_contents for cell in cells if cell != CellType()]
+        held += [getattr(value, name, None) for name in ("__self__", "__wrapped__", "func")]
+        for inner in held:
+            yield from _modules_held(inner, depth + 1)
 
 
 def tensors_in(value: Any, depth: int = 0) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from core.runtime.batching import Budget
 from core.runtime.forward import Forward
 from core.tasks.base import Task
-from core.types import AttentionLayer, Layer
+from core.types import AttentionLayer, Layer, Need
 
 
 class Subject(Protocol):
@@ -52,6 +52,13 @@ class Subject(Protocol):
     @property
     def attention_layers(self) -> Mapping[str, AttentionLayer]:
         """Every module that computes attention, by name, in order of execution."""
+
+    @property
+    def hidden_form(self) -> str:
+        """Why neither layers nor operations can be seen inside of the model; empty if they can."""
+
+    def why_not(self, needs: Iterable[Need], layer: str | None = None) -> str:
+        """Why a method with these needs cannot run, with this layer; empty if it can."""
 
     @property
     def input_size(self) -> tuple[int, int, int]:

@@ -87,8 +87,7 @@ def _with_family(cls: type[Method]) -> str:
 
 def why_not(handle: ModelHandle, key: str) -> str:
     """Why a model cannot be explained by a method with default parameters; empty if it can."""
-    method = METHODS.make(key)
-    return handle.why_not(method.requires()) or method.refusal(handle)
+    return METHODS.make(key).why_not(handle)
 
 
 def describe_method(
@@ -127,7 +126,7 @@ def estimate(
     ).model
     key = request.method
     method = METHODS.make(key, params_of(request.settings, key, METHODS[key]))
-    if handle.why_not(method.requires()) or method.refusal(handle):
+    if method.why_not(handle):
         return ""
     needs = method.layer_needs()
     layer = request.layer if request.layer in handle.choices(needs) else None
