@@ -36,8 +36,12 @@ STARTS: Mapping[str, Mapping[str, object]] = {
     "guided_ig": {"steps": 24},
     "expected_gradients": {"samples": 24},
     "deeplift": {},
+    "deep_shap": {},
 }
 """The methods that start from a baseline, with fewer steps than their defaults."""
+MIXTURES = (("black", "white", "blur", "random"), ("blur", "random"), ("blur", "mean", "zero"))
+"""Several baselines in turn, for the methods that take the mean over baselines."""
+AVERAGING = ("expected_gradients", "deep_shap")
 SRG = {"steps": 8, "baseline": "blur"}
 
 
@@ -88,10 +92,18 @@ def cases(scenes: int) -> Iterator[Case]:
     yield Case(explainer.model.name, explainer, x, None)
 
 
-def starting(key: str, baseline: Baseline) -> Method:
-    """A method that starts from one baseline."""
+def starts(key: str) -> list[tuple[str, ...]]:
+    """The baselines, alone or several in turn, that a method is tried with."""
+    single = [(baseline,) for baseline in get_args(Baseline)]
+    if key == "deep_shap":  # from one baseline it is DeepLIFT
+        return [*MIXTURES]
+    return [*single, *MIXTURES] if key in AVERAGING else [*single]
+
+
+def starting(key: str, baselines: tuple[str, ...]) -> Method:
+    """A method that starts from these baselines."""
     name = "baseline" if "baseline" in METHODS[key].model_fields else "baselines"
-    value = baseline if name == "baseline" else (baseline,)
+    value = baselines[0] if name == "baseline" else baselines
     return METHODS.make(key, {**STARTS[key], name: value})
 
 
@@ -132,11 +144,11 @@ def main(arguments: list[str] | None = None) -> int:
     sys.stdout.write("| --- | --- | --- | --- | --- | --- | --- |\n")
     for case in cases(asked.scenes):
         for key in asked.methods.split(","):
-            for baseline in get_args(Baseline):
-                one = measure(case, starting(key, baseline))
+            for baselines in starts(key):
+                one = measure(case, starting(key, baselines))
                 numbers = (one.frame, one.inside, one.gain, one.error)
                 cells = " | ".join(f"{number:.3f}" for number in numbers)
-                sys.stdout.write(f"| {case.name} | `{key}` | {baseline} | {cells} |\n")
+                sys.stdout.write(f"| {case.name} | `{key}` | {', '.join(baselines)} | {cells} |\n")
                 sys.stdout.flush()
     return 0
 

@@ -771,3 +771,29 @@ def test_who_waits_for_anothers_explanation_can_be_cancelled() -> None:
             explain(second)
         release.set()
         assert slow.result().panels[0]["map"]
+
+
+# -- outputs other than classes -------------------------------------------------------------------
+
+
+def test_numbers_have_their_unit_and_no_scale(service: Service) -> None:
+    asked = about(activation="identity", measured_in=" mm ", target=281)
+    shown = actions.predict(service, asked)
+    assert "mm" in repr(shown.panels)
+    found = actions.explain(service, ask_for(asked, "gradcam"))
+    assert "unit='mm'" in found.code
+    assert re.match(r"[\d.]+ mm · layer", found.panels[0]["caption"])
+    assert "robabilit" not in found.summary + repr(found.panels)
+
+
+def test_a_unit_means_nothing_to_classes(service: Service) -> None:
+    plain, with_unit = (service.models.of(about(measured_in=unit)) for unit in ("", "mm"))
+    assert plain is with_unit
+    tags = service.models.of(about(activation="sigmoid", measured_in="mm"))
+    assert tags.model.task.activation.unit == "logit"
+
+
+def test_a_map_for_another_unit_is_another_answer(service: Service) -> None:
+    one, other = (about(activation="identity", measured_in=unit) for unit in ("mm", "kg"))
+    assert not one.with_target(1).answered_by(other.with_target(1))
+    assert service.models.of(one) is service.models.of(one) is not service.models.of(other)

@@ -470,6 +470,19 @@ def test_a_click_on_a_bar_explains_that_class(page: Page) -> None:
     title(page, "Egyptian cat")
 
 
+def test_outputs_can_be_read_as_numbers_with_a_unit(page: Page) -> None:
+    drawn(page, "#prediction", 1)
+    unit = page.locator("#measured-in input, #measured-in textarea")
+    expect(unit).to_be_hidden()
+    choose(page, "#activation", "Numbers")
+    unit.fill("mm")
+    expect(page.locator("#prediction")).to_contain_text("mm")
+    expect(page.locator("#result")).to_contain_text("mm")
+    choose(page, "#activation", "Softmax")
+    expect(unit).to_be_hidden()
+    expect(page.locator("#prediction")).not_to_contain_text("mm")
+
+
 def test_what_the_page_does_is_an_api(url: str) -> None:
     client = Client(url, verbose=False)
     names = set(client.view_api(return_format="dict")["named_endpoints"])

@@ -95,7 +95,7 @@ def test_a_field_may_be_a_constant_but_not_missing() -> None:
 
 def test_the_api_has_the_names_of_the_fields() -> None:
     endpoints = build(Service()).get_api_info()["named_endpoints"]
-    shared = ["settings", "layer"]
+    shared, with_defaults = ["settings", "layer"], {"activation", "measured_in", "against"}
     for name, own in {
         "/explain": ["method", "layer", "settings"],
         "/compare": ["methods", *shared, "colour_range"],
@@ -113,11 +113,11 @@ def test_the_api_has_the_names_of_the_fields() -> None:
         "/curve_step": ["curve", "share", *shared],
     }.items():
         parameters = [p["parameter_name"] for p in endpoints[name]["parameters"]]
-        assert [p for p in parameters if p not in ("activation", "against")] == [
+        assert [p for p in parameters if p not in with_defaults] == [
             *reversed(ABOUT),
             *own,
         ]
-        assert {"activation", "against"} <= set(parameters)
+        assert with_defaults <= set(parameters)
 
 
 # -- handlers -----------------------------------------------------------------------------------

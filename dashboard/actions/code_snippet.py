@@ -17,6 +17,8 @@ def code_snippet(resolved: ResolvedQuestion, found: Attribution) -> str:
     weights = ', weights="random"' if resolved.question.weights == "random" else ""
     if resolved.question.activation != FOUND:
         weights += f', activation="{resolved.question.activation}"'
+    if not handle.task.activation.bounded and (unit := handle.task.activation.unit) != "value":
+        weights += f", unit={unit!r}"
     extra = "".join(f", {name}={value!r}" for name, value in found.params.items())
     layer = f", layer={found.layer!r}" if found.layer else ""
     return (

@@ -115,7 +115,8 @@ def _overlay(resolved: ResolvedQuestion, found: Attribution) -> Panel:
 
 def _caption(resolved: ResolvedQuestion, found: Attribution) -> str:
     """The score, the layer and the cost."""
-    parts = [f"{resolved.target.unit} {float(found.score[0]):.3g}"]
+    score, measured_in = f"{float(found.score[0]):.3g}", resolved.prediction.unit
+    parts = [f"{score} {measured_in}" if measured_in else f"{resolved.target.unit} {score}"]
     if found.layer:
         parts.append(f"layer {found.layer}")
     parts.append(cost_text(found.cost))

@@ -23,12 +23,14 @@ class MethodRequest:
         weights: "pretrained" or "random".
         method: the method's key.
         activation: what the model's outputs are; `FOUND` for what it says.
+        measured_in: the unit of outputs that are numbers.
     """
 
     model: str
     weights: str
     method: str
     activation: str = FOUND
+    measured_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class EstimateRequest:
         layer: the layer of the method; empty for its own choice.
         settings: parameters a person set.
         activation: what the model's outputs are; `FOUND` for what it says.
+        measured_in: the unit of outputs that are numbers.
     """
 
     model: str
@@ -50,6 +53,7 @@ class EstimateRequest:
     layer: str | None
     settings: Settings
     activation: str = FOUND
+    measured_in: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,7 @@ def describe_method(
     Raises:
         TimmscopeError: the model cannot be loaded, or there is no such method.
     """
-    handle = service.models.get(
-        request.model, request.weights, on_progress, request.activation
-    ).model
+    handle = service.models.of(request, on_progress).model
     about, methods = METHODS[request.method].about, method_choices(lambda k: not why_not(handle, k))
     if reason := why_not(handle, request.method):
         about = f"{about}\n\n**Not for this model:** {reason.rstrip('.')}."
@@ -121,9 +123,7 @@ def estimate(
     """
     if not service.models.is_ready(request.model, request.weights):
         return ""
-    handle = service.models.get(
-        request.model, request.weights, on_progress, request.activation
-    ).model
+    handle = service.models.of(request, on_progress).model
     key = request.method
     method = METHODS.make(key, params_of(request.settings, key, METHODS[key]))
     if method.why_not(handle):

@@ -22,11 +22,13 @@ class ModelRequest:
         model: a timm name or ``hf-hub:owner/name``.
         weights: "pretrained" or "random".
         activation: what its outputs are; `FOUND` for what it says.
+        measured_in: the unit of outputs that are numbers.
     """
 
     model: str
     weights: str
     activation: str = FOUND
+    measured_in: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,7 @@ def open_model(
     """
     if not service.models.is_ready(request.model, request.weights):
         yield ModelStatus(f"Loading {request.model} …", loading=True)
-    handle = service.models.get(
-        request.model, request.weights, on_progress, request.activation
-    ).model
+    handle = service.models.of(request, on_progress).model
     yield ModelStatus(summary(handle))
 
 
@@ -83,9 +83,7 @@ def describe_model(
     Raises:
         TimmscopeError: it cannot be loaded.
     """
-    handle = service.models.get(
-        request.model, request.weights, on_progress, request.activation
-    ).model
+    handle = service.models.of(request, on_progress).model
     return ModelOffers(
         methods=method_choices(lambda key: not why_not(handle, key)),
         layers=handle.choices([Need.LAYER]),

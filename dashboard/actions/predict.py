@@ -37,9 +37,7 @@ def predict(
     Raises:
         TimmscopeError: the model or the picture cannot be used.
     """
-    explainer = service.models.get(
-        question.model, question.weights, on_progress, question.activation
-    )
+    explainer = service.models.of(question, on_progress)
     batch = service.batches.get(explainer, question.picture)
     prediction = explainer.predict(batch)
     notes = list(batch.pictures[0].notes)

@@ -20,6 +20,8 @@ Choices = list[tuple[str, Any]]
 """Entries of a dropdown: what is shown, and the value."""
 Settings = dict[str, dict[str, Any]]
 """Parameters that a person changed, by method or metric."""
+WITHOUT_TARGET = ("picture", "model", "weights", "activation", "measured_in")
+"""The fields of a question that say what is looked at, not what is asked about it."""
 NO_CLASS = -1
 """Stands for "no class" where a choice needs a value."""
 
@@ -37,6 +39,7 @@ class Question:
         unit: "logit" or "probability".
         activation: what the model's outputs are, a key of `core.tasks.activation`; `FOUND` for what
             the model says.
+        measured_in: the unit of outputs that are numbers.
         against: whether what speaks against the class is explained.
     """
 
@@ -47,6 +50,7 @@ class Question:
     versus: int | str | None
     unit: str
     activation: str = FOUND
+    measured_in: str = ""
     against: bool = False
 
     @property
@@ -66,8 +70,7 @@ class Question:
             other: the question answered.
             any_target: for answers that do not depend on the class.
         """
-        about = (self.picture, self.model, self.weights, self.activation)
-        if about != (other.picture, other.model, other.weights, other.activation):
+        if any(getattr(self, name) != getattr(other, name) for name in WITHOUT_TARGET):
             return False
         return any_target or self.with_target(other.target or 0) == other
 
@@ -121,9 +124,7 @@ def resolve(
         TimmscopeError: the picture, the model or the class cannot be used.
         CancelledError: the person no longer wants it.
     """
-    explainer = service.models.get(
-        question.model, question.weights, on_progress, question.activation
-    )
+    explainer = service.models.of(question, on_progress)
     batch = service.batches.get(explainer, question.picture)
     prediction = explainer.predict(batch)
     if question.unit == "probability" and not prediction.bounded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Protocol
 
 from cachetools import LRUCache, TTLCache
 
@@ -14,7 +15,7 @@ from core.inputs.batch import OnProgress
 from core.models.listing import find
 from core.runtime.cache import POLL_SECONDS, Cache
 from core.synthetic import SYNTHETIC_MODELS
-from core.tasks.activation import to_activation
+from core.tasks.activation import IDENTITY, to_activation
 
 HUB = re.compile(r"hf[-_]hub:[\w.-]+/[\w.-]+")
 
@@ -37,6 +38,29 @@ MAX_LOADS = 16
 
 FOUND = "found"
 """Stands for the activation that a model itself has or declares."""
+MAX_UNIT = 16
+"""How long the unit of outputs that are numbers may be."""
+
+
+class ModelChoice(Protocol):
+    """The fields of a request that choose a model."""
+
+    @property
+    def model(self) -> str:
+        """A timm name or ``hf-hub:owner/name``."""
+
+    @property
+    def weights(self) -> str:
+        """Which weights: "pretrained" or "random"."""
+
+    @property
+    def activation(self) -> str:
+        """What its outputs are."""
+
+    @property
+    def measured_in(self) -> str:
+        """The unit of outputs that are numbers."""
+
 
 ModelKey = tuple[str, str]
 """A model's name and its weights, "pretrained" or "random"."""
@@ -60,7 +84,7 @@ class Models:
         self._loading: dict[ModelKey, Future[Explainer]] = {}
         self._explainers: LRUCache[ModelKey, Explainer] = LRUCache(limit)
         self._failures: TTLCache[ModelKey, TimmscopeError] = TTLCache(64, FAILURE_SECONDS)
-        self._under: LRUCache[tuple[ModelKey, str], Explainer] = LRUCache(limit)
+        self._under: LRUCache[tuple[ModelKey, str, str], Explainer] = LRUCache(limit)
 
     def get(
         self,
@@ -68,6 +92,7 @@ class Models:
         weights: str = "pretrained",
         on_progress: OnProgress | None = None,
         activation: str = FOUND,
+        measured_in: str = "",
     ) -> Explainer:
         """The explainer of a model, loaded on first use; other models do not wait for it.
 
@@ -79,6 +104,7 @@ class Models:
             on_progress: called as ``on_progress(0, 0)`` while the model loads. An error that it
                 raises ends the wait; the load itself goes on for whoever asks next.
             activation: what its outputs are, a key of `core.tasks.activation`.
+            measured_in: the unit of outputs that are numbers; for others it means nothing.
 
         Raises:
             UnknownNameError: timm has no such model.
@@ -88,15 +114,23 @@ class Models:
         explainer = self._loaded(key, on_progress)
         if activation == FOUND:
             return explainer
+        unit = measured_in.strip()[:MAX_UNIT] if activation == IDENTITY.key else ""
+        reading = key, activation, unit
         with self._lock:
-            known = self._under.get((key, activation))
+            known = self._under.get(reading)
             if known is not None and known.model.model is explainer.model.model:
                 return known
-        handle = explainer.model.under(to_activation(activation))
+        handle = explainer.model.under(to_activation(activation, unit))
         found = Explainer(handle, cache=self.cache)
         with self._lock:
-            self._under[key, activation] = found
+            self._under[reading] = found
         return found
+
+    def of(self, chosen: ModelChoice, on_progress: OnProgress | None = None) -> Explainer:
+        """The explainer of the model that a request chooses; see `get`."""
+        return self.get(
+            chosen.model, chosen.weights, on_progress, chosen.activation, chosen.measured_in
+        )
 
     def _loaded(self, key: ModelKey, on_progress: OnProgress | None) -> Explainer:
         with self._lock:

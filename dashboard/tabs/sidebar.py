@@ -10,12 +10,12 @@ from gradio.events import Dependency
 
 from core.errors import TimmscopeError
 from core.inputs.assets import asset
-from core.tasks.activation import ACTIVATIONS
+from core.tasks.activation import ACTIVATIONS, IDENTITY
 from dashboard import actions
 from dashboard.actions import NO_CLASS
 from dashboard.components import Choice, Panels, Picture
 from dashboard.state import MODELS, Service
-from dashboard.state.models import FOUND, MAX_LOADS
+from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
 from dashboard.tabs.binding import inputs_of
 from dashboard.tabs.handlers import handler, session
 from dashboard.tabs.page import QUIET, Page
@@ -41,6 +41,7 @@ class SidebarWidgets:
         model: the model's name.
         weights: "pretrained" or "random".
         activation: what the model's outputs are.
+        measured_in: the unit of outputs that are numbers.
         about_model: what the model is, or that it is loading.
         cancel_loading: stops waiting for the model.
         bars: the most likely classes.
@@ -56,6 +57,7 @@ class SidebarWidgets:
     model: gr.Dropdown
     weights: gr.Radio
     activation: gr.Dropdown
+    measured_in: gr.Textbox
     about_model: gr.Markdown
     cancel_loading: gr.Button
     bars: Panels
@@ -70,7 +72,7 @@ def layout() -> SidebarWidgets:
     """The column on the left."""
     picture = _picture()
     notes = gr.Markdown(visible=False, elem_classes="ts-note")
-    model, weights, activation = _model()
+    model, weights, activation, measured_in = _model()
     about_model = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
     cancel = gr.Button("Cancel loading", size="sm", visible=False, elem_id="cancel-loading")
     bars = Panels(elem_id="prediction", card_width=240, min_height=240)
@@ -101,6 +103,7 @@ def layout() -> SidebarWidgets:
         model=model,
         weights=weights,
         activation=activation,
+        measured_in=measured_in,
         about_model=about_model,
         cancel_loading=cancel,
         bars=bars,
@@ -131,7 +134,7 @@ def _picture() -> Picture:
     return picture
 
 
-def _model() -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown]:
+def _model() -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown, gr.Textbox]:
     with gr.Group():
         model = gr.Dropdown(
             list(MODELS),
@@ -154,7 +157,15 @@ def _model() -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown]:
             info="How its outputs are read: as classes, tags or numbers",
             elem_id="activation",
         )
-    return model, weights, activation
+        measured_in = gr.Textbox(
+            "",
+            label="Unit of the numbers",
+            placeholder="such as years, mm, °C",
+            max_length=MAX_UNIT,
+            visible=False,
+            elem_id="measured-in",
+        )
+    return model, weights, activation, measured_in
 
 
 def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidgets) -> Page:
@@ -166,6 +177,13 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         None,
         [side.target, side.versus],
         js=f"() => [null, {NO_CLASS}]",
+    )
+    side.activation.change(
+        lambda activation: gr.Textbox(visible=activation == IDENTITY.key),
+        side.activation,
+        side.measured_in,
+        queue=False,
+        **QUIET,
     )
     opened = _open_model(service, demo, side)
     explainable = _predict(service, side, opened)
@@ -200,6 +218,7 @@ def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Depe
         return stopped(model)
 
     inputs = inputs_of(actions.ModelRequest, side)
+    about_model: list[Any] = [side.model, side.weights, side.activation, side.measured_in]
     open_model = handler(
         service,
         "model",
@@ -211,7 +230,7 @@ def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Depe
         on_cancel=lambda request: stopped(request.model),
     )
     opened: Dependency = gr.on(
-        [demo.load, side.model.change, side.weights.change, side.activation.change],
+        [demo.load, *(one.change for one in about_model)],
         open_model,
         inputs.components,
         outputs,
