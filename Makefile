@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --disable-pip-version-check")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow lint format mutate zoo models bench versus ground-truth meta synthetic docs screenshots wheel clean
+.PHONY: help run test slow lint format mutate zoo models baselines bench versus ground-truth meta synthetic docs screenshots wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ zoo: $(VENV)/dev ## Try every method on every family of timm: docs/zoo.md
 
 models: $(VENV)/dev ## Try every method on models of other libraries: docs/models.md
 	$(BIN)/python -m benchmarks.models $(ARGS)
+
+baselines: $(VENV)/dev ## Compare where paths can start: docs/baselines.md
+	$(BIN)/python -m benchmarks.baselines $(ARGS)
 
 bench: $(VENV)/dev ## Measure against captum and pytorch-grad-cam
 	$(BIN)/python -m benchmarks.bench $(ARGS)

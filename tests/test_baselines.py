@@ -24,7 +24,7 @@ def test_idgi_does_not_draw_the_frame_by_default(lite0: Explainer) -> None:
     target = lite0.predict(x).scores.argmax(1).tolist()
 
     def frame(baseline: str) -> float:
-        method = METHODS.make(starting("idgi", "black"), {"baseline": baseline, "steps": 12})
+        method = METHODS.make(starting("idgi", ("black",)), {"baseline": baseline, "steps": 12})
         return frame_share(lite0.explain(x, method, target=target).values).item()
 
     default = METHODS.make("idgi").model_dump()["baseline"]

@@ -72,7 +72,7 @@ def test_deep_shap_is_captums() -> None:
 def test_the_map_sums_to_the_rise_of_the_score(name: str, kind: type[ClassScore]) -> None:
     asked = run64(name)
     run = Run(asked.subject, asked.x, kind((1, 3)), seed=7)
-    values, score = METHODS.make("deeplift").attribute(run)
+    values, score = METHODS.make("deeplift", {"baseline": "black"}).attribute(run)
     with torch.no_grad():
         model = clean(run)
         ends = run.x, start("black", run)
@@ -126,7 +126,7 @@ class Parts(nn.Module):
         return out
 
 
-def explained(function: object, key: str = "deeplift", **params: object) -> tuple[Tensor, Run]:
+def explained(function: object, baseline: str = "black") -> tuple[Tensor, Run]:
     """The map of a function's first output for two pictures of 2x2 pixels."""
     preprocessing = Preprocessing(input_size=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
     owner = ModelHandle(
@@ -134,7 +134,7 @@ def explained(function: object, key: str = "deeplift", **params: object) -> tupl
     )
     x = torch.randn((2, 3, 2, 2), generator=torch.Generator().manual_seed(2)).double()
     run = Run(owner, x, ClassScore(0))
-    values, _ = METHODS.make(key, params).attribute(run)
+    values, _ = METHODS.make("deeplift", {"baseline": baseline}).attribute(run)
     return values, run
 
 

@@ -31,6 +31,7 @@ from tests.conftest import ZOO, build, images, shared_handle
 SIZE = 12
 CLASSES = (2, 0)
 """What the two pictures are asked about."""
+BLACK = {"baselines": ["black"]}
 
 
 class Small(nn.Module):
@@ -120,7 +121,7 @@ def test_a_finer_tolerance_comes_nearer_to_the_exact_integral() -> None:
     distances, passes = [], []
     for tolerance in (0.1, 0.01, 0.001):
         run = asked(small())
-        values = answer("integrated_gradients", run, tolerance=tolerance, steps=1000)
+        values = answer("integrated_gradients", run, tolerance=tolerance, steps=1000, **BLACK)
         assert run.extras["converged"].tolist() == [1, 1]
         assert run.extras["completeness_error"].max() <= tolerance
         assert_error_is(run, values, rise_over(run, black(run)))
@@ -134,15 +135,15 @@ def test_a_finer_tolerance_comes_nearer_to_the_exact_integral() -> None:
 def test_nodes_that_gather_at_the_kinks_beat_even_ones() -> None:
     run = asked(small())
     exact = exact_integral(run, black(run))
-    ours = answer("integrated_gradients", run, tolerance=1e-3, steps=200)
+    ours = answer("integrated_gradients", run, tolerance=1e-3, steps=200, **BLACK)
     spent = int(run.extras["passes"].max())
-    even = answer("integrated_gradients", asked(small()), steps=spent)
+    even = answer("integrated_gradients", asked(small()), steps=spent, **BLACK)
     assert off(ours, exact) < 0.5 * off(even, exact)
 
 
 def test_steps_that_do_not_suffice_are_admitted() -> None:
     run = asked(small())
-    values = answer("integrated_gradients", run, tolerance=1e-6, steps=20)
+    values = answer("integrated_gradients", run, tolerance=1e-6, steps=20, **BLACK)
     assert run.extras["converged"].tolist() == [0, 0]
     assert run.extras["passes"].tolist() == [20, 20]
     assert (run.cost_counter.forward, run.cost_counter.backward) == (2 * (20 + 2), 2 * 20)
@@ -305,7 +306,9 @@ def guided_by_hand(
 )
 def test_guided_ig_is_the_papers_algorithm(steps: int, fraction: float, far: float) -> None:
     run = asked(small())
-    values = answer("guided_ig", run, steps=steps, fraction=fraction, max_dist=far)
+    values = answer(
+        "guided_ig", run, steps=steps, fraction=fraction, max_dist=far, baseline="black"
+    )
     for i, target in enumerate(CLASSES):
         theirs, end = guided_by_hand(
             run.subject.model, black(run)[i], run.x[i], target, steps, fraction, far
@@ -318,7 +321,7 @@ def test_guided_ig_is_the_papers_algorithm(steps: int, fraction: float, far: flo
 
 def test_guided_ig_without_leeway_is_a_left_riemann_sum() -> None:
     run = asked(small())
-    values = answer("guided_ig", run, steps=6, max_dist=0)
+    values = answer("guided_ig", run, steps=6, max_dist=0, baseline="black")
     way = run.x - black(run)
     grads = [gradient(run.subject.model, black(run) + i / 6 * way) for i in range(6)]
     torch.testing.assert_close(values, (way * sum(grads) / 6).sum(1), rtol=1e-5, atol=1e-7)

@@ -61,10 +61,12 @@ def test_an_efficient_map_sums_to_the_rise_over_what_is_hidden(key: str, name: s
 
 
 PLENTY: dict[str, dict[str, Any]] = {
-    "integrated_gradients": {"steps": 200},
+    "integrated_gradients": {"steps": 200, "baselines": ["black"]},
     "idgi": {"steps": 10, "baseline": "black"},
+    "guided_ig": {"baseline": "black"},
+    "deeplift": {"baseline": "black"},
 }
-"""Parameters that leave no more than a small completeness error."""
+"""Parameters that leave no more than a small completeness error, from black."""
 
 
 @pytest.mark.parametrize("name", ["resnet", "mambaout", "vit"])
@@ -91,7 +93,9 @@ def test_a_complete_map_sums_to_the_rise_of_the_score(name: str) -> None:
 def test_the_completeness_error_is_honest_when_steps_do_not_suffice() -> None:
     owner = shared_handle("resnet")
     x = images(owner, 1)
-    coarse = Explainer(owner).explain(x, "integrated_gradients", target=1, steps=1)
+    coarse = Explainer(owner).explain(
+        x, "integrated_gradients", target=1, steps=1, baselines=["black"]
+    )
     floor = Explainer(owner).predict(owner.pixel(0.0).expand_as(x).clone()).scores[0, 1]
     error = abs((coarse.values.sum() - (coarse.score[0] - floor)) / (coarse.score[0] - floor))
     assert error > 0.05
@@ -102,6 +106,9 @@ def test_the_completeness_error_is_honest_when_steps_do_not_suffice() -> None:
 
 SIZE = 8
 FINEST: dict[str, dict[str, Any]] = {
+    "integrated_gradients": {"baselines": ["black"]},
+    "guided_ig": {"baseline": "black"},
+    "deeplift": {"baseline": "black"},
     "occlusion": {"window": 1, "stride": 1, "baseline": "black"},
     "shap": {"evaluations": 20000, "baseline": "black"},
 }

@@ -188,7 +188,7 @@ class DeepLift(Method):
     rounding. ``extras["completeness_error"]`` is the relative difference.
     """
 
-    baseline: Baseline = Field("black", description="The reference input to compare with")
+    baseline: Baseline = Field("blur", description="The reference input to compare with")
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(2, 2)

@@ -43,6 +43,9 @@ class IntegratedGradients(Method):
     With a tolerance, steps are added where the gradient changes until the error is below it or
     `steps` are used up; ``extras["converged"]`` is then 1 or 0, and ``extras["passes"]`` the number
     of steps taken.
+
+    From black, the reference's usual start, dark pixels get nothing whatever they mean, and what is
+    strongest matters little to the model (`docs/baselines.md`); so the path starts from blur.
     """
 
     steps: int = Field(
@@ -52,7 +55,7 @@ class IntegratedGradients(Method):
         description="Number of gradient passes per baseline; with a tolerance, the maximum number",
     )
     baselines: Baselines = Field(
-        ("black",),
+        ("blur",),
         min_length=1,
         max_length=6,
         description="Where the path starts, 1 to 6 baselines; their maps are averaged",
@@ -137,7 +140,7 @@ class IDGI(Method):
     three photographs the outer 8 pixels, 14 % of the picture, hold 45 % of the map from black, 17 %
     from zero, 7 % from the mean colour and 8 % from blur. A hierarchical transformer trained on
     photographs gave 98 % from the mean colour and 24 % from blur, so blur is the default.
-    ``python -m benchmarks.baselines`` measures it.
+    `docs/baselines.md` compares them.
     """
 
     steps: int = Field(50, ge=1, le=1000, description="Number of gradient passes")

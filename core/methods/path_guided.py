@@ -48,7 +48,7 @@ class GuidedIG(Method):
         description="How far a pixel value may deviate from the straight path, as a share of its "
         "distance from the baseline; 0 is the straight path",
     )
-    baseline: Baseline = Field("black", description="Where the path starts")
+    baseline: Baseline = Field("blur", description="Where the path starts")
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.steps + 1, self.steps)
