@@ -31,6 +31,11 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
     """
     service = service or Service()
     demo: gr.Blocks
+
+    def leave(visitor: gr.Request) -> None:
+        """Nobody waits for the work of a page that was closed."""
+        service.tasks.cancel_all(str(visitor.session_hash))
+
     with gr.Blocks(title="Timmscope", fill_width=True, delete_cache=(3600, 86400)) as demo:
         gr.HTML(HEADER, elem_id="header", padding=False)
         with gr.Row(equal_height=False):
@@ -44,5 +49,6 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
                     for tab in tabs:
                         with gr.Tab(tab.TITLE, id=tab.TITLE.lower()):
                             tab.wire(page, tab.layout())
+        demo.unload(leave)
         demo.queue(max_size=32, default_concurrency_limit=MAX_AT_ONCE)
     return demo

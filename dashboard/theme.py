@@ -27,6 +27,23 @@ CSS = """
 
 .ts-note :is(p, span) { font-size: 13.5px; line-height: 1.5; }
 
+/* A result that does not answer what the page asks; see components/answers.js. */
+.ts-answer:not([data-ribbon=""])::before {
+  content: attr(data-ribbon);
+  display: none;
+  width: fit-content;
+  padding: 3px 12px;
+  border-radius: 999px;
+  background: var(--neutral-700);
+  color: #fff;
+  font-size: 13px;
+}
+.ts-answer[data-ribbon]:not([data-ribbon=""])::before { display: block; }
+.ts-stale :is(.ts-grid, .ts-note, button, .table-wrap, label) {
+  opacity: 0.35;
+  filter: grayscale(1);
+}
+
 footer, footer a, footer button { color: var(--body-text-color-subdued) !important; }
 footer a:hover, footer button:hover { color: var(--body-text-color) !important; }
 

@@ -647,36 +647,73 @@ def test_a_model_without_classes_shows_its_strongest_features(featureless: Servi
 # -- which question a result answers ------------------------------------------------------------
 
 
-def test_a_result_stays_until_the_question_is_another() -> None:
-    asked = about()
-    answered = asked.with_target(282)
-    assert asked.answered_by(answered)
-    assert replace(asked, target=282, versus=None).answered_by(answered)
-    for change in (
-        {"picture": "other.jpg"},
-        {"model": "resnet18"},
-        {"weights": "random"},
-        {"target": 285},
-        {"versus": 281},
-        {"unit": "probability"},
-    ):
-        changed = replace(asked, **change)
-        assert not changed.answered_by(answered), change
-        concerns_target = change.keys() & {"target", "versus", "unit"}
-        assert changed.answered_by(answered, any_target=True) == bool(concerns_target), change
+def test_results_say_which_question_they_answer(service: Service) -> None:
+    found = actions.explain(service, ask_for(about(), "gradcam")).answers
+    assert (found.label, found.settings) == ("Grad-CAM, tiger cat", ["gradcam"])
+    assert found.same == {
+        "target": [None, "", 282], "versus": [None, "", NO_CLASS], "layer": [None, "", "bn2"],
+    }  # fmt: skip
+    other = actions.explain(service, ask_for(about(target=285), "gradcam")).answers
+    assert other.label == "Grad-CAM, Egyptian cat"
+    assert other.same["target"] == [None, "", 282], "no class means the predicted one"
 
 
-def test_results_name_the_question_that_they_answer(service: Service) -> None:
-    settled = about(target=282, versus=None)
-    assert actions.compare(service, compared(about(), ["gradcam"])).question == settled
-    assert (
-        actions.features(service, FeatureRequest(about(), None, "activation", 4)).question
-        == settled
-    )
-    settings = {"deletion": {"steps": 2}}
-    request = MeasureRequest(about(), ["gradcam"], ["deletion"], settings, None)
-    assert actions.measure(service, request).question == settled
-    assert actions.compare(service, compared(about(), [])).question is None
+def test_results_of_several_methods_answer_for_all_their_settings(service: Service) -> None:
+    several = ["gradcam", "lime(samples=20)"]
+    found = actions.compare(service, compared(about(), several)).answers
+    assert (found.label, found.settings) == ("2 methods, tiger cat", ["gradcam", "lime"])
+    assert actions.compare(service, compared(about(), [])).answers.label == ""
+    request = MeasureRequest(about(), ["gradcam"], ["deletion"], {"deletion": {"steps": 2}}, None)
+    assert actions.measure(service, request).answers.settings == ["gradcam", "deletion"]
+
+
+def test_features_answer_for_every_class(service: Service) -> None:
+    found = actions.features(service, FeatureRequest(about(), None, "activation", 4)).answers
+    assert found.label == "channels of bn2"
+    assert {found.same[name] for name in ("target", "versus", "unit", "against")} == {"any"}
+
+
+# -- work that is replaced ----------------------------------------------------------------------
+
+
+def still_wanted(task: Any) -> bool:
+    try:
+        task(0, 0)
+    except CancelledError:
+        return False
+    return True
+
+
+def test_only_what_was_asked_for_before_is_cancelled() -> None:
+    tasks = Tasks()
+    old = tasks.begin("someone/explain", lambda *_: None, asked_at=10)
+    tasks.cancel("someone/explain", before=10)
+    assert still_wanted(old)
+    tasks.cancel("someone/explain", before=11)
+    assert not still_wanted(old)
+    assert still_wanted(tasks.begin("someone/explain", lambda *_: None, asked_at=12))
+
+
+def test_a_cancellation_that_overtakes_its_task_still_cancels_it() -> None:
+    tasks = Tasks()
+    tasks.cancel("someone/explain", before=11)
+    assert not still_wanted(tasks.begin("someone/explain", lambda *_: None, asked_at=10))
+    assert still_wanted(tasks.begin("someone/explain", lambda *_: None, asked_at=12))
+
+
+def test_a_question_that_is_overtaken_by_a_later_one_does_not_stop_it() -> None:
+    tasks = Tasks()
+    later = tasks.begin("someone/explain", lambda *_: None, asked_at=12)
+    assert not still_wanted(tasks.begin("someone/explain", lambda *_: None, asked_at=10))
+    assert still_wanted(later)
+
+
+def test_work_of_a_page_that_was_closed_stops() -> None:
+    tasks = Tasks()
+    names = ("someone/explain", "someone/measure", "other/explain")
+    running = [tasks.begin(name, lambda *_: None) for name in names]
+    tasks.cancel_all("someone")
+    assert [still_wanted(one) for one in running] == [False, False, True]
 
 
 # -- progress -----------------------------------------------------------------------------------
@@ -793,7 +830,6 @@ def test_a_unit_means_nothing_to_classes(service: Service) -> None:
     assert tags.model.task.activation.unit == "logit"
 
 
-def test_a_map_for_another_unit_is_another_answer(service: Service) -> None:
+def test_a_model_is_read_once_for_each_unit(service: Service) -> None:
     one, other = (about(activation="identity", measured_in=unit) for unit in ("mm", "kg"))
-    assert not one.with_target(1).answered_by(other.with_target(1))
     assert service.models.of(one) is service.models.of(one) is not service.models.of(other)

@@ -55,6 +55,8 @@ from dashboard.actions.model import (
 from dashboard.actions.predict import PredictResult, predict
 from dashboard.actions.question import (
     NO_CLASS,
+    Answered,
+    Answers,
     Choices,
     Question,
     ResolvedQuestion,
@@ -76,6 +78,8 @@ __all__ = [
     "MAX_RANDOM_MAPS",
     "NO_CLASS",
     "RANKING_HEADERS",
+    "Answered",
+    "Answers",
     "AttentionRequest",
     "Choices",
     "CompareRequest",

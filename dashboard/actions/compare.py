@@ -17,6 +17,7 @@ from core.views.maps import overlay_panel, picture_uri
 from core.views.panels import Panel, empty_panel, error_panel
 from dashboard.actions.formatting import cost_text, extras_text
 from dashboard.actions.question import (
+    Answers,
     Question,
     ResolvedQuestion,
     Settings,
@@ -54,12 +55,12 @@ class CompareResult:
     Attributes:
         panels: a card for each method, then how far the methods agree.
         table: a row for each method; see `COST_HEADERS`.
-        question: the one answered, with the class explained; None if there is no answer.
+        answers: which question it answers.
     """
 
     panels: list[Panel]
     table: list[list[Any]] = field(default_factory=list)
-    question: Question | None = None
+    answers: Answers = field(default_factory=Answers)
 
 
 def compare(
@@ -82,7 +83,7 @@ def compare(
     return CompareResult(
         panels + _agreement(resolved, comparison, uri),
         [_row(key, comparison) for key in keys],
-        resolved.question,
+        resolved.answers(f"{len(keys)} methods", [key_of(key) for key in keys]),
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core import METHODS, Attribution, Explainer
 from core.export import colour_range, map_on_input
 from core.inputs.batch import OnProgress
 from core.methods.base import Method
-from core.methods.configuration import Configuration
+from core.methods.configuration import Configuration, label_of
 from core.registry import key_of
 from core.views.maps import overlay_panel
 from core.views.panels import Panel
@@ -20,7 +20,14 @@ from dashboard.actions.formatting import (
     regions_text,
     sum_error_text,
 )
-from dashboard.actions.question import Question, ResolvedQuestion, Settings, params_of, resolve
+from dashboard.actions.question import (
+    Answers,
+    Question,
+    ResolvedQuestion,
+    Settings,
+    params_of,
+    resolve,
+)
 from dashboard.state import Service
 
 
@@ -50,12 +57,14 @@ class ExplainResult:
         summary: how far the map can be believed, in Markdown.
         code: Python that gives the same map.
         request: what was asked for, so that the map can be saved and tested.
+        answers: which question it answers.
     """
 
     panels: list[Panel]
     summary: str
     code: str
     request: ExplainRequest
+    answers: Answers = field(default_factory=Answers)
 
 
 def explain(
@@ -69,7 +78,11 @@ def explain(
     resolved = resolve(service, request.question, on_progress)
     found = attribution_of(resolved, request, on_progress)
     return ExplainResult(
-        [_overlay(resolved, found)], summary(found), code_snippet(resolved, found), request
+        [_overlay(resolved, found)],
+        summary(found),
+        code_snippet(resolved, found),
+        request,
+        resolved.answers(label_of(request.method), [key_of(request.method)], found.layer),
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.analysis.features import FeatureMaps
 from core.inputs.batch import OnProgress
+from core.types import Need
 from core.views.colour import is_signed, limits
 from core.views.maps import map_panel, overlay_panel, picture_uri
 from core.views.panels import Panel
-from dashboard.actions.question import Question, resolve
+from dashboard.actions.question import WITHOUT_CLASS, Answers, Question, resolve
 from dashboard.state import Service
 
 
@@ -52,12 +53,12 @@ class FeatureResult:
     Attributes:
         panels: a small map each.
         summary: what they show, in Markdown.
-        question: the one answered, with the class explained.
+        answers: which question it answers.
     """
 
     panels: list[Panel]
     summary: str
-    question: Question
+    answers: Answers = field(default_factory=Answers)
 
 
 def features(
@@ -81,7 +82,8 @@ def features(
         map_panel(values.numpy(), f"channel {int(channel)}", limits=limits(values, signed=signed))
         for values, channel in zip(found.maps, found.channels, strict=True)
     ]
-    return FeatureResult(panels, _statistics(found), resolved.question)
+    answers = resolved.answers(f"channels of {found.layer}", [], found.layer, **WITHOUT_CLASS)
+    return FeatureResult(panels, _statistics(found), answers)
 
 
 def _statistics(found: FeatureMaps) -> str:
@@ -102,9 +104,10 @@ def attention(
         TimmscopeError: the layer has no attention maps, or there is no such query token.
     """
     resolved = resolve(service, request.question, on_progress)
+    layer = resolved.explainer.model.resolve_layer([Need.ATTENTION], request.layer or None)
     heads = resolved.explainer.attention(
         resolved.batch,
-        layer=request.layer or None,
+        layer=layer,
         query=request.query.strip() or "auto",
         on_progress=on_progress,
     )
@@ -121,4 +124,5 @@ def attention(
         for i, head in enumerate(heads)
     ]
     summary = f"{len(heads)} heads. Each map shows where the query token attends."
-    return FeatureResult(panels, summary, resolved.question)
+    answers = resolved.answers(f"attention of {layer}", [], layer, **WITHOUT_CLASS)
+    return FeatureResult(panels, summary, answers)

@@ -17,11 +17,13 @@ from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.inputs.batch import OnProgress
 from core.methods.configuration import label_of
 from core.metrics.base import Metric, MetricInput
+from core.registry import key_of
 from core.types import Comparison, Score
 from core.views.charts import Curve, curves_panel
 from core.views.panels import Panel, empty_panel, error_panel
 from dashboard.actions.evidence import UNKNOWN, Evidence, ground_truth_of
 from dashboard.actions.question import (
+    Answers,
     Choices,
     Question,
     ResolvedQuestion,
@@ -70,14 +72,14 @@ class MeasureResult:
         table: a row for each method, controls last.
         headers: of the table.
         curves: pairs of method and metric whose curves can be inspected.
-        question: the one answered, with the class explained; None if there is no answer.
+        answers: which question it answers.
     """
 
     panels: list[Panel]
     table: list[list[Any]] = field(default_factory=list)
     headers: list[str] = field(default_factory=lambda: ["Method"])
     curves: list[tuple[str, str]] = field(default_factory=list)
-    question: Question | None = None
+    answers: Answers = field(default_factory=Answers)
 
 
 def metric_choices() -> Choices:
@@ -112,7 +114,10 @@ def measure(
         table,
         headers,
         [(key, m) for m, found in scores.items() for key in found if key in comparison.results],
-        resolved.question,
+        resolved.answers(
+            f"{len(request.methods)} methods",
+            [*(key_of(name) for name in request.methods), *request.metrics],
+        ),
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from core import METHODS, Explainer
 from core.errors import NotApplicableError, TimmscopeError
@@ -20,8 +20,10 @@ Choices = list[tuple[str, Any]]
 """Entries of a dropdown: what is shown, and the value."""
 Settings = dict[str, dict[str, Any]]
 """Parameters that a person changed, by method or metric."""
-WITHOUT_TARGET = ("picture", "model", "weights", "activation", "measured_in")
-"""The fields of a question that say what is looked at, not what is asked about it."""
+ANY = "any"
+"""Stands for all values of a field."""
+WITHOUT_CLASS = dict.fromkeys(("target", "versus", "unit", "against"), ANY)
+"""For results that do not depend on the class."""
 NO_CLASS = -1
 """Stands for "no class" where a choice needs a value."""
 
@@ -63,17 +65,6 @@ class Question:
         target = predicted if self.target in (None, "") else self.target
         return replace(self, target=target, versus=self.versus if self.has_versus else None)
 
-    def answered_by(self, other: Question, any_target: bool = False) -> bool:
-        """Whether the answer to another question, its class chosen, answers this one too.
-
-        Args:
-            other: the question answered.
-            any_target: for answers that do not depend on the class.
-        """
-        if any(getattr(self, name) != getattr(other, name) for name in WITHOUT_TARGET):
-            return False
-        return any_target or self.with_target(other.target or 0) == other
-
     def to_target(self, explainer: Explainer, predicted: int) -> Target:
         """The target asked for, given the predicted class.
 
@@ -89,6 +80,34 @@ class Question:
         if self.against:
             target = -target
         return target.probability() if self.unit == "probability" else target
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which question a result answers, for the page to compare with what it asks now.
+
+    Attributes:
+        label: the question in a few words, such as "RISE, tiger cat"; empty for none.
+        same: by field, values that mean the same, such as no class and the predicted one; `ANY`
+            where the field makes no difference.
+        settings: the methods and metrics whose settings matter; None for all.
+    """
+
+    label: str = ""
+    same: Mapping[str, Sequence[Any] | str] = field(default_factory=dict)
+    settings: Sequence[str] | None = None
+
+
+class Answered(Protocol):
+    """A result of an action, as an area of the page shows it."""
+
+    @property
+    def panels(self) -> list[Panel]:
+        """The cards."""
+
+    @property
+    def answers(self) -> Answers:
+        """Which question it answers."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,25 @@ class ResolvedQuestion:
     def target_name(self) -> str:
         """The target in words."""
         return self.target.describe(self.prediction)
+
+    def answers(
+        self, what: str, settings: Sequence[str], layer: str | None = None, **same: str
+    ) -> Answers:
+        """What a result about this question answers.
+
+        Args:
+            what: a method, or how many.
+            settings: the methods and metrics whose settings matter.
+            layer: the layer taken where none is chosen.
+            same: fields that make no difference.
+        """
+        alike: dict[str, Sequence[Any] | str] = {
+            "target": [None, "", self.prediction.top(1)[0][0]],
+            "versus": [None, "", NO_CLASS],
+            "layer": [None, "", *([layer] if layer else [])],
+        }
+        label = what if "target" in same else f"{what}, {self.target_name}"
+        return Answers(label, {**alike, **same}, settings)
 
 
 def resolve(

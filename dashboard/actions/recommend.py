@@ -10,8 +10,9 @@ from core import METHODS
 from core.evaluation.recommendation import Recommendation
 from core.inputs.batch import OnProgress
 from core.methods.configuration import label_of
+from core.registry import key_of
 from core.views.panels import Panel, Tone, empty_panel, error_panel, finding_panel
-from dashboard.actions.question import Question, Settings, compare_methods, resolve
+from dashboard.actions.question import Answers, Question, Settings, compare_methods, resolve
 from dashboard.state import Service
 
 RANKING_HEADERS = ["Method", "Mean gain", "Lowest", "Highest", "Passes", "Notes"]
@@ -41,12 +42,12 @@ class RecommendResult:
     Attributes:
         panels: the recommendation in words, or why there is none.
         table: a row for each method, controls last; see `RANKING_HEADERS`.
-        question: the one answered, with the class explained; None if there is no answer.
+        answers: which question it answers.
     """
 
     panels: list[Panel]
     table: list[list[Any]] = field(default_factory=list)
-    question: Question | None = None
+    answers: Answers = field(default_factory=Answers)
 
 
 def recommend(
@@ -64,12 +65,15 @@ def recommend(
         resolved, request.methods, request.settings, request.layer, on_progress
     )
     failed = [error_panel(label_of(k), why) for k, why in comparison.errors.items()]
+    answers = resolved.answers(
+        f"{len(request.methods)} methods", [key_of(name) for name in request.methods]
+    )
     if not comparison.results:
-        return RecommendResult(failed, question=resolved.question)
+        return RecommendResult(failed, answers=answers)
     found = resolved.explainer.recommend(
         resolved.batch, comparison.results, target=resolved.target, on_progress=on_progress
     )
-    return RecommendResult([_card(found), *failed], _table(found), resolved.question)
+    return RecommendResult([_card(found), *failed], _table(found), answers)
 
 
 def _card(found: Recommendation) -> Panel:

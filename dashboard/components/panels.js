@@ -185,7 +185,8 @@
     }
 
     set(text) {
-      const { pictures, panels } = JSON.parse(text || '{"pictures": [], "panels": []}');
+      const { pictures, panels, answer } = JSON.parse(text || '{"pictures": [], "panels": []}');
+      if (answer) timmscope.answers.arrived(answer);
       for (const panel of panels) {
         for (const image of panel.figure.layout.images ?? []) image.source = pictures[image.source];
       }

@@ -7,9 +7,11 @@ and keeps the view (colormap, opacity, fading) in the page.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,13 @@ import plotly
 
 from core.views.colour import COLORMAPS, default_colormap, stops
 from core.views.panels import Panel
+from dashboard.actions import Answers
 
 HERE = Path(__file__).parent
 SCRIPTS = (
     Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
     HERE / "panels.js",
+    HERE / "answers.js",
 )
 gr.set_static_paths(list(SCRIPTS))
 
@@ -39,6 +43,23 @@ VIEW_JS = """(colormap, alpha, fade) => {
 on the page, those that arrive later included. Makes no request."""
 
 MOUNT_JS = "window.timmscope.mount(element, props, trigger, watch); // fires 'select'"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Panels that answer a question, which `answers.js` compares with what the page asks.
+
+    Attributes:
+        panels: the panels.
+        area: the name of the area that shows them.
+        answers: which question.
+        asked_at: the stamp that the question came with.
+    """
+
+    panels: Sequence[Panel]
+    area: str
+    answers: Answers
+    asked_at: float = 0.0
 
 
 class Panels(gr.HTML):
@@ -87,8 +108,10 @@ class Panels(gr.HTML):
             **kwargs,
         )
 
-    def postprocess(self, value: Sequence[Panel] | str | None) -> str | None:
+    def postprocess(self, value: Sequence[Panel] | Answer | str | None) -> str | None:
         """The panels as JSON for the page; text that is JSON already passes."""
+        if isinstance(value, Answer):
+            return encode(value.panels, value)
         return value if value is None or isinstance(value, str) else encode(value)
 
     def preprocess(self, payload: str | None) -> str | None:
@@ -100,15 +123,23 @@ class Panels(gr.HTML):
         return "html"
 
 
-def encode(panels: Sequence[Panel]) -> str:
+def encode(panels: Sequence[Panel], answer: Answer | None = None) -> str:
     """Panels as JSON in which each picture stands once, however many maps lie over it.
+
+    Args:
+        panels: the panels.
+        answer: what they answer, if the page keeps that true.
 
     Raises:
         ValueError: a number is not finite.
     """
     pictures: list[str] = []
+    about = answer and {
+        "area": answer.area, "asked_at": answer.asked_at, **dataclasses.asdict(answer.answers)
+    }  # fmt: skip
+    shared = [_shared(panel, pictures) for panel in panels]
     text = json.dumps(
-        {"panels": [_shared(panel, pictures) for panel in panels], "pictures": pictures},
+        {"panels": shared, "pictures": pictures, "answer": about},
         allow_nan=False,
         separators=(",", ":"),
     )

@@ -20,8 +20,23 @@ ESTIMATED_FROM = 2.0
 """After how many seconds the time left is estimated."""
 
 
+class _Stop(threading.Event):
+    """Set once a task is cancelled.
+
+    Args:
+        asked_at: when the visitor asked, by the visitor's clock; 0 if that is not known.
+    """
+
+    def __init__(self, asked_at: float) -> None:
+        super().__init__()
+        self.asked_at = asked_at
+
+
 class Tasks:
     """The tasks that visitors of the page are waiting for.
+
+    What a visitor sends may arrive in another order. So a task and its cancellation bear the time,
+    by the visitor's clock, and only tasks that were asked for before are cancelled.
 
     Args:
         clock: the time in seconds.
@@ -30,22 +45,33 @@ class Tasks:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._stops: LRUCache[str, threading.Event] = LRUCache(MAX_TASKS)
+        self._stops: LRUCache[str, _Stop] = LRUCache(MAX_TASKS)
+        self._cancelled: LRUCache[str, float] = LRUCache(MAX_TASKS)
 
-    def begin(self, name: str, report: Callable[[float, str], object]) -> OnProgress:
-        """Start a task; a running task of the same name is cancelled.
+    def begin(
+        self, name: str, report: Callable[[float, str], object], asked_at: float = 0.0
+    ) -> OnProgress:
+        """Start a task; a task of the same name that was asked for earlier is cancelled.
 
         Args:
             name: whose task, and which.
             report: called as ``report(fraction, text)`` while the task runs.
+            asked_at: when the visitor asked for it; 0 for now.
 
         Returns:
             A callback for `on_progress`. It raises `CancelledError` once the task is cancelled.
         """
-        stop = threading.Event()
-        self.cancel(name)
+        stop = _Stop(asked_at)
         with self._lock:
-            self._stops[name] = stop
+            running = self._stops.get(name)
+            if asked_at and asked_at < self._cancelled.get(name, 0.0):
+                stop.set()  # the cancellation has overtaken it
+            elif running is not None and asked_at and asked_at < running.asked_at:
+                stop.set()  # a later question has overtaken it
+            else:
+                if running is not None:
+                    running.set()
+                self._stops[name] = stop
         pace = _Pace(self._clock)
 
         def on_progress(done: int, expected: int) -> None:
@@ -57,12 +83,27 @@ class Tasks:
 
         return on_progress
 
-    def cancel(self, name: str) -> None:
-        """Stop the running task of this name, if there is one."""
+    def cancel(self, name: str, before: float = 0.0) -> None:
+        """Stop the task of this name, if there is one.
+
+        Args:
+            name: whose task, and which.
+            before: only if it was asked for before this time, whether it runs or is still to
+                arrive; 0 for whatever runs now.
+        """
         with self._lock:
+            if before:
+                self._cancelled[name] = max(before, self._cancelled.get(name, 0.0))
             stop = self._stops.get(name)
-        if stop is not None:
-            stop.set()
+            if stop is not None and (not before or stop.asked_at < before):
+                stop.set()
+
+    def cancel_all(self, visitor: str) -> None:
+        """Stop every task of a visitor, whose names begin with ``visitor/``."""
+        with self._lock:
+            for name in self._stops:
+                if name.startswith(f"{visitor}/"):
+                    self._stops[name].set()
 
 
 class _Pace:

@@ -12,15 +12,8 @@ from core.views.panels import empty_panel
 from dashboard import actions
 from dashboard.actions import CompareRequest, CompareResult, RecommendRequest, RecommendResult
 from dashboard.components import Choice, Panels
-from dashboard.tabs.page import (
-    METHODS_INFO,
-    QUIET,
-    Page,
-    ResultArea,
-    cancel_on_click,
-    clear_outdated,
-    follow_model,
-)
+from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
+from dashboard.tabs.page import METHODS_INFO, QUIET, Page, follow_model
 
 TITLE = "Compare"
 DEFAULT_METHODS = ["gradcam", "layercam", "integrated_gradients", "occlusion"]
@@ -84,15 +77,16 @@ def layout() -> CompareWidgets:
             "Compare", variant="primary", elem_id="compare-run", size="md", scale=0, min_width=160
         )
         cancel = gr.Button("Cancel", size="md", scale=0, min_width=120)
-    result = Panels(EMPTY, elem_id="compare-result", card_width=260, columns=4, min_height=260)
-    table = gr.Dataframe(
-        headers=actions.COST_HEADERS,
-        interactive=False,
-        wrap=True,
-        visible=False,
-        label="Cost",
-        column_widths=["26%", "13%", "13%", "13%", "35%"],
-    )
+    with answer_column("compare"):
+        result = Panels(EMPTY, elem_id="compare-result", card_width=260, columns=4, min_height=260)
+        table = gr.Dataframe(
+            headers=actions.COST_HEADERS,
+            interactive=False,
+            wrap=True,
+            visible=False,
+            label="Cost",
+            column_widths=["26%", "13%", "13%", "13%", "35%"],
+        )
     recommend, advice, ranking = _advice()
     return CompareWidgets(
         methods, layer, colour_range, run, cancel, result, table, recommend, advice, ranking
@@ -103,63 +97,58 @@ def _advice() -> tuple[gr.Button, Panels, gr.Dataframe]:
     button = gr.Button(
         "Which method should I use?", elem_id="recommend", size="sm", variant="secondary"
     )
-    advice = Panels([], elem_id="advice", card_width=320, columns=1)
-    ranking = gr.Dataframe(
-        headers=actions.RANKING_HEADERS,
-        interactive=False,
-        wrap=True,
-        visible=False,
-        label="Symmetric relevance gain, with three ways of removing pixels",
-        elem_id="ranking",
-    )
+    with answer_column("recommend"):
+        advice = Panels([], elem_id="advice", card_width=320, columns=1)
+        ranking = gr.Dataframe(
+            headers=actions.RANKING_HEADERS,
+            interactive=False,
+            wrap=True,
+            visible=False,
+            label="Symmetric relevance gain, with three ways of removing pixels",
+            elem_id="ranking",
+        )
     return button, advice, ranking
 
 
 def wire(page: Page, tab: CompareWidgets) -> None:
     """Connect the tab."""
     hidden = gr.Dataframe(visible=False)
-    maps = ResultArea(tab.result, EMPTY, {tab.table: hidden})
-    advice = ResultArea(tab.advice, [], {tab.ranking: hidden})
+    maps = AnswerArea("compare", "Compare", tab.result, {tab.table: hidden})
+    advice = AnswerArea(
+        "recommend", "Which method should I use?", tab.advice, {tab.ranking: hidden}
+    )
     follow_model(page, methods=tab.methods, layers=tab.layer)
     compared = _compare(page, tab, maps)
-    recommended = _recommend(page, tab, advice)
-    compared.then(advice.cleared, None, advice.outputs, **QUIET)
-    cancel_on_click(page, tab.cancel, "compare", "recommend")
-    clear_outdated(page, maps, [compared])
-    clear_outdated(page, advice, [recommended])
+    _recommend(page, tab, advice)
+    nothing = {tab.advice: [], **advice.others}
+    compared.then(lambda: nothing, None, advice.outputs, queue=False, **QUIET)
+    cancel_on_click(page, tab.cancel, maps, advice)
 
 
-def _compare(page: Page, tab: CompareWidgets, area: ResultArea) -> Dependency:
+def _compare(page: Page, tab: CompareWidgets, area: AnswerArea) -> Dependency:
     def show(found: CompareResult) -> dict[Any, Any]:
         table = gr.Dataframe(found.table, visible=bool(found.table))
-        return {tab.result: found.panels, tab.table: table, area.answered: found.question}
+        return {tab.result: area.answer(found), tab.table: table}
 
     inputs = page.inputs(CompareRequest, tab)
+    keep_true(page, area, inputs, [tab.methods.input, tab.layer.input])
     failed = area.on_fault("The methods could not be compared")
     compared: Dependency = gr.on(
         [tab.run.click, tab.colour_range.input],
-        page.handler("compare", actions.compare, inputs, show, failed),
-        inputs.components,
-        area.outputs,
         api_name="compare",
-        trigger_mode="always_last",
-        show_progress_on=tab.result,
+        **ask(page, area, actions.compare, inputs, show, failed),
     )
     return compared
 
 
-def _recommend(page: Page, tab: CompareWidgets, area: ResultArea) -> Dependency:
+def _recommend(page: Page, tab: CompareWidgets, area: AnswerArea) -> None:
     def show(found: RecommendResult) -> dict[Any, Any]:
         table = gr.Dataframe(found.table, visible=bool(found.table))
-        return {tab.advice: found.panels, tab.ranking: table, area.answered: found.question}
+        return {tab.advice: area.answer(found), tab.ranking: table}
 
     inputs = page.inputs(RecommendRequest, tab)
+    keep_true(page, area, inputs, [tab.methods.input, tab.layer.input])
     failed = area.on_fault("No recommendation")
-    return tab.recommend.click(
-        page.handler("recommend", actions.recommend, inputs, show, failed),
-        inputs.components,
-        area.outputs,
-        api_name="recommend",
-        trigger_mode="always_last",
-        show_progress_on=tab.advice,
+    tab.recommend.click(
+        api_name="recommend", **ask(page, area, actions.recommend, inputs, show, failed)
     )

@@ -15,7 +15,9 @@ from dashboard import actions
 from dashboard.actions import ExplainRequest, SaveRequest, VerdictRequest
 from dashboard.components import Choice, Panels, settings_group
 from dashboard.state.models import MAX_LOADS
-from dashboard.tabs.page import QUIET, Page, cancel_on_click
+from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
+from dashboard.tabs.binding import Inputs
+from dashboard.tabs.page import QUIET, Page
 
 TITLE = "Explain"
 DEFAULT_METHOD = "gradcam"
@@ -69,7 +71,7 @@ def layout() -> ExplainWidgets:
     with gr.Row(equal_height=False, elem_id="explain"):
         with gr.Column(scale=2, min_width=260, elem_id="ask"):
             asked = _question()
-        with gr.Column(scale=5, min_width=300):
+        with gr.Column(scale=5, min_width=300), answer_column("explain"):
             shown = _answer()
     return ExplainWidgets(**asked, **shown, explanation=gr.State())
 
@@ -121,15 +123,22 @@ def _answer() -> dict[str, Any]:
 
 def wire(page: Page, tab: ExplainWidgets) -> None:
     """Connect the tab."""
+    area = AnswerArea(
+        "explain", "Explain", tab.result, {tab.summary: "", tab.code: "", tab.explanation: None},
+        tasks=("save", "test"),
+    )  # fmt: skip
+    inputs = page.inputs(ExplainRequest, tab)
+    chosen = [tab.method.input, tab.layer.input, page.settings.change]
+    keep_true(page, area, inputs, chosen)
     picked = _follow_method(page, tab)
     _show_settings(page, tab)
-    explained = _explain(page, tab, picked)
+    explained = _explain(page, tab, area, inputs, picked)
     for kind in KINDS:
         _save(page, tab, kind)
     _test(page, tab)
     for event in explained:  # the verdict was on the map before
         event.then(lambda: [], None, tab.verdict, queue=False, **QUIET)
-    cancel_on_click(page, tab.cancel, "explain", "save", "test")
+    cancel_on_click(page, tab.cancel, area)
 
 
 def _follow_method(page: Page, tab: ExplainWidgets) -> Dependency:
@@ -197,31 +206,30 @@ def _show_settings(page: Page, tab: ExplainWidgets) -> None:
         gr.render([tab.method, page.settings], triggers, show_progress="hidden")(draw)
 
 
-def _explain(page: Page, tab: ExplainWidgets, picked: Dependency) -> list[Dependency]:
+def _explain(
+    page: Page,
+    tab: ExplainWidgets,
+    area: AnswerArea,
+    inputs: Inputs[ExplainRequest],
+    picked: Dependency,
+) -> list[Dependency]:
     """Explain on request, and whenever there is something new to explain."""
-    outputs = [tab.result, tab.summary, tab.code, tab.explanation]
 
-    def show(found: actions.ExplainResult) -> list[Any]:
-        return [found.panels, found.summary, found.code, found.request]
+    def show(found: actions.ExplainResult) -> dict[Any, Any]:
+        return {
+            tab.result: area.answer(found),
+            tab.summary: found.summary,
+            tab.code: found.code,
+            tab.explanation: found.request,
+        }
 
-    def failed(request: ExplainRequest, error: TimmscopeError) -> list[Any]:
-        title = "This could not be explained"
-        return [[actions.fault_card(title, request.question, error)], "", "", None]
-
-    inputs = page.inputs(ExplainRequest, tab)
-    explain = page.handler("explain", actions.explain, inputs, show, failed)
-    options: dict[str, Any] = {"trigger_mode": "always_last", "show_progress_on": tab.result}
+    failed = area.on_fault("This could not be explained")
+    options = ask(page, area, actions.explain, inputs, show, failed)
     asked = gr.on(
-        [tab.run.click, tab.layer.input, *page.target_changed],
-        explain,
-        inputs.components,
-        outputs,
-        api_name="explain",
-        **options,
+        [tab.run.click, tab.layer.input, *page.target_changed], api_name="explain", **options
     )
     followed = [
-        event.then(explain, inputs.components, outputs, api_visibility="private", **options)
-        for event in (picked, *page.explainable)
+        event.then(api_visibility="private", **options) for event in (picked, *page.explainable)
     ]
     return [asked, *followed]
 

@@ -11,7 +11,8 @@ from core.views.panels import empty_panel
 from dashboard import actions
 from dashboard.actions import AttentionRequest, FeatureRequest, FeatureResult
 from dashboard.components import Choice, Panels
-from dashboard.tabs.page import Page, ResultArea, cancel_on_click, clear_outdated, follow_model
+from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
+from dashboard.tabs.page import Page, follow_model
 
 TITLE = "Features"
 EMPTY = [empty_panel("Choose a layer, then press Show.")]
@@ -91,8 +92,11 @@ def _channels() -> MapWidgets:
         )
         top = gr.Slider(4, 64, 16, step=4, label="Number of channels", min_width=160)
         run, cancel = _buttons("feature-run")
-    summary = gr.Markdown(elem_id="feature-statistics", elem_classes="ts-note")
-    maps = Panels(EMPTY, elem_id="feature-maps", card_width=120, columns=8, gap=16, min_height=140)
+    with answer_column("features"):
+        summary = gr.Markdown(elem_id="feature-statistics", elem_classes="ts-note")
+        maps = Panels(
+            EMPTY, elem_id="feature-maps", card_width=120, columns=8, gap=16, min_height=140
+        )
     return MapWidgets(layer, by, top, run, cancel, summary, maps)
 
 
@@ -107,10 +111,11 @@ def _heads() -> HeadWidgets:
             elem_id="attention-query",
         )
         run, cancel = _buttons("attention-run")
-    summary = gr.Markdown(elem_classes="ts-note")
-    maps = Panels(
-        EMPTY, elem_id="attention-maps", card_width=150, columns=6, gap=16, min_height=140
-    )
+    with answer_column("attention"):
+        summary = gr.Markdown(elem_classes="ts-note")
+        maps = Panels(
+            EMPTY, elem_id="attention-maps", card_width=150, columns=6, gap=16, min_height=140
+        )
     return HeadWidgets(layer, query, run, cancel, summary, maps)
 
 
@@ -127,45 +132,29 @@ def wire(page: Page, tab: FeatureWidgets) -> None:
 
 
 def _wire_channels(page: Page, half: MapWidgets) -> None:
-    area = ResultArea(half.maps, EMPTY, {half.summary: ""})
+    area = AnswerArea("features", "Show", half.maps, {half.summary: ""})
     inputs = page.inputs(FeatureRequest, half)
+    chosen = [half.layer.input, half.by.input, half.top.release]
+    keep_true(page, area, inputs, chosen)
     failed = area.on_fault("No feature maps")
-    shown = gr.on(
-        [half.run.click, half.layer.input, half.by.input, half.top.release],
-        page.handler("features", actions.features, inputs, _show(half, area), failed),
-        inputs.components,
-        area.outputs,
-        api_name="features",
-        trigger_mode="always_last",
-        show_progress_on=half.maps,
-    )
-    cancel_on_click(page, half.cancel, "features")
-    clear_outdated(page, area, [shown], any_target=True)
+    options = ask(page, area, actions.features, inputs, _show(half, area), failed)
+    gr.on([half.run.click, *chosen], api_name="features", **options)
+    cancel_on_click(page, half.cancel, area)
 
 
 def _wire_heads(page: Page, half: HeadWidgets) -> None:
-    area = ResultArea(half.maps, EMPTY, {half.summary: ""})
+    area = AnswerArea("attention", "Show", half.maps, {half.summary: ""})
     inputs = page.inputs(AttentionRequest, half)
+    chosen = [half.layer.input, half.query.submit]
+    keep_true(page, area, inputs, chosen)
     failed = area.on_fault("No attention maps")
-    shown = gr.on(
-        [half.run.click, half.layer.input, half.query.submit],
-        page.handler("attention", actions.attention, inputs, _show(half, area), failed),
-        inputs.components,
-        area.outputs,
-        api_name="attention",
-        trigger_mode="always_last",
-        show_progress_on=half.maps,
-    )
-    cancel_on_click(page, half.cancel, "attention")
-    clear_outdated(page, area, [shown], any_target=True)
+    options = ask(page, area, actions.attention, inputs, _show(half, area), failed)
+    gr.on([half.run.click, *chosen], api_name="attention", **options)
+    cancel_on_click(page, half.cancel, area)
 
 
-def _show(half: MapWidgets | HeadWidgets, area: ResultArea) -> Any:
+def _show(half: MapWidgets | HeadWidgets, area: AnswerArea) -> Any:
     def show(found: FeatureResult) -> dict[Any, Any]:
-        return {
-            half.maps: found.panels,
-            half.summary: found.summary,
-            area.answered: found.question,
-        }
+        return {half.maps: area.answer(found), half.summary: found.summary}
 
     return show

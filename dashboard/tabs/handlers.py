@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from inspect import Parameter
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +13,7 @@ import gradio as gr
 
 from core.errors import CancelledError, TimmscopeError
 from core.inputs.batch import OnProgress
+from dashboard.components import Answer
 from dashboard.state import Service
 from dashboard.tabs.binding import Inputs
 
@@ -24,6 +26,8 @@ OnFault = Callable[[R, TimmscopeError], Any]
 """The outputs of an event whose action failed."""
 
 PROGRESS = gr.Progress()
+STAMP = Parameter("asked_at", Parameter.POSITIONAL_OR_KEYWORD, annotation=float)
+"""When the visitor asked, by the visitor's clock."""
 LAST = [
     Parameter("visitor", Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request),
     Parameter(
@@ -50,6 +54,8 @@ def handler(
     show: Callable[[Any], Any],
     on_fault: OnFault[R] | None = None,
     on_cancel: Callable[[R], Any] | None = None,
+    *,
+    stamped: bool = False,
 ) -> Callable[..., Any]:
     """The handler of an event that runs an action.
 
@@ -66,22 +72,24 @@ def handler(
         show: the event's outputs from the action's result.
         on_fault: the event's outputs from the request and the error.
         on_cancel: the event's outputs from the request.
+        stamped: whether the last input says when the visitor asked; every `Answer` among the
+            outputs bears that time.
     """
 
     def outcomes(*values: Any) -> Iterator[Any]:
         *given, visitor, progress = values
+        asked_at = float(given.pop() or 0) if stamped else 0.0
         request = inputs.build(given)
+        on_progress = _begin(service, task, visitor, progress, asked_at)
         try:
-            for result in _results(
-                action, service, request, _begin(service, task, visitor, progress)
-            ):
-                yield show(result)
+            for result in _results(action, service, request, on_progress):
+                yield _bearing(show(result), asked_at)
         except CancelledError:
             yield on_cancel(request) if on_cancel else gr.skip()
         except TimmscopeError as error:
             if on_fault is None:
                 raise gr.Error(str(error), print_exception=False) from None
-            yield on_fault(request, error)
+            yield _bearing(on_fault(request, error), asked_at)
         except Exception:
             logger.exception("%s failed", getattr(action, "__name__", task))
             raise
@@ -90,7 +98,7 @@ def handler(
         return next(outcomes(*values))
 
     run = outcomes if inspect.isgeneratorfunction(action) else once
-    return _with_signature(run, [*inputs.parameters, *LAST], action)
+    return _with_signature(run, [*inputs.parameters, *([STAMP] if stamped else []), *LAST], action)
 
 
 def session(visitor: gr.Request, task: str) -> str:
@@ -107,8 +115,18 @@ def _results(
         yield action(service, request, on_progress)
 
 
+def _bearing(outputs: Any, asked_at: float) -> Any:
+    """The outputs, with the time at which they were asked for."""
+    if not asked_at or not isinstance(outputs, Mapping):
+        return outputs
+    return {
+        component: replace(value, asked_at=asked_at) if isinstance(value, Answer) else value
+        for component, value in outputs.items()
+    }
+
+
 def _begin(
-    service: Service, task: str, visitor: gr.Request, progress: gr.Progress
+    service: Service, task: str, visitor: gr.Request, progress: gr.Progress, asked_at: float
 ) -> OnProgress | None:
     if not task:
         return None
@@ -116,7 +134,7 @@ def _begin(
     def report(share: float, text: str) -> None:
         progress(share, desc=text)
 
-    return service.tasks.begin(session(visitor, task), report)
+    return service.tasks.begin(session(visitor, task), report, asked_at)
 
 
 def _with_signature(

@@ -15,14 +15,8 @@ from dashboard import actions
 from dashboard.actions import CurveStepRequest, MeasureRequest, MeasureResult
 from dashboard.components import Choice, Panels, settings_group
 from dashboard.tabs import evidence
-from dashboard.tabs.page import (
-    METHODS_INFO,
-    Page,
-    ResultArea,
-    cancel_on_click,
-    clear_outdated,
-    follow_model,
-)
+from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
+from dashboard.tabs.page import METHODS_INFO, Page, follow_model
 
 TITLE = "Metrics"
 EMPTY = [empty_panel("Choose methods and metrics, then press Measure.")]
@@ -116,6 +110,11 @@ def _answer() -> dict[str, Any]:
             "Measure", variant="primary", elem_id="metric-run", size="md", scale=0, min_width=160
         )
         cancel = gr.Button("Cancel", size="md", scale=0, min_width=120)
+    with answer_column("measure"):
+        return {"run": run, "cancel": cancel, **_results()}
+
+
+def _results() -> dict[str, Any]:
     result = Panels(EMPTY, elem_id="metric-result", card_width=320, columns=2, min_height=260)
     table = gr.Dataframe(interactive=False, visible=False, label="Scores", elem_id="scores")
     with gr.Group(visible=False, elem_id="curve-steps") as steps, gr.Row():
@@ -125,8 +124,6 @@ def _answer() -> dict[str, Any]:
         )
     step = Panels([], elem_id="curve-step", card_width=260, columns=2)
     return {
-        "run": run,
-        "cancel": cancel,
         "result": result,
         "table": table,
         "steps": steps,
@@ -143,14 +140,13 @@ def wire(page: Page, tab: MetricWidgets) -> None:
         tab.steps: gr.Group(visible=False),
         tab.step: [],
     }
-    area = ResultArea(tab.result, EMPTY, hidden)
+    area = AnswerArea("measure", "Measure", tab.result, hidden, tasks=("curve_step",))
     follow_model(page, methods=tab.methods, layers=tab.layer)
     evidence.wire(page, tab.evidence)
     _show_settings(page, tab)
     measured = _measure(page, tab, area)
     _curve_steps(page, tab, measured)
-    cancel_on_click(page, tab.cancel, "measure", "curve_step")
-    clear_outdated(page, area, [measured])
+    cancel_on_click(page, tab.cancel, area)
 
 
 def _show_settings(page: Page, tab: MetricWidgets) -> None:
@@ -171,28 +167,23 @@ def _show_settings(page: Page, tab: MetricWidgets) -> None:
         gr.render([tab.metrics, page.settings], triggers, show_progress="hidden")(draw)
 
 
-def _measure(page: Page, tab: MetricWidgets, area: ResultArea) -> Dependency:
+def _measure(page: Page, tab: MetricWidgets, area: AnswerArea) -> Dependency:
     def show(found: MeasureResult) -> dict[Any, Any]:
         curves = actions.curve_choices(found.curves)
         return {
-            tab.result: found.panels,
+            tab.result: area.answer(found),
             tab.table: gr.Dataframe(found.table, headers=found.headers, visible=bool(found.table)),
             tab.curve: gr.Dropdown(curves, value=curves[0][1] if curves else None),
             tab.steps: gr.Group(visible=bool(curves)),
             tab.step: [],
-            area.answered: found.question,
         }
 
     inputs = page.inputs(MeasureRequest, tab, tab.evidence)
+    keep_true(page, area, inputs, [tab.methods.input, tab.layer.input, tab.metrics.input])
     failed = area.on_fault("This could not be measured")
-    return tab.run.click(
-        page.handler("measure", actions.measure, inputs, show, failed),
-        inputs.components,
-        [*area.outputs, tab.curve],
-        api_name="measure",
-        trigger_mode="always_last",
-        show_progress_on=tab.result,
-    )
+    options = ask(page, area, actions.measure, inputs, show, failed)
+    options["outputs"] = [*area.outputs, tab.curve]
+    return tab.run.click(api_name="measure", **options)
 
 
 def _curve_steps(page: Page, tab: MetricWidgets, measured: Dependency) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -11,12 +11,10 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from core.errors import TimmscopeError
-from core.views.panels import Panel
 from dashboard import actions
-from dashboard.components import Panels
 from dashboard.state import Service
 from dashboard.tabs.binding import Inputs, inputs_of
-from dashboard.tabs.handlers import Action, OnFault, handler, session
+from dashboard.tabs.handlers import Action, OnFault, handler
 
 R = TypeVar("R")
 Trigger = Callable[..., Dependency]
@@ -46,7 +44,8 @@ class Page:
         explainable: there is something new to explain: a picture, a model, or a class picked by
             its bar.
         target_changed: a person chose another class or score.
-        question_changed: anything that a `Question` holds has changed, told at once.
+        chosen: a person chose another picture, model, class or score, told at once.
+        asked_at: when a person asked for an answer, filled in by the browser.
     """
 
     service: Service
@@ -55,7 +54,8 @@ class Page:
     model_opened: Dependency
     explainable: Sequence[Dependency]
     target_changed: Sequence[Trigger]
-    question_changed: Sequence[Trigger]
+    chosen: Sequence[Trigger]
+    asked_at: gr.Number
 
     @property
     def settings(self) -> gr.JSON:
@@ -76,91 +76,13 @@ class Page:
         show: Callable[[Any], Any],
         on_fault: OnFault[R] | None = None,
         on_cancel: Callable[[R], Any] | None = None,
+        *,
+        stamped: bool = False,
     ) -> Callable[..., Any]:
         """The handler of an event that runs an action; see `handlers.handler`."""
-        return handler(self.service, task, action, inputs, show, on_fault, on_cancel)
-
-
-@dataclass(frozen=True)
-class ResultArea:
-    """The part of a tab that shows an action's results; a stale result is taken off the page.
-
-    Attributes:
-        panels: shows cards, also of what went wrong.
-        empty: the cards while there are no results.
-        others: further outputs, with what they show while there are no results.
-        answered: the question that the results answer; None while there are none.
-    """
-
-    panels: Panels
-    empty: Sequence[Panel]
-    others: Mapping[Any, Any]
-    answered: gr.State = field(default_factory=gr.State)
-
-    @property
-    def outputs(self) -> list[Any]:
-        """Every output of the area."""
-        return [self.panels, *self.others, self.answered]
-
-    def cleared(self) -> dict[Any, Any]:
-        """The outputs while there are no results."""
-        return {self.panels: self.empty, **self.others, self.answered: None}
-
-    def on_fault(self, title: str) -> OnFault[Any]:
-        """Show a card with this title, and why there is no result."""
-
-        def show(request: Any, error: TimmscopeError) -> dict[Any, Any]:
-            card = actions.fault_card(title, request.question, error)
-            return {**self.cleared(), self.panels: [card], self.answered: request.question}
-
-        return show
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A question on the page, and the one that a result on the page answers."""
-
-    question: actions.Question
-    answered: actions.Question | None
-
-
-def clear_outdated(
-    page: Page, area: ResultArea, work: Sequence[Dependency], any_target: bool = False
-) -> None:
-    """Take results off the page once they answer another question than the page asks.
-
-    Args:
-        page: what the page asks.
-        area: what shows the results.
-        work: events that bring results, perhaps late.
-        any_target: for results that do not depend on the class.
-    """
-
-    def is_outdated(service: Service, shown: _Shown, on_progress: object = None) -> bool:
-        answered = shown.answered
-        return answered is not None and not shown.question.answered_by(answered, any_target)
-
-    inputs = page.inputs(_Shown, {"answered": area.answered})
-    check = page.handler(
-        "", is_outdated, inputs, lambda outdated: area.cleared() if outdated else gr.skip()
-    )
-    triggers: list[Trigger] = [*page.question_changed, *(event.then for event in work)]
-    for trigger in triggers:
-        trigger(check, inputs.components, area.outputs, queue=False, **QUIET)
-
-
-def cancel_on_click(page: Page, button: gr.Button, *tasks: str) -> None:
-    """Make a button stop tasks.
-
-    Gradio's own `cancels=` is not used: it reaches the server late on a busy machine, and then
-    also stops the event that the visitor asked for in the meantime, without a word.
-    """
-
-    def cancel(visitor: gr.Request) -> None:
-        for task in tasks:
-            page.service.tasks.cancel(session(visitor, task))
-
-    button.click(cancel, None, None, queue=False, **QUIET)
+        return handler(
+            self.service, task, action, inputs, show, on_fault, on_cancel, stamped=stamped
+        )
 
 
 def follow_model(page: Page, **kinds: gr.Dropdown) -> None:

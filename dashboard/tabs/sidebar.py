@@ -171,7 +171,7 @@ def _model() -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown, gr.Textbox]:
 def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidgets) -> Page:
     """Connect the column; what the tabs are given."""
     # First: the events of one component run in this order, and the others take time.
-    forgotten = gr.on(
+    gr.on(
         [side.picture.change, side.model.change, side.weights.change, side.activation.change],
         None,
         None,
@@ -187,15 +187,17 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     )
     opened = _open_model(service, demo, side)
     explainable = _predict(service, side, opened)
-    chosen = [side.target.input, side.versus.input, side.unit.input, side.against.input]
+    classes = [side.target.input, side.versus.input, side.unit.input, side.against.input]
+    models = [side.model.change, side.weights.change, side.activation.change]
     return Page(
         service=service,
         demo=demo,
         widgets={**vars(side), **vars(view)},
         model_opened=opened,
         explainable=explainable,
-        target_changed=chosen,
-        question_changed=[forgotten.then, *chosen, *(event.then for event in explainable)],
+        target_changed=classes,
+        chosen=[side.picture.change, *models, side.bars.select, *classes],
+        asked_at=gr.Number(0, visible="hidden", elem_id="asked-at"),
     )
 
 

@@ -1,0 +1,98 @@
+// Tells which results on the page still answer what the page asks, without asking the server.
+//
+// Each area of results is asked with a stamp, which the server sends back with the answer. So the
+// values that were asked for are known here, and are compared with those on the page whenever one
+// changes. A result that answers something else is greyed and cannot be used.
+"use strict";
+
+(() => {
+  const timmscope = (window.timmscope ??= {});
+  if (timmscope.answers) return;
+
+  const KEPT = 40; // questions remembered for an area
+  const areas = new Map();
+  let last = 0;
+
+  const areaOf = (name) => {
+    if (!areas.has(name)) areas.set(name, { name, now: null, sent: new Map(), answer: null, cancelled: "" });
+    return areas.get(name);
+  };
+
+  // Later stamps are larger, even within a millisecond.
+  const stamp = () => (last = Math.max(last + 1, Date.now()));
+
+  // A file is known by its path; what else Gradio says of it may differ from event to event.
+  const text = (value) => JSON.stringify(value?.path ?? value ?? null);
+  const snapshot = (names, values) => Object.fromEntries(names.map((name, i) => [name, text(values[i])]));
+
+  // Of all settings, those that matter to the answer.
+  function settingsOf(json, keys) {
+    const all = JSON.parse(json) ?? {};
+    return JSON.stringify(keys ? keys.map((key) => all[key] ?? {}) : all);
+  }
+
+  function differs(name, asked, current, { same, settings }) {
+    if (asked === current || same[name] === "any") return false;
+    if (name === "settings") return settingsOf(asked, settings) !== settingsOf(current, settings);
+    const alike = (same[name] ?? []).map(text);
+    return !(alike.includes(asked) && alike.includes(current));
+  }
+
+  function isStale({ now, answer }) {
+    if (!answer?.asked || !answer.label || !now) return false;
+    return Object.keys(now).some((name) => differs(name, answer.asked[name], now[name], answer));
+  }
+
+  function ribbon(area, stale) {
+    if (area.cancelled && (stale || !area.answer)) return `Cancelled. Press ${area.cancelled}`;
+    return stale ? `For: ${area.answer.label}` : "";
+  }
+
+  function show(area) {
+    const element = document.getElementById(`${area.name}-answer`);
+    if (!element) return;
+    const stale = isStale(area);
+    element.classList.toggle("ts-stale", stale);
+    element.dataset.ribbon = ribbon(area, stale);
+    for (const child of element.children) child.inert = stale;
+  }
+
+  timmscope.answers = {
+    stamp,
+
+    // Before an area is asked: remembers the values; the last of them becomes the stamp.
+    ask(name, names, values) {
+      const area = areaOf(name);
+      const at = stamp();
+      area.now = snapshot(names, values);
+      area.sent.set(at, area.now);
+      if (area.sent.size > KEPT) area.sent.delete(area.sent.keys().next().value);
+      area.cancelled = "";
+      show(area);
+      return [...values.slice(0, -1), at];
+    },
+
+    // A value has changed on the page.
+    changed(name, names, values) {
+      const area = areaOf(name);
+      area.now = snapshot(names, values);
+      show(area);
+    },
+
+    // A result has arrived; see `Answer` in panels.py.
+    arrived({ area: name, asked_at: at, ...answer }) {
+      const area = areaOf(name);
+      area.answer = { ...answer, asked: area.sent.get(at) };
+      area.cancelled = "";
+      show(area);
+    },
+
+    // A person has cancelled; the button that starts again is called so.
+    cancelled(name, button) {
+      const area = areaOf(name);
+      area.cancelled = button;
+      show(area);
+      return stamp();
+    },
+  };
+})();

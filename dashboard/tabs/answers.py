@@ -1,0 +1,164 @@
+"""Areas of results that say when they no longer answer what the page asks.
+
+`components/answers.js` compares, in the browser. Here are the events that tell it what is asked,
+and those that stop work whose answer nobody waits for any longer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import gradio as gr
+from gradio.components import Component
+
+from core.errors import TimmscopeError
+from dashboard import actions
+from dashboard.components import Answer, Panels
+from dashboard.tabs.binding import Inputs
+from dashboard.tabs.handlers import Action, OnFault, session
+from dashboard.tabs.page import QUIET, Page
+
+R = TypeVar("R")
+STAMP_JS = "() => window.timmscope.answers.stamp()"
+
+
+@dataclass(frozen=True)
+class AnswerArea:
+    """The part of a tab that shows an action's results.
+
+    Attributes:
+        name: identifies it; the results stand in a column with the id ``NAME-answer``.
+        button: what the button that asks is called.
+        panels: shows cards, also of what went wrong.
+        others: further outputs, with what they show while there are no results.
+        tasks: what else stops when the question changes, such as tests of the results.
+    """
+
+    name: str
+    button: str
+    panels: Panels
+    others: Mapping[Any, Any] = field(default_factory=dict)
+    tasks: Sequence[str] = ()
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Every output of the area."""
+        return [self.panels, *self.others]
+
+    def answer(self, found: actions.Answered) -> Answer:
+        """The value of the area's panels for a result."""
+        return Answer(found.panels, self.name, found.answers)
+
+    def on_fault(self, title: str) -> OnFault[Any]:
+        """Show a card with this title, and why there is no result."""
+
+        def show(request: Any, error: TimmscopeError) -> dict[Any, Any]:
+            card = actions.fault_card(title, request.question, error)
+            before = actions.Answers("the question before")
+            return {**self.others, self.panels: Answer([card], self.name, before)}
+
+        return show
+
+
+def answer_column(name: str) -> gr.Column:
+    """The column that holds the results of an area."""
+    return gr.Column(elem_id=f"{name}-answer", elem_classes="ts-answer")
+
+
+def ask(
+    page: Page,
+    area: AnswerArea,
+    action: Action[R],
+    inputs: Inputs[R],
+    show: Callable[[Any], Mapping[Any, Any]],
+    failed: OnFault[R],
+) -> dict[str, Any]:
+    """Arguments of an event that asks an action for the results of an area.
+
+    Args:
+        page: what the page asks.
+        area: what shows the results.
+        action: gives an `actions.Answered`.
+        inputs: make the request.
+        show: the outputs from the result.
+        failed: the outputs from the request and the error.
+    """
+    return {
+        "fn": page.handler(area.name, action, inputs, show, failed, stamped=True),
+        "inputs": [*inputs.components, page.asked_at],
+        "outputs": area.outputs,
+        "js": _call("ask", area.name, inputs),
+        "trigger_mode": "always_last",
+        "show_progress_on": area.panels,
+    }
+
+
+def keep_true(
+    page: Page, area: AnswerArea, inputs: Inputs[Any], replaced_by: Sequence[Callable[..., Any]]
+) -> None:
+    """Grey results once they answer another question, and stop work that is replaced.
+
+    Call it before the events that ask, because stopping must come first.
+
+    Args:
+        page: what the page asks.
+        area: what shows the results.
+        inputs: of what the results are asked by.
+        replaced_by: events of the tab by which a person asks something else.
+    """
+    watched: list[Any] = [one for one in inputs.components if not isinstance(one, gr.State)]
+    gr.on(
+        [one.change for one in watched],
+        None,
+        inputs.components,
+        None,
+        js=_call("changed", area.name, inputs),
+        **{**QUIET, "trigger_mode": "multiple"},
+    )
+    gr.on(
+        [*page.chosen, *replaced_by],
+        _stop(page, area),
+        page.asked_at,
+        None,
+        js=STAMP_JS,
+        queue=False,
+        **{**QUIET, "trigger_mode": "multiple"},
+    )
+
+
+def cancel_on_click(page: Page, button: gr.Button, *areas: AnswerArea) -> None:
+    """Make a button stop the work for areas.
+
+    Gradio's own `cancels=` is not used: it reaches the server late on a busy machine, and then
+    also stops the event that the visitor asked for in the meantime, without a word.
+    """
+    for area in areas:
+        button.click(
+            _stop(page, area),
+            page.asked_at,
+            None,
+            js=f"() => window.timmscope.answers.cancelled({area.name!r}, {area.button!r})",
+            queue=False,
+            **QUIET,
+        )
+
+
+def _stop(page: Page, area: AnswerArea) -> Callable[..., None]:
+    def stop(asked_at: float, visitor: gr.Request) -> None:
+        for task in (area.name, *area.tasks):
+            page.service.tasks.cancel(session(visitor, task), before=asked_at)
+
+    return stop
+
+
+def _call(function: str, area: str, inputs: Inputs[Any]) -> str:
+    names = json.dumps([name for name, one in inputs.widgets.items() if _is_seen(one)])
+    return f"(...values) => window.timmscope.answers.{function}({area!r}, {names}, values)"
+
+
+def _is_seen(component: Component) -> bool:
+    """Whether the browser knows the value."""
+    return not isinstance(component, gr.State)

@@ -1,0 +1,226 @@
+"""Results on the page never pass for answers to another question than the page asks."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from dashboard.build import build
+from dashboard.state import Service
+from dashboard.theme import launch_options
+from tests.browser import Visit
+from tests.test_dashboard_browser import TIMEOUT, choose, drawn, title
+
+SCRIPT = Path(__file__).parent.parent / "dashboard" / "components" / "answers.js"
+STALE = re.compile(r"\bts-stale\b")
+
+
+# -- the script alone ---------------------------------------------------------------------------
+
+
+class Area:
+    """The script on an empty page, with one area."""
+
+    def __init__(self, page: Page) -> None:
+        page.set_content('<div id="explain-answer"><button>Save</button></div>')
+        page.add_script_tag(path=SCRIPT)
+        self.page = page
+
+    def call(self, function: str, *values: Any) -> Any:
+        return self.page.evaluate(
+            "([name, values]) => window.timmscope.answers[name](...values)", [function, values]
+        )
+
+    def ask(self, method: str, target: object, settings: object = None) -> float:
+        *_, stamp = self.call("ask", "explain", NAMES, [method, target, settings or {}, 0])
+        return float(stamp)
+
+    def answer(self, at: float, **answer: Any) -> None:
+        about = {"label": "RISE, cat", "same": {}, "settings": None, **answer}
+        self.call("arrived", {"area": "explain", "asked_at": at, **about})
+
+    def changed(self, method: str, target: object, settings: object = None) -> None:
+        self.call("changed", "explain", NAMES, [method, target, settings or {}])
+
+    @property
+    def state(self) -> tuple[bool, str, bool]:
+        """Whether the area is grey, its ribbon, and whether its button is off."""
+        grey, ribbon, off = self.page.evaluate(
+            """() => {
+              const area = document.getElementById('explain-answer');
+              return [area.classList.contains('ts-stale'), area.dataset.ribbon ?? '',
+                      area.querySelector('button').inert];
+            }"""
+        )
+        return grey, ribbon, off
+
+
+NAMES = ["method", "target", "settings"]
+FRESH, OLD = (False, "", False), (True, "For: RISE, cat", True)
+
+
+@pytest.fixture
+def area(visit: Callable[..., Visit]) -> Area:
+    return Area(visit("about:blank").page)
+
+
+def test_an_answer_is_grey_while_another_question_is_asked(area: Area) -> None:
+    area.answer(area.ask("rise", 3))
+    assert area.state == FRESH
+    area.changed("rise", 4)
+    assert area.state == OLD
+    area.changed("rise", 3)
+    assert area.state == FRESH, "the person has changed their mind"
+
+
+def test_an_answer_to_a_question_before_the_last_is_grey(area: Area) -> None:
+    first, second = area.ask("rise", 3), area.ask("gradcam", 3)
+    assert second > first
+    area.answer(first)
+    assert area.state == OLD
+    area.answer(second, label="Grad-CAM, cat")
+    assert area.state == FRESH
+
+
+def test_values_that_mean_the_same_are_no_other_question(area: Area) -> None:
+    area.answer(area.ask("rise", None), same={"target": [None, "", 3]})
+    area.changed("rise", 3)
+    assert area.state == FRESH
+    area.changed("rise", 4)
+    assert area.state == OLD
+    area.answer(area.ask("rise", 4), same={"target": "any"})
+    area.changed("rise", 5)
+    assert area.state == FRESH
+
+
+def test_only_the_settings_of_the_methods_shown_matter(area: Area) -> None:
+    area.answer(area.ask("rise", 3, {"rise": {"masks": 9}}), settings=["rise"])
+    area.changed("rise", 3, {"rise": {"masks": 9}, "lime": {"samples": 5}})
+    assert area.state == FRESH
+    area.changed("rise", 3, {"rise": {"masks": 8}})
+    assert area.state == OLD
+
+
+def test_a_cancelled_question_says_how_to_go_on(area: Area) -> None:
+    area.answer(area.ask("rise", 3))
+    area.ask("lime", 3)
+    area.call("cancelled", "explain", "Explain")
+    assert area.state == (True, "Cancelled. Press Explain", True)
+    area.ask("lime", 3)
+    assert area.state == OLD
+
+
+def test_a_file_is_the_same_whatever_else_is_said_of_it(area: Area) -> None:
+    one, again = ({"path": "/tmp/cat.jpg", "url": url} for url in ("a", "b"))
+    area.answer(area.ask("rise", one))
+    area.changed("rise", again)
+    assert area.state == FRESH
+
+
+# -- the page -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    demo = build(Service())
+    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    yield address
+    demo.close()
+
+
+@pytest.fixture
+def page(visit: Callable[..., Visit], url: str) -> Page:
+    found = visit(url).page
+    title(found, "Grad-CAM")
+    return found
+
+
+def answer(page: Page) -> Any:
+    return page.locator("#explain-answer")
+
+
+def test_what_is_replaced_is_grey_at_once_and_stops(page: Page) -> None:
+    choose(page, "#method", "RISE")
+    expect(answer(page)).to_have_class(STALE, timeout=1000)
+    expect(answer(page)).to_have_attribute("data-ribbon", "For: Grad-CAM, tiger cat")
+    choose(page, "#method", "Eigen-CAM")
+    title(page, "Eigen-CAM")
+    expect(answer(page)).not_to_have_class(STALE)
+
+
+def test_what_is_cancelled_says_so_and_stays_grey(page: Page) -> None:
+    choose(page, "#method", "RISE")
+    expect(page.locator("#cost")).to_contain_text("passes", timeout=TIMEOUT)
+    page.locator("#cancel").click()
+    expect(answer(page)).to_have_attribute("data-ribbon", "Cancelled. Press Explain")
+    expect(answer(page)).to_have_class(STALE)
+    choose(page, "#method", "Eigen-CAM")
+    title(page, "Eigen-CAM")
+    expect(answer(page)).to_have_attribute("data-ribbon", "")
+
+
+def test_a_comparison_is_grey_once_the_methods_are_others(page: Page) -> None:
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-methods input").first.press("Backspace")
+    page.locator("#compare-methods input").first.press("Backspace")
+    page.locator("#compare-run").click()
+    drawn(page, "#compare-result")
+    area = page.locator("#compare-answer")
+    expect(area).not_to_have_class(STALE)
+    page.locator("#compare-methods input").first.press("Backspace")
+    expect(area).to_have_class(STALE)
+    expect(area).to_have_attribute("data-ribbon", "For: 2 methods, tiger cat")
+
+
+QUICK = ["Grad-CAM", "Eigen-CAM", "Saliency", "RISE", "LayerCAM"]
+CLASSES = ["lynx", "tabby", "Egyptian cat"]
+EXAMPLES = ["coffee", "rocket", "cat"]
+
+
+def hurry(page: Page, choices: random.Random) -> None:
+    """One choice of a person in a hurry."""
+    what = choices.choice(["method", "method", "class", "picture", "cancel"])
+    if what == "method":
+        choose(page, "#method", choices.choice(QUICK))
+    elif what == "class":
+        field = page.locator("#target input").first
+        field.click()
+        field.fill(choices.choice(CLASSES))
+        field.press("Enter")
+    elif what == "picture":
+        page.get_by_role("button", name=choices.choice(EXAMPLES), exact=True).click()
+    else:
+        page.locator("#cancel").click()
+    page.wait_for_timeout(choices.choice([0, 30, 120, 400]))
+
+
+def tour(page: Page, seed: int, choices: int) -> None:
+    """Many rapid choices, the last an instant method; then page and question agree."""
+    dice = random.Random(seed)
+    for _ in range(choices):
+        hurry(page, dice)
+    choose(page, "#method", "HiResCAM")
+    title(page, "HiResCAM")
+    expect(answer(page)).to_have_attribute("data-ribbon", "", timeout=TIMEOUT)
+    page.wait_for_timeout(1500)
+    expect(answer(page)).to_have_attribute("data-ribbon", "")
+    shown = page.locator("#result .ts-title").first.inner_text()
+    chosen = page.locator("#target input").first.input_value()
+    assert shown == f"HiResCAM: why {chosen.partition(' · ')[0]}"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_after_many_rapid_choices_page_and_question_agree(page: Page, seed: int) -> None:
+    tour(page, seed, 8)
+
+
+@pytest.mark.slow
+def test_fifty_tours_of_thirty_choices_end_in_agreement(page: Page) -> None:
+    for seed in range(50):
+        tour(page, 100 + seed, 30)
