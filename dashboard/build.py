@@ -11,9 +11,6 @@ from dashboard.state import Service
 from dashboard.tabs import compare, explain, features, metrics, sidebar, view
 
 HEADER = "<h1>Timmscope</h1><p>See why a vision model decided.</p>"
-MAX_AT_ONCE = 8
-"""How many visitors may run one kind of action; Cancel reaches them, not those who still wait."""
-
 TABS: Sequence[ModuleType] = (explain, compare, features, metrics)
 """The tabs of the page, in order.
 
@@ -50,5 +47,6 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
                         with gr.Tab(tab.TITLE, id=tab.TITLE.lower()):
                             tab.wire(page, tab.layout())
         demo.unload(leave)
-        demo.queue(max_size=32, default_concurrency_limit=MAX_AT_ONCE)
+        # Slow work waits in a lane of its own, `Service.slow`: a queue would let quick work wait.
+        demo.queue(default_concurrency_limit=None)
     return demo

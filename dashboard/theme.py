@@ -127,5 +127,6 @@ def launch_options() -> dict[str, Any]:
         "enable_monitoring": False,
         "max_file_size": "25mb",
         "state_session_capacity": 200,
+        "max_threads": 200,
         "footer_links": ["api", "settings"],
     }

@@ -74,9 +74,10 @@ def compare(
     if not request.methods:
         return CompareResult([empty_panel("Choose at least one method.")])
     resolved = resolve(service, request.question, on_progress)
-    comparison = compare_methods(
-        resolved, request.methods, request.settings, request.layer, on_progress
-    )
+    with service.slow.place(on_progress):
+        comparison = compare_methods(
+            resolved, request.methods, request.settings, request.layer, on_progress
+        )
     keys = _in_order(comparison, request.methods)
     uri = picture_uri(resolved.batch.pictures[0].image)
     panels = _cards(resolved, comparison, keys, uri, request.colour_range == "shared")

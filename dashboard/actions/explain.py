@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from core import METHODS, Attribution, Explainer
+from core.errors import NotApplicableError
 from core.export import colour_range, map_on_input
 from core.inputs.batch import OnProgress
 from core.methods.base import Method
 from core.methods.configuration import Configuration, label_of
 from core.registry import key_of
+from core.types import Cost
 from core.views.maps import overlay_panel
 from core.views.panels import Panel
 from dashboard.actions.code_snippet import code_snippet
@@ -76,7 +79,9 @@ def explain(
         TimmscopeError: there is none; the sentence is the reason.
     """
     resolved = resolve(service, request.question, on_progress)
-    found = attribution_of(resolved, request, on_progress)
+    instant = estimated_cost(resolved, request).pace == "instant"
+    with nullcontext() if instant else service.slow.place(on_progress):
+        found = attribution_of(resolved, request, on_progress)
     return ExplainResult(
         [_overlay(resolved, found)],
         summary(found),
@@ -84,6 +89,30 @@ def explain(
         request,
         resolved.answers(label_of(request.method), [key_of(request.method)], found.layer),
     )
+
+
+def estimated_cost(resolved: ResolvedQuestion, request: ExplainRequest) -> Cost:
+    """What the map costs at most.
+
+    Raises:
+        TimmscopeError: the method cannot explain the model.
+    """
+    method, handle = configuration_of(request).method, resolved.explainer.model
+    if reason := method.why_not(handle):
+        raise NotApplicableError(reason)
+    layer = suitable_layer(resolved.explainer, method, request.layer)
+    return method.estimate_cost(handle, handle.resolve_layer(method.layer_needs(), layer))
+
+
+def configuration_of(request: ExplainRequest) -> Configuration:
+    """The method, with the parameters a person set.
+
+    Raises:
+        TimmscopeError: there is no such method, or a parameter is out of range.
+    """
+    cls = METHODS[key_of(request.method)]
+    params = {cls.key: params_of(request.settings, cls.key, cls)}
+    return Configuration.parse(request.method, params)
 
 
 def attribution_of(
@@ -94,9 +123,7 @@ def attribution_of(
     Raises:
         TimmscopeError: there is none; the sentence is the reason.
     """
-    cls = METHODS[key_of(request.method)]
-    params = {cls.key: params_of(request.settings, cls.key, cls)}
-    configuration = Configuration.parse(request.method, params)
+    configuration = configuration_of(request)
     return resolved.explainer.explain(
         resolved.batch,
         configuration,

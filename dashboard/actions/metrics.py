@@ -100,14 +100,15 @@ def measure(
         return MeasureResult([empty_panel("Choose at least one method and one metric.")])
     resolved = resolve(service, request.question, on_progress)
     ground_truth = ground_truth_of(resolved, request.evidence)
-    comparison = compare_methods(
-        resolved, request.methods, request.settings, request.layer, on_progress
-    )
-    scoring = _Scoring(resolved, comparison, ground_truth, on_progress)
-    metrics = [_made(key, request.settings) for key in request.metrics]
-    maps = min(int(request.random_maps or 0), MAX_RANDOM_MAPS)
-    scores = {metric.key: scoring.scores(metric) for metric in metrics}
-    ranks = {metric.key: scoring.percentile_ranks(metric, maps) for metric in metrics}
+    with service.slow.place(on_progress):
+        comparison = compare_methods(
+            resolved, request.methods, request.settings, request.layer, on_progress
+        )
+        scoring = _Scoring(resolved, comparison, ground_truth, on_progress)
+        metrics = [_made(key, request.settings) for key in request.metrics]
+        maps = min(int(request.random_maps or 0), MAX_RANDOM_MAPS)
+        scores = {metric.key: scoring.scores(metric) for metric in metrics}
+        ranks = {metric.key: scoring.percentile_ranks(metric, maps) for metric in metrics}
     headers, table = _table(scores, ranks, comparison, maps)
     return MeasureResult(
         _panels(scores, scoring),

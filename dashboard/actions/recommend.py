@@ -61,18 +61,20 @@ def recommend(
     if not request.methods:
         return RecommendResult([empty_panel("Choose at least one method.")])
     resolved = resolve(service, request.question, on_progress)
-    comparison = compare_methods(
-        resolved, request.methods, request.settings, request.layer, on_progress
-    )
+    with service.slow.place(on_progress):
+        comparison = compare_methods(
+            resolved, request.methods, request.settings, request.layer, on_progress
+        )
     failed = [error_panel(label_of(k), why) for k, why in comparison.errors.items()]
     answers = resolved.answers(
         f"{len(request.methods)} methods", [key_of(name) for name in request.methods]
     )
     if not comparison.results:
         return RecommendResult(failed, answers=answers)
-    found = resolved.explainer.recommend(
-        resolved.batch, comparison.results, target=resolved.target, on_progress=on_progress
-    )
+    with service.slow.place(on_progress):
+        found = resolved.explainer.recommend(
+            resolved.batch, comparison.results, target=resolved.target, on_progress=on_progress
+        )
     return RecommendResult([_card(found), *failed], _table(found), answers)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.runtime.cache import Cache
 from dashboard.state.batches import Batches
 from dashboard.state.files import SavedFiles
+from dashboard.state.lane import SlowLane
 from dashboard.state.models import Models
 from dashboard.state.tasks import Tasks
 
@@ -23,6 +24,7 @@ class Service:
         batches: decoded pictures.
         files: files written for the browser to fetch.
         tasks: what is running, for whom.
+        slow: places for what takes longer than an instant.
     """
 
     def __init__(
@@ -32,3 +34,4 @@ class Service:
         self.batches = Batches()
         self.files = SavedFiles()
         self.tasks = Tasks()
+        self.slow = SlowLane()

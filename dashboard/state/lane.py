@@ -1,0 +1,72 @@
+"""Slow work takes turns, so that quick work never waits behind it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from core.errors import TimmscopeError
+from core.inputs.batch import OnProgress
+
+POLL_SECONDS = 0.1
+"""How often those who wait see whether they were cancelled."""
+
+
+class SlowLane:
+    """A few places for slow work; whoever has waited longest gets the next one.
+
+    Args:
+        places: how much slow work runs at a time.
+        most_waiting: how many may wait; others are told to come back.
+    """
+
+    def __init__(self, places: int = 2, most_waiting: int = 32) -> None:
+        self.most_waiting = most_waiting
+        self._free = places
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._waiting)
+
+    @contextmanager
+    def place(self, on_progress: OnProgress | None = None) -> Iterator[None]:
+        """A place, kept inside the block.
+
+        Args:
+            on_progress: called as ``on_progress(0, 0)`` while waiting; an error that it raises
+                ends the wait.
+
+        Raises:
+            TimmscopeError: too many wait already.
+        """
+        self._take(on_progress)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()
+
+    def _take(self, on_progress: OnProgress | None) -> None:
+        mine = object()
+        with self._changed:
+            if len(self._waiting) >= self.most_waiting:
+                raise TimmscopeError(
+                    f"{self.most_waiting} people wait for slow methods. Try again in a minute, or "
+                    "choose an instant method."
+                )
+            self._waiting.append(mine)
+            try:
+                while not (self._free and self._waiting[0] is mine):
+                    self._changed.wait(POLL_SECONDS)
+                    if on_progress is not None:
+                        on_progress(0, 0)
+                self._free -= 1
+            finally:
+                self._waiting.remove(mine)
+                self._changed.notify_all()
