@@ -1,4 +1,4 @@
-"""Contact sheets: every method's map of one picture, drawn as the page and saved files draw it.
+"""Contact sheets: every method's map of one picture, drawn as saved files and notebooks draw it.
 
 ``make screenshots`` writes them into this folder. A method that cannot explain the model is left
 out.
@@ -23,8 +23,6 @@ SHEETS = {
 """File name: model and picture."""
 COLUMNS, SIDE, TITLE, GAP = 8, 200, 22, 10
 """Maps in a row; width of a map, height of its title and space around it, in pixels."""
-LOOK = {"alpha": 0.65, "fade": True}
-"""How the page draws a map until a reader says otherwise."""
 
 
 def write_all() -> None:
@@ -40,7 +38,7 @@ def sheet(found: Mapping[str, Attribution]) -> Image.Image:
     """The maps of methods side by side, each below the method's name, after the picture itself."""
     first = next(iter(found.values()))
     cells = [("The picture", _cell(first, alpha=0.0))]
-    cells += [(METHODS[key].label, _cell(one, **LOOK)) for key, one in found.items()]
+    cells += [(METHODS[key].label, _cell(one)) for key, one in found.items()]
     return _grid(cells)
 
 

@@ -70,7 +70,7 @@ def url() -> Iterator[str]:
         with gr.Row():
             colormap = gr.Textbox("auto", label="colormap")
             alpha = gr.Number(0.5, label="alpha")
-            fade = gr.Checkbox(True, label="fade")
+            fade = gr.Checkbox(False, label="fade")
             smooth = gr.Checkbox(True, label="smooth")
             apply = gr.Button("apply")
         with gr.Row():
@@ -257,6 +257,12 @@ def test_view_holds_for_maps_that_arrive_later(visit: Open, url: str) -> None:
 
 def test_fade_lets_the_picture_through_where_a_signed_map_is_zero(visit: Open, url: str) -> None:
     page = filled(visit(url).page)
+    assert dict(trace(page)["colorscale"])[0.5].endswith(",1)"), "nothing is hidden by default"
+    apply_view(page, "auto", 0.65, True)
+    page.wait_for_function(
+        "document.querySelector('#shown .ts-plot').data[0].colorscale"
+        ".some(([, colour]) => colour.endsWith(',0)'))"
+    )
     stops = dict(trace(page)["colorscale"])
     assert stops[0.5].endswith(",0)")
     assert stops[0].endswith(",1)")
@@ -266,7 +272,7 @@ def test_fade_lets_the_picture_through_where_a_signed_map_is_zero(visit: Open, u
 def test_unknown_colormap_falls_back_to_the_default(visit: Open, url: str) -> None:
     page = filled(visit(url).page)
     before = trace(page)["colorscale"]
-    apply_view(page, "constructor?", 0.9, True)
+    apply_view(page, "constructor?", 0.9, False)
     page.wait_for_function("document.querySelector('#shown .ts-plot').data[0].opacity === 0.9")
     assert trace(page)["colorscale"] == before
 

@@ -27,8 +27,9 @@ SCRIPTS = (
 )
 gr.set_static_paths(list(SCRIPTS))
 
-DEFAULT_VIEW: dict[str, Any] = {"colormap": "auto", "alpha": 0.65, "fade": True, "smooth": True}
-"""How maps look until a reader says otherwise."""
+DEFAULT_VIEW: dict[str, Any] = {"colormap": "auto", "alpha": 0.65, "fade": False, "smooth": True}
+"""How maps look until a reader says otherwise. Weak values are not hidden: where the picture shows
+through, a dark one swallows negative values."""
 
 VIEW_JS = """(colormap, alpha, fade, smooth = true) => {
   const timmscope = (window.timmscope ??= {});
