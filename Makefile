@@ -74,7 +74,7 @@ synthetic: $(VENV)/run ## Train the models of the synthetic scenes anew
 docs: $(VENV)/run ## Write docs/methods.md from the registries
 	$(BIN)/python -m docs.generate
 
-screenshots: $(VENV)/dev ## Take the pictures of the documentation from the running page
+screenshots: $(VENV)/dev ## Make the pictures of the documentation; takes some minutes
 	$(BIN)/python -m docs.screenshots
 
 wheel: $(VENV)/dev ## Build the installable package, as dist/timmscope-*.whl

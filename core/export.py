@@ -17,7 +17,8 @@ from core.inputs.batch import InputBatch
 from core.models.handle import ModelHandle
 from core.tasks.query import Query
 from core.types import Attribution, Cost, Prediction, finite
-from core.views.colour import overlay, shared_limits
+from core.views.colour import overlay
+from core.views.display import display_limits, drawn
 
 _REQUEST = "request"
 """The name under which a file says which request it answers."""
@@ -96,15 +97,20 @@ def save_png(
     alpha: float = 0.6,
     fade: bool = False,
     request: str = "",
+    smooth: bool = True,
 ) -> None:
-    """Write the map over its picture; see `core.views.colour.overlay`, and `request_of`."""
-    values, span = map_on_input(batch, attribution), colour_range(attribution)
+    """Write the map over its picture; see `core.views.colour.overlay`, and `request_of`.
+
+    A grainy map is drawn smoothed unless `smooth` is False; see `core.views.display`.
+    """
+    values = drawn(map_on_input(batch, attribution), smooth)
+    span = colour_range(attribution, smooth=smooth)
     picture, geometry = batch.pictures[0].image, batch.geometries[0]
     facts = PngInfo()
     if request:
         facts.add_text(_REQUEST, request)
-    drawn = overlay(picture, values, geometry, colormap, alpha, fade, limits=span)
-    drawn.save(path, "PNG", pnginfo=facts)
+    png = overlay(picture, values, geometry, colormap, alpha, fade, limits=span)
+    png.save(path, "PNG", pnginfo=facts)
 
 
 def save_npz(path: Path, batch: InputBatch, attribution: Attribution, request: str = "") -> None:
@@ -159,12 +165,13 @@ def request_of(path: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def colour_range(*attributions: Attribution) -> tuple[float, float]:
+def colour_range(*attributions: Attribution, smooth: bool = True) -> tuple[float, float]:
     """The range of colours for the first image's map, or for several maps together.
 
-    See `core.views.colour.shared_limits`.
+    `smooth` says whether grainy maps are drawn smoothed; see `core.views.display.display_limits`.
     """
-    return shared_limits(*(attribution.values[0].numpy() for attribution in attributions))
+    maps = (attribution.values[0].numpy() for attribution in attributions)
+    return display_limits(*maps, smooth=smooth)
 
 
 def map_on_input(batch: InputBatch, attribution: Attribution) -> NDArray[np.float32]:

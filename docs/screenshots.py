@@ -1,4 +1,7 @@
-"""Takes the pictures of the documentation from the running page: ``make screenshots``."""
+"""Makes the pictures of the documentation: ``make screenshots``.
+
+First the contact sheets, which take some minutes, then photographs of the running page.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from dashboard.build import build
 from dashboard.theme import launch_options
+from docs import contact_sheet
 
 DOCS = Path(__file__).parent
 TIMEOUT = 120_000
@@ -24,7 +28,8 @@ def compare(page: Page) -> None:
 
 
 def main() -> None:
-    """Launch the page, photograph it, stop it."""
+    """Write the contact sheets; launch the page, photograph it, stop it."""
+    contact_sheet.write_all()
     demo = build()
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     binary = os.environ.get("CHROMIUM") or shutil.which("chromium")

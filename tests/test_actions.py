@@ -28,6 +28,8 @@ from core.errors import CancelledError, ModelError, TimmscopeError, UnknownNameE
 from core.inputs.batch import OnProgress
 from core.methods.base import Family
 from core.views.colour import lut
+from core.views.display import display_limits
+from core.views.maps import unpack
 from dashboard import actions
 from dashboard.actions import (
     NO_CLASS,
@@ -203,6 +205,39 @@ def test_agreement_stands_below_the_maps(service: Service) -> None:
         assert [row[i] for i, row in enumerate(trace["z"])] == [1, 1, 1]
         assert trace["z"][0][1] > trace["z"][0][2], "Grad-CAM is more like HiResCAM than edges"
         assert panel["figure"]["layout"]["xaxis"]["ticktext"][2] == "Edges (control)"
+
+
+def test_a_grainy_map_is_smoothed_and_its_card_says_so(service: Service) -> None:
+    (panel,) = actions.explain(service, ask_for(about(), "saliency")).panels
+    assert panel["caption"].endswith(" · shown smoothed, radius 4 px")
+    (trace,) = panel["figure"]["data"]
+    with np.load(actions.save(service, SaveRequest(ask_for(about(), "saliency"), "npz"))) as arrays:
+        raw = arrays["values"]
+    assert abs(unpack(trace["z"]) - raw).max() <= np.ptp(raw) / 65535, "hovering tells raw values"
+    assert (trace["zmin"], trace["zmax"]) == display_limits(raw)
+    assert panel["smoothing"] is not None
+    plainly = panel["smoothing"]["unsmoothed"]
+    assert (plainly["zmin"], plainly["zmax"]) == display_limits(raw, smooth=False)
+    (coarse,) = actions.explain(service, ask_for(about(), "gradcam")).panels
+    assert coarse["smoothing"] is None
+    assert "smoothed" not in coarse["caption"]
+
+
+def test_a_shared_range_is_shared_smoothed_and_as_it_is(service: Service) -> None:
+    found = actions.compare(service, compared(about(), ["saliency", "sobel"], "shared"))
+    drawn = [panel["smoothing"] for panel in found.panels[:2]]
+    first, second = ({k: one["unsmoothed"][k] for k in ("zmin", "zmax")} for one in drawn if one)
+    assert first == second
+    assert first["zmax"] > found.panels[0]["figure"]["data"][0]["zmax"]
+
+
+def test_a_picture_is_saved_unsmoothed_if_told(service: Service) -> None:
+    shown = ask_for(about(), "saliency")
+    saved = [
+        Path(actions.save(service, SaveRequest(shown, "png", smooth=smooth))).read_bytes()
+        for smooth in (True, False)
+    ]
+    assert saved[0] != saved[1]
 
 
 def test_a_shared_range_is_the_same_for_all(service: Service) -> None:

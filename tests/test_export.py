@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from core.inputs.image import Picture
 from core.inputs.preprocessing import Geometry, Preprocessing
 from core.types import Attribution
 from core.views import colour
-from core.views.colour import FINE
+from core.views.display import FINE, display_limits, drawn
 
 SIDE = 40
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
@@ -76,11 +77,11 @@ def test_a_png_is_the_stated_blend(
 
 @pytest.mark.parametrize("fade", [False, True])
 def test_a_png_by_hand(fade: bool, tmp_path: Path) -> None:
-    answer = given(torch.full((SIDE, SIDE), 0.5))
+    answer = given(torch.full((SIDE, SIDE), 0.2))  # low enough for colours to start at zero
     answer.values[0, 20:] = 1.0  # the largest: white in gray, and never faded
     found = saved(tmp_path, answer, colormap="gray", alpha=0.4, fade=fade)
-    photo, share = np.asarray(PHOTO).astype(float), 0.2 if fade else 0.4
-    assert abs(found[:20] - (share * 127.5 + (1 - share) * photo[:20])).max() <= 2
+    photo, share = np.asarray(PHOTO).astype(float), 0.08 if fade else 0.4
+    assert abs(found[:20] - (share * 51 + (1 - share) * photo[:20])).max() <= 2
     assert abs(found[20:] - (0.4 * 255 + 0.6 * photo[20:])).max() <= 2
 
 
@@ -149,3 +150,31 @@ def test_only_maps_with_a_value_for_each_pixel_end_at_a_percentile() -> None:
     assert colour_range(lone(65), lone(64)) == (0, 9)
     even = spread(0, 1, side=100)
     assert colour_range(even)[1] == pytest.approx(0.99, abs=1e-4)
+
+
+def test_dust_is_saved_smoothed_and_plain_if_told(tmp_path: Path) -> None:
+    answer = given(torch.randn(100, 100, generator=torch.Generator().manual_seed(0)))
+    raw = answer.values[0].numpy().copy()
+    batch = dataclasses.replace(
+        SEEN,
+        x=torch.zeros(1, 3, 100, 100),
+        geometries=(dataclasses.replace(WHOLE, input=(100, 100)),),
+    )
+    for smooth in (True, False):
+        save_png(tmp_path / "map.png", batch, answer, "gray", 1.0, smooth=smooth)
+        span = display_limits(raw, smooth=smooth)
+        assert colour_range(answer, smooth=smooth) == span
+        shown = colour.overlay(PHOTO, drawn(raw, smooth), WHOLE, "gray", 1.0, limits=span)
+        with Image.open(tmp_path / "map.png") as picture:
+            assert picture.tobytes() == shown.tobytes()
+    assert (answer.values[0].numpy() == raw).all(), "a view changes no value"
+    assert colour_range(answer)[1] < colour_range(answer, smooth=False)[1] / 2
+
+
+def test_a_large_constant_part_is_no_part_of_the_colours(tmp_path: Path) -> None:
+    answer = spread(9, 10)
+    assert colour_range(answer) == (9, 10)
+    found = saved(tmp_path, answer, colormap="gray", alpha=1.0)
+    assert (found.min(), found.max()) == (0, 255)
+    faded = saved(tmp_path, answer, alpha=1.0, fade=True)
+    assert abs(faded[0, :5] - np.asarray(PHOTO).astype(int)[0, :5]).max() <= 2

@@ -84,6 +84,20 @@ OPTIONS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_grainy_map_is_drawn_as_it_is_saved(
+    lite0: Explainer, tmp_path: Path, smooth: bool
+) -> None:
+    query = lite0.query(CHELSEA)
+    answer = lite0.explain(query, "saliency")
+    save_png(tmp_path / "saved.png", query.batch, answer, smooth=smooth)
+    exact = answer.overlay(picture=query.batch.pictures[0].image, smooth=smooth)
+    assert np.array_equal(pixels(exact), pixels(Image.open(tmp_path / "saved.png")))
+    assert exact != answer.overlay(picture=query.batch.pictures[0].image, smooth=not smooth)
+    assert "shown smoothed, radius 4 px" in answer._repr_html_()
+    assert "smoothed" not in lite0.explain(query, "gradcam")._repr_html_()
+
+
 def test_each_option_changes_the_picture(cat: Attribution) -> None:
     drawn = [cat.overlay(**options).tobytes() for options in OPTIONS]
     assert len(set(drawn)) == len(drawn)

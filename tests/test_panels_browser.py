@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from core.inputs.preprocessing import Geometry
-from core.views import charts, maps, panels
+from core.views import charts, display, maps, panels
 from dashboard.components import VIEW_JS, Panels
 from dashboard.components.panels import encode
 from dashboard.theme import launch_options
@@ -26,6 +26,8 @@ pytestmark = pytest.mark.browser
 H, W, GRID = 300, 400, 32
 RAW = np.random.default_rng(0).normal(size=(GRID, GRID)).astype(np.float32)
 STEP = float(np.ptp(RAW)) / 65535
+DUST = np.random.default_rng(1).normal(size=(100, 100)).astype(np.float32)
+"""A map that differs from pixel to pixel."""
 PICTURE = Image.fromarray(
     np.indices((H, W)).sum(axis=0).astype(np.uint8)[..., None].repeat(3, axis=2)
 )
@@ -56,6 +58,7 @@ FILLS: dict[str, Callable[[], list[panels.Panel]]] = {
         maps.map_panel(abs(RAW), "small"),
     ],
     "hostile": hostile,
+    "dust": lambda: [overlay("dust", DUST)],
     "failed": lambda: [panels.error_panel("Rollout", "no attention here")],
     "none": lambda: [],
 }
@@ -67,7 +70,8 @@ def url() -> Iterator[str]:
         with gr.Row():
             colormap = gr.Textbox("auto", label="colormap")
             alpha = gr.Number(0.5, label="alpha")
-            fade = gr.Checkbox(True, label="fade")
+            fade = gr.Checkbox(False, label="fade")
+            smooth = gr.Checkbox(True, label="smooth")
             apply = gr.Button("apply")
         with gr.Row():
             buttons = [gr.Button(name) for name in FILLS]
@@ -87,7 +91,7 @@ def url() -> Iterator[str]:
             button.click(fill, outputs=shown)
         late.click(FILLS["one"], outputs=unseen)
         shown.select(hear, outputs=heard)
-        apply.click(None, [colormap, alpha, fade], js=VIEW_JS)
+        apply.click(None, [colormap, alpha, fade, smooth], js=VIEW_JS)
     demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     assert demo.local_url
     yield demo.local_url
@@ -253,6 +257,12 @@ def test_view_holds_for_maps_that_arrive_later(visit: Open, url: str) -> None:
 
 def test_fade_lets_the_picture_through_where_a_signed_map_is_zero(visit: Open, url: str) -> None:
     page = filled(visit(url).page)
+    assert dict(trace(page)["colorscale"])[0.5].endswith(",1)"), "nothing is hidden by default"
+    apply_view(page, "auto", 0.65, True)
+    page.wait_for_function(
+        "document.querySelector('#shown .ts-plot').data[0].colorscale"
+        ".some(([, colour]) => colour.endsWith(',0)'))"
+    )
     stops = dict(trace(page)["colorscale"])
     assert stops[0.5].endswith(",0)")
     assert stops[0].endswith(",1)")
@@ -262,9 +272,61 @@ def test_fade_lets_the_picture_through_where_a_signed_map_is_zero(visit: Open, u
 def test_unknown_colormap_falls_back_to_the_default(visit: Open, url: str) -> None:
     page = filled(visit(url).page)
     before = trace(page)["colorscale"]
-    apply_view(page, "constructor?", 0.9, True)
+    apply_view(page, "constructor?", 0.9, False)
     page.wait_for_function("document.querySelector('#shown .ts-plot').data[0].opacity === 0.9")
     assert trace(page)["colorscale"] == before
+
+
+def cells_drawn(page: Page) -> np.ndarray:
+    """The values that are coloured, as the page holds them."""
+    script = "() => document.querySelector('#shown .ts-plot').data[0].z.map((row) => [...row])"
+    return np.array(page.evaluate(script))
+
+
+def test_a_grainy_map_is_smoothed_until_the_reader_says_otherwise(visit: Open, url: str) -> None:
+    opened = visit(url)
+    page = filled(opened.page, "dust")
+    caption, asked = page.locator("#shown .ts-caption"), len(opened.requests)
+    expect(caption).to_have_text("a caption · shown smoothed, radius 2 px")
+    span = display.display_limits(DUST)
+    means = display.drawn(DUST).clip(*span)
+    assert abs(cells_drawn(page) - means).max() <= (span[1] - span[0]) / 255
+    page.get_by_role("checkbox", name="smooth").set_checked(False)
+    page.get_by_role("button", name="apply").click()
+    expect(caption).to_have_text("a caption")
+    assert abs(cells_drawn(page) - DUST).max() <= np.ptp(DUST) / 65535
+    _, high = display.display_limits(DUST, smooth=False)
+    top = page.evaluate("() => document.querySelector('#shown .ts-plot').data[0].zmax")
+    assert top == pytest.approx(high)
+    bar = page.locator("#shown .cbaxis text, #shown .colorbar text").last
+    expect(bar).to_have_text(f"≥{high:.2g}")
+    page.get_by_role("checkbox", name="smooth").set_checked(True)
+    page.get_by_role("button", name="apply").click()
+    expect(caption).to_have_text("a caption · shown smoothed, radius 2 px")
+    assert [u for u in opened.requests[asked:] if not u.startswith(("data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_hover_and_click_tell_the_raw_value_of_a_smoothed_map(
+    visit: Open, url: str, smooth: bool
+) -> None:
+    page = filled(visit(url).page, "dust")
+    page.get_by_role("checkbox", name="smooth").set_checked(smooth)
+    page.get_by_role("button", name="apply").click()
+    expect(page.locator("#shown .ts-caption")).to_have_text(
+        "a caption" + (" · shown smoothed, radius 2 px" if smooth else "")
+    )
+    x, y = 201, 100  # in cell 50, 33 of a map of cells of 3 x 3 pixels
+    raw = float(DUST[33, 50])
+    page.mouse.move(*spot(page, x - 1, y))
+    page.mouse.move(*spot(page, x, y))
+    expect(page.locator("#shown .hovertext .line").last).to_have_text(re.compile(r"\d"))
+    told = page.locator("#shown .hovertext .line").last.text_content() or ""
+    assert float(told.replace("−", "-")) == pytest.approx(raw, rel=0.005, abs=1e-3)
+    page.mouse.click(*spot(page, x, y))
+    expect(page.get_by_label("heard")).to_have_value(re.compile("panel=0"))
+    value = float(page.get_by_label("heard").input_value().split()[2].removeprefix("value="))
+    assert value == pytest.approx(raw, abs=1e-3)
 
 
 def test_zoom_survives_an_update(visit: Open, url: str) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from core.errors import TimmscopeError, UnknownNameError
 from core.inputs.preprocessing import Geometry
-from core.views import charts, colour, maps, panels
+from core.views import charts, colour, display, maps, panels
 
 RNG = np.random.default_rng(0)
 MAPS = {
@@ -166,6 +166,168 @@ def test_colours_beyond_the_range_saturate() -> None:
     assert drawn.tolist() == [0, 0, 255, 255]
     with pytest.raises(TimmscopeError, match="colour range 1 to 1 is empty"):
         colour.colourise([[0]], "gray", (1, 1))
+
+
+# What makes a map readable
+
+SIDE = 100
+DUST = RNG.normal(size=(SIDE, SIDE))
+"""A value for each pixel that says nothing about the next one, like a gradient."""
+RAMP = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)
+"""A value for each pixel that changes slowly."""
+
+
+def with_one(values: np.ndarray, extreme: float) -> np.ndarray:
+    """The map with one extreme pixel."""
+    changed = values.copy()
+    changed[30, 40] = extreme
+    return changed
+
+
+@pytest.mark.parametrize("extreme", [1e4, -1e4])
+@pytest.mark.parametrize("values", [DUST, abs(DUST), RAMP, 3 + RAMP, RAMP - 0.5], ids=range(5))
+@pytest.mark.parametrize("smooth", [False, True])
+def test_one_extreme_pixel_hardly_moves_the_range(
+    values: np.ndarray, extreme: float, smooth: bool
+) -> None:
+    if not colour.is_signed(values):
+        extreme = abs(extreme)  # the other sign would make it a signed map
+    found = display.display_limits(with_one(values, extreme), smooth=smooth)
+    assert found == pytest.approx(display.display_limits(values, smooth=smooth), rel=0.02)
+
+
+@pytest.mark.parametrize("floor", [1.0, 9.7])
+@pytest.mark.parametrize("side", [7, SIDE])
+def test_colours_start_at_the_lowest_value_of_a_map_with_a_large_constant_part(
+    floor: float, side: int
+) -> None:
+    values = floor + np.linspace(0, 1, side * side).reshape(side, side)
+    low, high = display.display_limits(values)
+    assert (low, high) == pytest.approx((floor, floor + 1), abs=0.011)
+    shown = colour.colourise(values, "gray", (low, high))[..., 0]
+    assert (shown.min(), shown.max()) == (0, 255)
+    assert display.display_limits(-values) == (-high, -low)
+    assert not colour.is_diverging((-high, -low))
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1, 0.2])
+@pytest.mark.parametrize("side", [7, SIDE])
+def test_colours_start_at_zero_where_the_lowest_value_is_near_it(floor: float, side: int) -> None:
+    values = np.linspace(floor, 1, side * side).reshape(side, side)
+    assert display.display_limits(values) == (0, pytest.approx(1, abs=0.011))
+    assert display.display_limits(-values) == pytest.approx((-1, 1), abs=0.011)
+
+
+@MAP
+def test_the_range_of_a_map_with_both_signs_is_symmetric(values: np.ndarray) -> None:
+    low, high = display.display_limits(values)
+    assert low < high
+    if values.min() < 0 < values.max():
+        assert low == -high
+
+
+@pytest.mark.parametrize("value", [2.5, -2.5, 0.0, 1e-30, 1e30])
+@pytest.mark.parametrize("shape", [(4, 4), (SIDE, SIDE)])
+def test_a_constant_map_has_a_range(value: float, shape: tuple[int, int]) -> None:
+    values = np.full(shape, value)
+    low, high = display.display_limits(values)
+    assert low < high
+    assert low == (-high if value < 0 else 0)
+    assert (display.drawn(values) == values.astype(np.float32)).all()
+    panel = maps.overlay_panel(GREY, values, WHOLE)
+    assert panel["smoothing"] is None
+    assert valid(panel)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_no_range_is_made_of_what_is_no_number(bad: float) -> None:
+    for show in (display.display_limits, display.drawn, display.smoothing_text):
+        with pytest.raises(TimmscopeError, match="1 of the map's 10000 values are not finite"):
+            show(with_one(DUST, bad))
+
+
+def test_maps_that_share_a_range_start_at_zero_if_one_is_far_below_another() -> None:
+    assert display.display_limits([[3.0, 4.0]], [[3.5, 5.0]]) == (3, 5)
+    assert display.display_limits([[3.0, 4.0]], [[30.0, 50.0]]) == (0, 50)
+    assert display.display_limits([[3.0, 4.0]], [[-1.0, 2.0]]) == (-4, 4)
+    assert display.display_limits([[3.0, 4.0]], [[-6.0, -5.0]]) == (-6, 6)
+
+
+@pytest.mark.parametrize("extreme", [1e4, -1e4])
+def test_both_signs_are_seen_beside_one_extreme_pixel(extreme: float) -> None:
+    values = with_one(np.repeat([[-1.0] * 50 + [1.0] * 50], SIDE, axis=0), extreme)
+    span = display.display_limits(values)
+    shown = colour.colourise(display.drawn(values), "RdBu", span).astype(int)
+    against, favour = shown[80, 10], shown[80, 90]
+    assert against[2] > against[0] + 60
+    assert favour[0] > favour[2] + 60
+
+
+def test_dust_is_smoothed_and_what_is_smooth_is_left_alone() -> None:
+    assert display.smoothing_radius(DUST) == round(display.SHARE * SIDE) == 2
+    assert display.smoothing_radius(np.tile(DUST, (3, 3))) == 6
+    tiles = RNG.normal(size=(10, 10)).repeat(10, 0).repeat(10, 1)
+    coarse = colour.finite(Image.fromarray(DUST[:7, :7]).resize((SIDE, SIDE)))
+    for kept in (DUST[:64, :64], RAMP, 3 + RAMP, tiles, coarse, np.zeros((SIDE, SIDE))):
+        assert display.smoothing_radius(kept) == 0
+        assert (display.drawn(kept) == kept.astype(np.float32)).all()
+    assert (display.drawn(DUST, smooth=False) == DUST.astype(np.float32)).all()
+
+
+def test_smoothing_averages_over_the_radius_it_states() -> None:
+    at = np.arange(SIDE) - 40
+    bell = np.exp(-(at**2) / (2 * display.smoothing_radius(DUST) ** 2))
+    weights = np.outer(np.exp(-((np.arange(SIDE) - 30) ** 2) / (2 * 2**2)), bell)
+    expected = float((weights * DUST).sum() / weights.sum())
+    assert display.drawn(DUST)[30, 40] == pytest.approx(expected, abs=1e-3)
+    assert display.drawn(DUST).mean() == pytest.approx(DUST.mean(), abs=0.01)
+
+
+def test_a_smoothed_panel_says_so_and_holds_the_raw_values() -> None:
+    panel = maps.overlay_panel(GREY, DUST, WHOLE, caption="0.3 s")
+    assert panel["caption"] == "0.3 s · shown smoothed, radius 2 px"
+    (trace,) = panel["figure"]["data"]
+    step = float(np.ptp(DUST)) / 65535
+    assert abs(maps.unpack(trace["z"]) - DUST).max() <= step
+    assert "%{customdata:" in trace["hovertemplate"]
+    assert (trace["zmin"], trace["zmax"]) == display.display_limits(DUST)
+    smoothing = panel["smoothing"]
+    assert smoothing is not None
+    assert smoothing["caption"] == "0.3 s"
+    means = display.drawn(DUST).clip(trace["zmin"], trace["zmax"])
+    shown = maps.unpack(maps.pack(means, "u1"))
+    assert smoothing["z"] == maps.pack(means, "u1")
+    assert abs(shown - means).max() <= np.ptp(means) / 255
+    plainly = smoothing["unsmoothed"]
+    assert (plainly["zmin"], plainly["zmax"]) == display.display_limits(DUST, smooth=False)
+    assert plainly["zmax"] > 2 * trace["zmax"]
+    assert valid(panel)
+
+
+def test_panels_of_squares_and_of_smooth_maps_are_not_smoothed() -> None:
+    squares = maps.overlay_panel(GREY, DUST, WHOLE, smooth=False)
+    for panel in (squares, maps.overlay_panel(GREY, RAMP, WHOLE), maps.map_panel(DUST)):
+        assert (panel["smoothing"], panel["caption"]) == (None, "")
+        assert "%{z:" in panel["figure"]["data"][0]["hovertemplate"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        (MAPS["constant"], ["0", "1.2", "2.5"]),
+        (9.7 + RAMP, ["≤9.71", "10.2", "≥10.7"]),
+        (with_one(np.sign(RAMP - 0.5), 50.0), ["-1", "0", "≥1"]),
+        (with_one(np.sign(RAMP - 0.5), -50.0), ["≤-1", "0", "1"]),
+        (RAMP, ["0", "0.5", "≥0.99"]),
+    ],
+    ids=["all within", "offset", "above", "below", "from zero"],
+)
+def test_the_colour_bar_tells_raw_values_and_where_the_map_goes_beyond(
+    values: np.ndarray, ticks: list[str]
+) -> None:
+    (trace,) = maps.overlay_panel(GREY, values, WHOLE)["figure"]["data"]
+    assert trace["colorbar"]["ticktext"] == ticks
+    assert trace["colorbar"]["tickvals"][::2] == [trace["zmin"], trace["zmax"]]
 
 
 # Overlay

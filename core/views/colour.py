@@ -1,8 +1,9 @@
 """Colours of maps: colormaps, colour ranges, and overlays on a picture.
 
 A map with positive and negative values gets a diverging colormap centred on zero, so that one
-colour always means "for the target" and the other "against the target". A map without negative
-values gets a sequential colormap that starts at zero. The values themselves are never rescaled.
+colour always means "for the target" and the other "against the target". A map of one sign gets a
+sequential colormap. Which range of values has the colours says `core.views.display`. The values
+themselves are never rescaled.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ Rgb = tuple[int, int, int]
 Kind = Literal["sequential", "diverging"]
 Limits = tuple[float, float]
 
-FINE = 64 * 64
-"""A map of more cells than this is taken to have a value for each pixel."""
 ROUNDING = 1e-6
 """A negative value below this share of the largest magnitude counts as rounding error."""
 
@@ -141,7 +140,8 @@ def lut(name: str) -> NDArray[np.uint8]:
 def opacity(signed: bool, position: NDArray[np.floating]) -> NDArray[np.floating]:
     """Opacity from 0 to 1 of positions in the colour range when weak values are hidden.
 
-    It is 0 at the value zero and 1 at the ends of the range.
+    It is 1 at the ends of the range and 0 at the value zero, or at the start of a range in which
+    zero does not lie.
 
     Args:
         signed: whether the range is symmetric around zero.
@@ -259,21 +259,13 @@ def limits(values: ArrayLike, *, signed: bool | None = None, percentile: float =
     return (-top if signed else 0.0, top)
 
 
-def shared_limits(*maps: ArrayLike) -> Limits:
-    """The colour range in which one map is drawn, or several maps together.
+def is_diverging(limits: Limits) -> bool:
+    """Whether zero lies within a colour range; then it has the middle colour.
 
-    A map with a value for each pixel has few extreme ones, beside which all others would look
-    alike: its colours end at the 99th percentile, and what lies beyond has the last colour.
-    A map of zeros has no say in a range that it shares.
-
-    >>> shared_limits([[0.0, 1.0]], [[-3.0, 2.0]])
-    (-3.0, 3.0)
+    >>> is_diverging((-1.0, 1.0)), is_diverging((0.0, 1.0)), is_diverging((3.0, 4.0))
+    (True, False, False)
     """
-    arrays = [finite(values) for values in maps]
-    drawn = [values for values in arrays if values.any()] or arrays
-    ends = [limits(values, percentile=99 if values.size > FINE else 100) for values in drawn]
-    top = max(hi for _, hi in ends)
-    return (-top if any(lo < 0 for lo, _ in ends) else 0.0), top
+    return limits[0] < 0 < limits[1]
 
 
 def _positions(values: ArrayLike, limits: Limits) -> NDArray[np.float64]:
@@ -292,7 +284,7 @@ def colourise(values: ArrayLike, colormap: str, limits: Limits) -> NDArray[np.ui
     [[[0, 0, 0], [128, 128, 128], [255, 255, 255]]]
     """
     row = (_positions(values, limits) * 255).round().astype(np.uint8)
-    colours: NDArray[np.uint8] = _table(colormap, signed=limits[0] < 0)[row]
+    colours: NDArray[np.uint8] = _table(colormap, signed=is_diverging(limits))[row]
     return colours
 
 
@@ -335,7 +327,7 @@ def overlay(
     """
     array = finite(values)
     span = _given_or_own(limits, array)
-    name = default_colormap(signed=span[0] < 0) if colormap == "auto" else colormap
+    name = default_colormap(signed=is_diverging(span)) if colormap == "auto" else colormap
     scale = min(1.0, side / max(picture.size))
     canvas = picture.convert("RGB").resize(
         (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))),
@@ -361,7 +353,7 @@ def _given_or_own(given: Limits | None, values: NDArray[np.float32]) -> Limits:
 def _mask(values: NDArray[np.float32], limits: Limits, alpha: float, fade: bool) -> Image.Image:
     shown: NDArray[np.floating] = np.ones(values.shape)
     if fade:
-        shown = opacity(limits[0] < 0, _positions(values, limits))
+        shown = opacity(is_diverging(limits), _positions(values, limits))
     return Image.fromarray((shown * alpha * 255).round().clip(0, 255).astype(np.uint8))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -16,26 +17,38 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from core.errors import TimmscopeError
-from core.views.colour import Limits, MapGeometry, default_colormap, finite, stops_json
-from core.views.colour import limits as own_limits
-from core.views.panels import Json, Panel, layout_of, panel, plain
+from core.views.colour import (
+    ROUNDING,
+    Limits,
+    MapGeometry,
+    default_colormap,
+    finite,
+    is_diverging,
+    stops_json,
+)
+from core.views.display import display_limits, drawn, smoothing_text
+from core.views.panels import Json, Panel, Smoothing, layout_of, panel, plain
 
-MAX_STEP = 65535
-"""Largest unsigned 16-bit integer."""
+MAX_STEP = {"u1": 255, "u2": 65535}
+"""The largest unsigned integer of one and of two bytes."""
 
 
 class Packed(TypedDict):
-    """An array as base64 of little-endian unsigned 16-bit steps between `lo` and `hi`."""
+    """An array as base64 of little-endian unsigned steps, one or two bytes, from `lo` to `hi`."""
 
     bdata: str
-    dtype: Literal["u2"]
+    dtype: Literal["u1", "u2"]
     shape: list[int]
     lo: float
     hi: float
 
 
-def pack(values: ArrayLike) -> Packed:
+def pack(values: ArrayLike, dtype: Literal["u1", "u2"] = "u2") -> Packed:
     """Packs values as 16-bit integers, about a tenth of the size of text, within half a step.
+
+    Args:
+        values: an array of any shape.
+        dtype: "u1" for 8-bit integers: as many steps as a colormap has colours.
 
     Raises:
         TimmscopeError: a value is not finite.
@@ -46,10 +59,10 @@ def pack(values: ArrayLike) -> Packed:
     """
     array = finite(values).astype(np.float64)
     lo, hi = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-    steps = ((array - lo) / ((hi - lo) or 1.0) * MAX_STEP).round().astype("<u2")
+    steps = ((array - lo) / ((hi - lo) or 1.0) * MAX_STEP[dtype]).round().astype(f"<{dtype}")
     return {
         "bdata": base64.b64encode(steps.tobytes()).decode("ascii"),
-        "dtype": "u2",
+        "dtype": dtype,
         "shape": list(array.shape),
         "lo": lo,
         "hi": hi,
@@ -62,9 +75,9 @@ def unpack(packed: Packed) -> NDArray[np.float32]:
     >>> unpack(pack([[0.0, 4.0]])).tolist()
     [[0.0, 4.0]]
     """
-    steps = np.frombuffer(base64.b64decode(packed["bdata"]), "<u2").reshape(packed["shape"])
-    lo, hi = packed["lo"], packed["hi"]
-    return (lo + steps * ((hi - lo) / MAX_STEP)).astype(np.float32)
+    dtype, lo, hi = packed["dtype"], packed["lo"], packed["hi"]
+    steps = np.frombuffer(base64.b64decode(packed["bdata"]), f"<{dtype}").reshape(packed["shape"])
+    return (lo + steps * ((hi - lo) / MAX_STEP[dtype])).astype(np.float32)
 
 
 def picture_uri(picture: Image.Image, side: int = 1024) -> str:
@@ -87,6 +100,7 @@ def overlay_panel(
     title: str = "",
     caption: str = "",
     limits: Limits | None = None,
+    unsmoothed: Limits | None = None,
     unit: str = "",
     smooth: bool = True,
     colorbar: bool = True,
@@ -94,32 +108,54 @@ def overlay_panel(
 ) -> Panel:
     """A map drawn over the part of the picture that the model's input shows.
 
+    A grainy map is drawn smoothed, and the caption says so; the reader may see it as it is, and
+    hovering tells its own values in both cases. See `core.views.display`.
+
     Args:
         picture: the picture, or its `picture_uri`.
         values: (h, w) on any grid over the geometry's box.
         geometry: the position of the box; it is outlined if it is not the whole picture.
         title: title of the panel.
         caption: text below the title, one or two sentences.
-        limits: colour range, for maps that share one; None uses that of the map.
+        limits: colour range of what is drawn; None uses that of the map.
+        unsmoothed: colour range while a grainy map is not smoothed; None uses `limits`, or that of
+            the map.
         unit: unit of the values, shown at the colour bar.
-        smooth: whether to interpolate between values; otherwise each cell is a uniform square.
+        smooth: whether to interpolate between values, and to smooth a grainy map; otherwise each
+            cell is a uniform square.
         colorbar: whether to show a colour bar.
         segments: (h, w) labels of the map's segments, whose borders are drawn.
 
     Raises:
         TimmscopeError: a value is not finite, or the values are not a single map.
     """
+    array = _one_map(values)
     height, width = geometry.picture
     uri = picture if isinstance(picture, str) else picture_uri(picture)
-    trace, signed, span = _heatmap(values, geometry.box, limits, smooth)
+    span = limits or display_limits(array, smooth=smooth)
+    trace, signed = _heatmap(array, geometry.box, span, smooth)
     margin = {"l": 0, "r": 0, "t": 0, "b": 38 if colorbar else 0}
-    trace |= {"colorbar": _colorbar(span, unit)} if colorbar else {"showscale": False}
+    trace |= _colours(array, span, unit, colorbar)
     layout = layout_of(margin) | _frame(width, height)
     layout["uirevision"] = hashlib.blake2s(uri.encode(), digest_size=8).hexdigest()
     layout["images"] = [_background(uri, width, height)]
     layout["shapes"] = _borders(segments, geometry.box) if segments is not None else []
     layout["shapes"] += [] if geometry.whole else _outline(geometry.box)
-    return panel(title, caption, [trace], layout, map=True, signed=signed, aspect=height / width)
+    shown = panel(title, caption, [trace], layout, map=True, signed=signed, aspect=height / width)
+    if smooth and (told := smoothing_text(array)):
+        plainly = unsmoothed or limits or display_limits(array, smooth=False)
+        bare = _colours(array, plainly, unit, colorbar)
+        _smooth(shown, told, pack(drawn(array).clip(*span), "u1"), bare)
+    return shown
+
+
+def _smooth(shown: Panel, told: str, means: Packed, bare: Json) -> None:
+    """Let a panel show local means, while hovering tells the values of the map."""
+    smoothing: Smoothing = {"z": means, "caption": shown["caption"], "unsmoothed": bare}
+    shown["smoothing"] = smoothing
+    shown["caption"] = " · ".join(filter(None, [shown["caption"], told]))
+    (trace,) = shown["figure"]["data"]
+    trace["hovertemplate"] = trace["hovertemplate"].replace("%{z:", "%{customdata:")
 
 
 def picture_panel(picture: Image.Image, *, title: str = "", caption: str = "") -> Panel:
@@ -159,10 +195,11 @@ def map_panel(
     """
     array = _one_map(values)
     height, width = array.shape
-    trace, signed, _ = _heatmap(array, (0, 0, width, height), limits, smooth)
+    span = limits or display_limits(array, smooth=False)
+    trace, signed = _heatmap(array, (0, 0, width, height), span, smooth)
     layout = layout_of({"l": 0, "r": 0, "t": 0, "b": 0}) | _frame(width, height)
     layout |= {"dragmode": False, "uirevision": f"{width}x{height}"}
-    trace["showscale"] = False
+    trace |= _colours(array, span, "", colorbar=False)
     return panel(title, caption, [trace], layout, map=True, signed=signed, aspect=height / width)
 
 
@@ -195,11 +232,9 @@ def _one_map(values: ArrayLike) -> NDArray[np.float32]:
 
 
 def _heatmap(
-    values: ArrayLike, box: tuple[float, float, float, float], limits: Limits | None, smooth: bool
-) -> tuple[Json, bool, Limits]:
-    array = _one_map(values)
-    span = limits or own_limits(array)
-    signed = span[0] < 0
+    array: NDArray[np.float32], box: tuple[float, float, float, float], span: Limits, smooth: bool
+) -> tuple[Json, bool]:
+    signed = is_diverging(span)
     left, top, right, bottom = box
     dx, dy = (right - left) / array.shape[1], (bottom - top) / array.shape[0]
     trace = {
@@ -209,13 +244,11 @@ def _heatmap(
         "dx": dx,
         "y0": top - 0.5 + dy / 2,
         "dy": dy,
-        "zmin": span[0],
-        "zmax": span[1],
         "colorscale": stops_json(default_colormap(signed), signed=signed),
         "zsmooth": _smoothing(array.shape) if smooth else False,
         "hovertemplate": "x %{x:.0f}, y %{y:.0f}<br><b>%{z:.3~g}</b><extra></extra>",
     }
-    return trace, signed, span
+    return trace, signed
 
 
 def _smoothing(shape: tuple[int, ...]) -> str:
@@ -223,26 +256,56 @@ def _smoothing(shape: tuple[int, ...]) -> str:
     return "best" if max(shape) < 64 else "fast"
 
 
-def _colorbar(span: Limits, unit: str) -> Json:
+def _colours(array: NDArray[np.float32], span: Limits, unit: str, colorbar: bool) -> Json:
+    """The range of colours of a trace, with a colour bar that tells the values at its ends."""
+    ends: Json = {"zmin": span[0], "zmax": span[1]}
+    if not colorbar:
+        return ends | {"showscale": False}
+    return ends | {"colorbar": _BAR | _ticks(array, span, unit)}
+
+
+_BAR: Json = {
+    "orientation": "h",
+    "x": 0.5,
+    "y": 0,
+    "xanchor": "center",
+    "yanchor": "top",
+    "len": 1,
+    "thickness": 7,
+    "xpad": 20,
+    "ypad": 8,
+    "outlinewidth": 0,
+    "ticklabeloverflow": "allow",
+    "tickfont": {"size": 10},
+    "ticks": "",
+}
+
+
+def _ticks(array: NDArray[np.float32], span: Limits, unit: str) -> Json:
+    """The values at both ends and in the middle; "≤" and "≥" where the map goes beyond."""
     low, high = span
-    ticks = [low, (low + high) / 2, high]
+    middle, slack = (low + high) / 2, ROUNDING * max(abs(low), abs(high))
+    digits = significant_digits(span)
+    below = "≤" if float(array.min()) < low - slack else ""
+    above = "≥" if float(array.max()) > high + slack else ""
     return {
-        "orientation": "h",
-        "x": 0.5,
-        "y": 0,
-        "xanchor": "center",
-        "yanchor": "top",
-        "len": 1,
-        "thickness": 7,
-        "xpad": 20,
-        "ypad": 8,
-        "outlinewidth": 0,
-        "tickvals": ticks,
-        "ticktext": [f"{low:.2g}", f"{ticks[1]:.2g} {plain(unit)}".strip(), f"{high:.2g}"],
-        "ticklabeloverflow": "allow",
-        "tickfont": {"size": 10},
-        "ticks": "",
+        "tickvals": [low, middle, high],
+        "ticktext": [
+            f"{below}{low:.{digits}g}",
+            f"{middle:.{digits}g} {plain(unit)}".strip(),
+            f"{above}{high:.{digits}g}",
+        ],
     }
+
+
+def significant_digits(span: Limits) -> int:
+    """How many digits tell the ends of a range and its middle apart; at least two.
+
+    >>> significant_digits((0.0, 1.0)), significant_digits((9.7, 10.2))
+    (2, 3)
+    """
+    low, high = span
+    return 2 + max(0, math.floor(math.log10(max(abs(low), abs(high)) / (high - low))))
 
 
 def _outline(box: tuple[float, float, float, float]) -> list[Json]:

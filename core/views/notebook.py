@@ -19,8 +19,9 @@ from PIL import Image
 from core.errors import TimmscopeError
 from core.result import Result, in_short, shown_fields
 from core.types import Attribution, Comparison, Prediction, Score, ShownPicture
-from core.views.colour import Limits, colourise, default_colormap, finite, shared_limits
+from core.views.colour import Limits, colourise, default_colormap, finite, is_diverging
 from core.views.colour import overlay as drawn_over
+from core.views.display import display_limits, drawn, smoothing_text
 from core.views.panels import plain
 
 MOST = 8
@@ -57,6 +58,7 @@ def overlay(
     size: int | None = None,
     picture: Image.Image | None = None,
     limits: Limits | None = None,
+    smooth: bool = True,
 ) -> Image.Image:
     """A map over its picture, in the colours of the page and of saved files.
 
@@ -71,6 +73,7 @@ def overlay(
         picture: the picture itself, to be drawn on instead of the copy that the attribution keeps;
             it must be upright, as it was when it was explained.
         limits: colour range; None for that of the map.
+        smooth: whether a grainy map is drawn smoothed; see `core.views.display`.
 
     Returns:
         An RGB picture with the proportions of the original. The part that the model saw is outlined
@@ -97,12 +100,12 @@ def overlay(
     box = left * across, top * down, right * across, bottom * down
     return drawn_over(
         ground,
-        attribution[which].upsampled(shown.input)[0].numpy(),
+        drawn(attribution[which].upsampled(shown.input)[0].numpy(), smooth),
         Placed((ground.height, ground.width), box, shown.whole),
         colormap,
         alpha,
         fade,
-        limits=limits or shared_limits(attribution.values[which].numpy()),
+        limits=limits or display_limits(attribution.values[which].numpy(), smooth=smooth),
         side=max(ground.size),
     )
 
@@ -121,7 +124,7 @@ def overlays(
     results = comparison.results
     if shared and results:
         maps = (one.values[_checked(one, image)].numpy() for one in results.values())
-        options["limits"] = shared_limits(*maps)
+        options["limits"] = display_limits(*maps, smooth=options.get("smooth", True))
     return {name: overlay(one, image, **options) for name, one in results.items()}
 
 
@@ -228,8 +231,15 @@ def _lines(result: Attribution, image: int) -> list[tuple[str, str]]:
         ("score", f"{float(result.score[image]):.4g}"),
         ("method", result.method),
         ("layer", result.layer or ""),
+        ("map", _smoothing(result, image)),
     ]
     return [(name, value) for name, value in lines if value]
+
+
+def _smoothing(result: Attribution, image: int) -> str:
+    """How the map is smoothed; empty if it is not, or cannot be drawn."""
+    values = result.values[image]
+    return smoothing_text(values.numpy()) if bool(values.isfinite().all()) else ""
 
 
 def _card(result: Attribution, image: int, lines: Iterable[tuple[str, str]]) -> str:
@@ -252,8 +262,8 @@ def _small(result: Attribution, image: int) -> Image.Image:
         longest = max(result.pictures[image].picture)
         return overlay(result, image, size=min(SMALL, longest) if longest > SMALL else None)
     values = finite(result.values[image].numpy())
-    limits = shared_limits(values)
-    coloured = colourise(values, default_colormap(signed=limits[0] < 0), limits)
+    limits = display_limits(values)
+    coloured = colourise(drawn(values), default_colormap(signed=is_diverging(limits)), limits)
     scale = SMALL / max(values.shape)
     size = max(1, round(values.shape[1] * scale)), max(1, round(values.shape[0] * scale))
     return Image.fromarray(coloured).resize(size, Image.Resampling.BILINEAR)

@@ -17,6 +17,21 @@ Tone = Literal["", "error", "good", "doubtful", "bad", "unasked"]
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', sans-serif"
 
 
+class Smoothing(TypedDict):
+    """How a map that is drawn smoothed looks, and how it looks as it is.
+
+    Attributes:
+        z: local means of the map, packed, that are drawn instead of its values.
+        unsmoothed: what replaces parts of the trace while the map is drawn as it is: its range of
+            colours and its colour bar.
+        caption: the caption while the map is drawn as it is.
+    """
+
+    z: Mapping[str, Any]
+    unsmoothed: Json
+    caption: str
+
+
 class Panel(TypedDict):
     """One card of results.
 
@@ -29,6 +44,7 @@ class Panel(TypedDict):
             "unasked" (not tested) for the result of a test; "" for other cards.
         map: whether the figure is a map whose colours can be changed on the page.
         signed: whether the map has positive and negative values.
+        smoothing: of a map that is drawn smoothed; None for other figures.
         aspect: height divided by width of the plotting area; 0 if `height` is given.
         height: height of the figure in CSS pixels; 0 if `aspect` is given.
         margin: total width and total height of the margins of the figure, in CSS pixels.
@@ -40,6 +56,7 @@ class Panel(TypedDict):
     tone: Tone
     map: bool
     signed: bool
+    smoothing: Smoothing | None
     aspect: float
     height: int
     margin: tuple[int, int]
@@ -82,6 +99,7 @@ def panel(
         "tone": "",
         "map": map,
         "signed": signed,
+        "smoothing": None,
         "aspect": aspect,
         "height": height,
         "margin": (margin["l"] + margin["r"], margin["t"] + margin["b"]),

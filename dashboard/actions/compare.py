@@ -13,6 +13,7 @@ from core.methods.configuration import label_of
 from core.registry import key_of
 from core.types import Comparison
 from core.views.charts import matrix_panel
+from core.views.colour import Limits
 from core.views.maps import overlay_panel, picture_uri
 from core.views.panels import Panel, empty_panel, error_panel
 from dashboard.actions.formatting import cost_text, extras_text
@@ -26,6 +27,7 @@ from dashboard.actions.question import (
 )
 from dashboard.state import Service
 
+Ranges = tuple[Limits, Limits]
 COST_HEADERS = ["Method", "Forward passes", "Backward passes", "Time (ms)", "Notes"]
 
 
@@ -99,29 +101,31 @@ def _cards(
     resolved: ResolvedQuestion, comparison: Comparison, keys: list[str], uri: str, shared: bool
 ) -> list[Panel]:
     results = comparison.results
-    limits = colour_range(*results.values()) if shared and results else None
+    ranges = _ranges(*results.values()) if shared and results else None
     return [
-        _map_card(resolved, key, results[key], uri, limits or colour_range(results[key]))
+        _map_card(resolved, results[key], uri, label_of(key), ranges or _ranges(results[key]))
         if key in results
         else error_panel(label_of(key), comparison.errors[key])
         for key in keys
     ]
 
 
+def _ranges(*found: Attribution) -> Ranges:
+    """The ranges of colours of maps that share them: drawn smoothed, and as they are."""
+    return colour_range(*found), colour_range(*found, smooth=False)
+
+
 def _map_card(
-    resolved: ResolvedQuestion,
-    key: str,
-    found: Attribution,
-    uri: str,
-    limits: tuple[float, float],
+    resolved: ResolvedQuestion, found: Attribution, uri: str, title: str, ranges: Ranges
 ) -> Panel:
     return overlay_panel(
         uri,
         map_on_input(resolved.batch, found),
         resolved.batch.geometries[0],
-        title=label_of(key),
+        title=title,
         caption=cost_text(found.cost),
-        limits=limits,
+        limits=ranges[0],
+        unsmoothed=ranges[1],
     )
 
 

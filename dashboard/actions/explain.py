@@ -148,6 +148,7 @@ def _overlay(resolved: ResolvedQuestion, found: Attribution) -> Panel:
         title=f"{METHODS[found.method].label}: why {resolved.target_name}",
         caption=_caption(resolved, found),
         limits=colour_range(found),
+        unsmoothed=colour_range(found, smooth=False),
         unit=resolved.target.unit if adds_up else "",
         segments=None if segments is None else segments[0].numpy(),
     )

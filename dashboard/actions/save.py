@@ -27,6 +27,7 @@ class SaveRequest:
         colormap: of the picture; see `core.views.colour`.
         alpha: opacity of the map, 0 to 1.
         fade: whether the picture shows where the map is near zero.
+        smooth: whether a map that differs from pixel to pixel is smoothed in the picture.
     """
 
     explanation: ExplainRequest | None
@@ -34,6 +35,7 @@ class SaveRequest:
     colormap: str = "auto"
     alpha: float = 1.0
     fade: bool = False
+    smooth: bool = True
 
 
 def save(service: Service, request: SaveRequest, on_progress: OnProgress | None = None) -> str:
@@ -52,7 +54,8 @@ def save(service: Service, request: SaveRequest, on_progress: OnProgress | None 
     stem = Path(str(explanation.question.picture)).stem[:40]
     path = service.files.new_folder() / f"{stem}.{explanation.method}.{request.kind}"
     if request.kind == "png":
-        save_png(path, resolved.batch, found, request.colormap, request.alpha, request.fade)
+        look = (request.colormap, request.alpha, request.fade)
+        save_png(path, resolved.batch, found, *look, smooth=request.smooth)
     elif request.kind == "npz":
         save_npz(path, resolved.batch, found)
     else:

@@ -1,6 +1,6 @@
 // Draws panels (see core/views/panels.py) as cards with one Plotly figure each.
 //
-// The page's view (colormap, opacity, fading) lives here and never asks the server: a change restyles
+// The page's view (colormap, opacity, fading, smoothing) lives here and never asks the server: a change restyles
 // every map on the page, and maps that arrive later take it too. Text reaches the page through
 // textContent only. A card draws when it comes near the viewport, so that hidden tabs and long
 // grids cost nothing until they are looked at.
@@ -18,11 +18,14 @@
 
   // ------------------------------------------------------------------ values and colours
 
-  function unpack({ bdata, shape: [height, width], lo, hi }) {
+  function unpack({ bdata, dtype, shape: [height, width], lo, hi }) {
     const bytes = Uint8Array.from(atob(bdata), (c) => c.charCodeAt(0));
     const view = new DataView(bytes.buffer);
-    const step = (hi - lo) / 65535;
-    const values = Float32Array.from({ length: height * width }, (_, i) => lo + view.getUint16(2 * i, true) * step);
+    const wide = dtype === "u2";
+    const step = (hi - lo) / (wide ? 65535 : 255);
+    const values = Float32Array.from({ length: height * width }, (_, i) => (
+      lo + (wide ? view.getUint16(2 * i, true) : bytes[i]) * step
+    ));
     return Array.from({ length: height }, (_, row) => values.subarray(row * width, (row + 1) * width));
   }
 
@@ -33,6 +36,13 @@
     const stops = (colormaps[colormap] ?? colormaps.auto)[panel.signed ? "signed" : "unsigned"];
     const colorscale = stops.map(([at, [r, g, b], a]) => [at, `rgba(${r},${g},${b},${over && fade ? a : 1})`]);
     return { opacity: over ? Number(alpha) : 1, colorscale };
+  }
+
+  // A smoothed map shows local means; its own values are told in both cases.
+  function ofMap(trace, { smoothing }, smooth) {
+    const z = unpack(trace.z);
+    if (!smoothing) return { ...trace, z };
+    return { ...trace, ...(smooth ? { z: unpack(smoothing.z) } : { ...smoothing.unsmoothed, z }), customdata: z };
   }
 
   // ------------------------------------------------------------------ one card
@@ -52,9 +62,7 @@
 
     set(panel) {
       this.panel = panel;
-      this.title.textContent = panel.title;
-      this.caption.textContent = panel.caption;
-      this.figure.setAttribute("aria-label", [panel.title, panel.caption].filter(Boolean).join(". "));
+      this.describe();
       this.figure.dataset.tone = panel.tone;
       this.figure.dataset.kind = panel.figure.data.length ? (panel.map ? "map" : "chart") : "note";
       this.stale = true;
@@ -66,6 +74,19 @@
       const room = aspect ? `calc((100cqw - ${across}px) * ${aspect} + ${down}px)` : `${height}px`;
       this.plot.style.setProperty("--ts-room", room);
       if (this.near) this.show();
+    }
+
+    // Whether this map is to be drawn smoothed; what is never smoothed has nothing to switch.
+    get smooth() {
+      return Boolean(this.panel.smoothing) && timmscope.state.smooth !== false;
+    }
+
+    describe() {
+      const { title, caption, smoothing } = this.panel;
+      const told = smoothing && !this.smooth ? smoothing.caption : caption;
+      this.title.textContent = title;
+      this.caption.textContent = told;
+      this.figure.setAttribute("aria-label", [title, told].filter(Boolean).join(". "));
     }
 
     show() {
@@ -100,7 +121,10 @@
       const { data, layout } = this.panel.figure;
       const fresh = !this.drawn;
       const shown = look(this.panel);
-      const traces = this.panel.map ? data.map((t) => ({ ...t, ...shown, z: unpack(t.z) })) : data;
+      this.smoothed = this.smooth;
+      this.describe();
+      const traces = this.panel.map
+        ? data.map((t) => ({ ...ofMap(t, this.panel, this.smoothed), ...shown })) : data;
       window.Plotly.react(this.plot, traces, { ...layout, ...this.size(), ...this.touch(layout) }, this.config());
       this.shown = JSON.stringify(shown);
       if (fresh) this.plot.on("plotly_click", (event) => this.click(event));
@@ -124,6 +148,10 @@
 
     restyle() {
       if (!this.drawn || this.stale || !this.panel.map) return;
+      if (this.smooth !== this.smoothed) {
+        this.draw();
+        return;
+      }
       const { opacity, colorscale } = look(this.panel);
       const shown = JSON.stringify({ opacity, colorscale });
       if (shown === this.shown) return;
@@ -145,7 +173,7 @@
         index: panel,
         x: pixel(point.xaxis, event.clientX - box.left),
         y: pixel(point.yaxis, event.clientY - box.top),
-        value: point.z,
+        value: point.customdata ?? point.z,
       });
     }
 

@@ -2,7 +2,7 @@
 
 Gradio's own plot component redraws from nothing on every update (zoom is lost) and cannot tell
 Python where a person clicked. This one keeps a figure per card, sends maps as packed integers,
-and keeps the view (colormap, opacity, fading) in the page.
+and keeps the view (colormap, opacity, fading, smoothing) in the page.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ SCRIPTS = (
 )
 gr.set_static_paths(list(SCRIPTS))
 
-DEFAULT_VIEW: dict[str, Any] = {"colormap": "auto", "alpha": 0.65, "fade": True}
-"""How maps look until a reader says otherwise."""
+DEFAULT_VIEW: dict[str, Any] = {"colormap": "auto", "alpha": 0.65, "fade": False, "smooth": True}
+"""How maps look until a reader says otherwise. Weak values are not hidden: where the picture shows
+through, a dark one swallows negative values."""
 
-VIEW_JS = """(colormap, alpha, fade) => {
+VIEW_JS = """(colormap, alpha, fade, smooth = true) => {
   const timmscope = (window.timmscope ??= {});
-  timmscope.state = { ...timmscope.state, colormap, alpha, fade };
+  timmscope.state = { ...timmscope.state, colormap, alpha, fade, smooth };
   timmscope.redraw?.();
 }"""
-"""For ``gr.on(..., fn=None, inputs=[colormap, alpha, fade], js=VIEW_JS)``: the view of every map
-on the page, those that arrive later included. Makes no request."""
+"""For ``gr.on(..., fn=None, inputs=[colormap, alpha, fade, smooth], js=VIEW_JS)``: the view of
+every map on the page, those that arrive later included. Makes no request."""
 
 MOUNT_JS = "window.timmscope.mount(element, props, trigger, watch); // fires 'select'"
 
@@ -77,8 +78,8 @@ class Panels(gr.HTML):
         card_width: least width of a card in CSS pixels; as many as fit share a row.
         columns: most cards in a row; None for no bound.
         gap: space between cards in CSS pixels.
-        view: colormap, alpha and fade before a reader changes them; the page has one view, and
-            the first component to appear sets it.
+        view: colormap, alpha, fade and smooth before a reader changes them; the page has one view,
+            and the first component to appear sets it.
         kwargs: as for ``gr.HTML``, such as ``min_height``, ``elem_id`` or ``visible``.
     """
 

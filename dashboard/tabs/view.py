@@ -1,4 +1,4 @@
-"""How maps look: colormap, opacity, weak values. Changes ask nothing of the server."""
+"""How maps look: colormap, opacity, weak values, smoothing. Changes ask nothing of the server."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ class ViewWidgets:
         colormap: of all maps.
         alpha: opacity of the maps, 0 to 1.
         fade: whether the picture shows where a map is near zero.
+        smooth: whether maps that differ from pixel to pixel are smoothed.
     """
 
     colormap: gr.Dropdown
     alpha: gr.Slider
     fade: gr.Checkbox
+    smooth: gr.Checkbox
 
 
 def layout() -> ViewWidgets:
@@ -49,8 +51,15 @@ def layout() -> ViewWidgets:
             fade=gr.Checkbox(
                 DEFAULT_VIEW["fade"],
                 label="Hide weak values",
-                info="Show the picture where the map is near zero",
+                info="Show the picture where the map is near zero or lowest",
                 elem_id="fade",
+                min_width=240,
+            ),
+            smooth=gr.Checkbox(
+                DEFAULT_VIEW["smooth"],
+                label="Smooth grainy maps",
+                info="Average maps that differ from pixel to pixel",
+                elem_id="smooth",
                 min_width=240,
             ),
         )
@@ -58,5 +67,5 @@ def layout() -> ViewWidgets:
 
 def wire(view: ViewWidgets) -> None:
     """Redraw every map on the page when the view changes."""
-    changes = [view.colormap.change, view.alpha.change, view.fade.change]
-    gr.on(changes, None, [view.colormap, view.alpha, view.fade], js=VIEW_JS)
+    changes = [view.colormap.change, view.alpha.change, view.fade.change, view.smooth.change]
+    gr.on(changes, None, [view.colormap, view.alpha, view.fade, view.smooth], js=VIEW_JS)
