@@ -570,6 +570,44 @@ def test_facts_are_told_in_their_own_units_and_segments_are_none() -> None:
     assert extras_text(with_extras(tail_rows=4.0)) == "", "nothing to a reader"
 
 
+KNOBS = ("steps", "samples", "evaluations", "tolerance", "epsilon", "masks", "baseline")
+"""Words of an advice that are parameters of some methods."""
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_advice_names_only_what_the_method_has(key: str) -> None:
+    advice = METHODS.make(key).advice()
+    for knob in KNOBS:
+        assert knob not in advice or knob in METHODS[key].model_fields, advice
+    missing = {"completeness_error": torch.tensor([0.3])}
+    found = dataclasses.replace(with_extras(), method=key, extras=missing)
+    assert summary(found) == f"The map misses the score by 30.0%; {advice}."
+
+
+def test_what_can_be_done_about_a_sum_depends_on_the_parameters() -> None:
+    assert METHODS.make("integrated_gradients").advice() == "take more steps"
+    adaptive = METHODS.make("integrated_gradients", {"tolerance": 0.02})
+    assert adaptive.advice() == "lower the tolerance, or allow more steps"
+    assert "order" in METHODS.make("lrp").advice()
+    assert "order" in METHODS.make("idgi").advice(), "its sum is exact whatever the steps"
+
+
+def test_a_sum_that_should_be_nothing_is_no_claim_about_a_baseline() -> None:
+    told = summary(with_extras(completeness_error=torch.nan))
+    assert "cannot be told" in told
+    assert "baseline" not in told
+
+
+def test_lrp_that_misses_everything_is_not_told_to_take_steps(service: Service) -> None:
+    request = ask_for(about(), "lrp")
+    told = actions.explain(service, request).summary
+    assert told.startswith("The map misses the score by 100.0%; what biases and epsilon absorb")
+    shown = actions.assess(service, VerdictRequest(request)).panels
+    (card,) = (one for one in shown if one["title"] == METRICS["completeness_error"].about)
+    assert "trust only the order" in card["caption"]
+    assert "steps" not in card["caption"] + shown[0]["caption"]
+
+
 def test_only_values_that_add_up_have_the_scores_unit(service: Service) -> None:
     settings = {"integrated_gradients": {"steps": 2}}
     for method, unit in (("integrated_gradients", "logit"), ("gradcam", "")):

@@ -236,6 +236,8 @@ def score_facts(score: Score, metric: Metric) -> dict[str, Any]:
         facts["cannot_tell"] = reason
     if score.notes and score.notes[0]:
         facts["note"] = score.notes[0]
+    if score.advice and score.advice[0]:
+        facts["advice"] = score.advice[0]
     if score.low is not None and score.high is not None:
         facts["interval"] = [finite(float(end[0])) for end in (score.low, score.high)]
     return facts
