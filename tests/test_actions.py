@@ -202,7 +202,8 @@ def test_agreement_stands_below_the_maps(service: Service) -> None:
         assert not panel["map"]
         assert [row[i] for i, row in enumerate(trace["z"])] == [1, 1, 1]
         assert trace["z"][0][1] > trace["z"][0][2], "Grad-CAM is more like HiResCAM than edges"
-        assert panel["figure"]["layout"]["xaxis"]["ticktext"][2] == "Edges (control)"
+        names = [note["text"] for note in panel["figure"]["layout"]["annotations"]]
+        assert names[2] == "3  Edges (control)"
 
 
 def test_a_shared_range_is_the_same_for_all(service: Service) -> None:

@@ -47,6 +47,25 @@ def hostile() -> list[panels.Panel]:
     ]
 
 
+NAMES = [
+    "Grad-CAM",
+    "Integrated Gradients (steps=200)",
+    "Integrated Gradients (steps=100, tolerance=0.05, baselines=black)",
+    "LayerCAM at stages.2.blocks.10.conv_dw",
+    "Expected Gradients",
+    "LIME (samples=200)",
+    "Transformer relevance",
+    "Random (control)",
+]
+
+
+def matrices() -> list[panels.Panel]:
+    """How far eight methods agree, with long names, and their curves."""
+    table = [[1.0] * len(NAMES)] * len(NAMES)
+    curves = [{"name": name, "x": [0, 1], "y": [0, 1], "auc": 0.125} for name in NAMES]
+    return [charts.matrix_panel(table, NAMES), charts.curves_panel(curves, "x", "y")]
+
+
 FILLS: dict[str, Callable[[], list[panels.Panel]]] = {
     "one": lambda: [overlay("one")],
     "again": lambda: [overlay("again", RAW[::-1])],
@@ -58,6 +77,7 @@ FILLS: dict[str, Callable[[], list[panels.Panel]]] = {
     ],
     "hostile": hostile,
     "failed": lambda: [panels.error_panel("Rollout", "no attention here")],
+    "matrix": matrices,
     "none": lambda: [],
 }
 
@@ -539,3 +559,32 @@ def test_a_double_click_zooms_back_to_the_picture_and_no_further(visit: Open, ur
     page.wait_for_function(f"(whole) => ({RANGES})()[0][0] > whole[0] + 20", arg=whole)
     page.mouse.dblclick(*spot(page, 150, 150))
     page.wait_for_function(f"(whole) => Math.abs(({RANGES})()[0][0] - whole[0]) < 1", arg=whole)
+
+
+COLLISIONS = """(edge) => {
+  const card = document.querySelector('#shown figure');
+  const room = card.querySelector('.main-svg').getBoundingClientRect();
+  const texts = [...card.querySelectorAll('.main-svg text')].filter((t) => t.textContent.trim());
+  const boxes = texts.map((text) => [text.textContent, text.getBoundingClientRect()]);
+  const over = (a, b) => a.left < b.right - edge && b.left < a.right - edge
+    && a.top < b.bottom - edge && b.top < a.bottom - edge;
+  return boxes.flatMap(([name, a], i) => [
+    ...boxes.slice(i + 1).filter(([, b]) => over(a, b)).map(([other]) => `${name} | ${other}`),
+    ...(a.left < room.left - 1 || a.right > room.right + 1 ? [`${name} is cut off`] : []),
+    ...(a.height < 8 ? [`${name} is tiny`] : []),
+  ]);
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_names_of_many_methods_do_not_collide(visit: Open, url: str, width: int) -> None:
+    page = visit(url, width=width).page
+    fill(page, "matrix")
+    card = page.locator("#shown figure").first
+    expect(card.locator(".annotation")).to_have_count(len(NAMES))
+    expect(card.locator(".heatmap-label, .hm ~ * text").first).to_be_attached()
+    assert page.evaluate(COLLISIONS, 1) == []
+    legend = page.locator("#shown figure").last.locator(".legendtext")
+    expect(legend).to_have_count(len(NAMES))
+    for text in legend.all_text_contents():
+        assert text.startswith("0.125"), "what a narrow page cuts off is the end of the name"
