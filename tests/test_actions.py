@@ -48,6 +48,7 @@ from dashboard.actions.formatting import extras_text
 from dashboard.actions.question import fault_card, params_of
 from dashboard.components.settings import widget_for
 from dashboard.state import Service, Tasks
+from dashboard.tabs import sidebar
 from tests.conftest import SAMPLES
 from tests.hub import Hub
 
@@ -97,6 +98,35 @@ def test_the_prediction_comes_with_every_class_to_choose_from(service: Service) 
     assert seen.classes[0][0].startswith("tiger cat")
     assert len({index for _, index in seen.classes}) == 1000
     assert seen.panels[0]["title"] == "Prediction"
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "words"),
+    [
+        (LITE0, "pretrained", "Click a bar"),
+        (LITE0, "random", "The weights are random: the prediction means nothing. Click"),
+        ("world_vit", "pretrained", "world_vit knows only generated scenes of 6 kinds of objects"),
+        ("world_resnet", "pretrained", "such as a photograph, the prediction means nothing. "),
+        ("world_vit", "random", "The weights are random"),
+    ],
+)
+def test_a_prediction_out_of_its_domain_comes_with_a_warning(
+    service: Service, model: str, weights: str, words: str
+) -> None:
+    asked = about(model=model, weights=weights)
+    (panel,) = actions.predict(service, asked).panels
+    assert words in panel["caption"]
+    note = service.models.of(asked).model.domain_note
+    assert note in panel["caption"]
+    assert bool(note) == (words != "Click a bar")
+
+
+def test_models_of_scenes_are_offered_scenes() -> None:
+    assert actions.knows_scenes(" world_convnext ")
+    assert not actions.knows_scenes(LITE0)
+    labels = sidebar.SCENE_EXAMPLES
+    assert labels["ringed star"] == "ringed_star.png"
+    assert all((sidebar.SCENES / name).is_file() for name in labels.values())
 
 
 def test_an_explanation_says_what_it_took_and_where_it_looked(service: Service) -> None:

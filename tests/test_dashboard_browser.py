@@ -272,9 +272,9 @@ def predicting(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     module = importlib.import_module("dashboard.actions.predict")
     bars = module._bars
 
-    def held(prediction: Prediction) -> Panel:
+    def held(prediction: Prediction, domain_note: str) -> Panel:
         assert go.wait(TIMEOUT / 1000)
-        return bars(prediction)
+        return bars(prediction, domain_note)
 
     go.set()
     monkeypatch.setattr(module, "_bars", held)

@@ -156,7 +156,7 @@ def _report(
     compared = explainer.compare(query, list(request.methods.values()))
     report: dict[str, Any] = {
         "image": picture.name,
-        "notes": list(batch.pictures[0].notes),
+        "notes": [*batch.pictures[0].notes, *filter(None, [explainer.model.domain_note])],
         **context_facts(explainer.model, query, prediction),
         "results": {key: result_facts(a) for key, a in compared.results.items()},
         "errors": dict(compared.errors),

@@ -50,6 +50,7 @@ from dashboard.actions.model import (
     ModelRequest,
     ModelStatus,
     describe_model,
+    knows_scenes,
     open_model,
 )
 from dashboard.actions.predict import PredictResult, predict
@@ -117,6 +118,7 @@ __all__ = [
     "explain",
     "fault_card",
     "features",
+    "knows_scenes",
     "measure",
     "method_choices",
     "metric_choices",

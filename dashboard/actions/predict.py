@@ -40,11 +40,11 @@ def predict(
     explainer = service.models.of(question, on_progress)
     batch = service.batches.get(explainer, question.picture)
     prediction = explainer.predict(batch)
-    notes = list(batch.pictures[0].notes)
-    if question.weights == "random":
-        notes.append("random weights: the prediction has no meaning")
     return PredictResult(
-        [_bars(prediction)], _classes(prediction), prediction.top(1)[0][0], "; ".join(notes)
+        [_bars(prediction, explainer.model.domain_note)],
+        _classes(prediction),
+        prediction.top(1)[0][0],
+        "; ".join(batch.pictures[0].notes),
     )
 
 
@@ -59,6 +59,7 @@ def _classes(prediction: Prediction) -> Choices:
     return likely + [(prediction.label(i), i) for i in rest]
 
 
-def _bars(prediction: Prediction) -> Panel:
+def _bars(prediction: Prediction, domain_note: str) -> Panel:
     choose = "Choose one below" if prediction.kind == "output" else "Click a bar"
-    return prediction_panel(prediction, caption=f"{choose} to explain that {prediction.kind}.")
+    caption = f"{choose} to explain that {prediction.kind}."
+    return prediction_panel(prediction, caption=" ".join(filter(None, [domain_note, caption])))

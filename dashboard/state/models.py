@@ -14,6 +14,7 @@ from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 from core.models.listing import find
 from core.runtime.cache import POLL_SECONDS, Cache
+from core.runtime.model_call import failure_of, load_foreign
 from core.synthetic import SYNTHETIC_MODELS
 from core.tasks.activation import IDENTITY, to_activation
 
@@ -156,10 +157,15 @@ class Models:
             explainer = self._load(*key)
             with self._lock:
                 self._explainers[key] = explainer
-        except TimmscopeError as failure:
+        except Exception as error:
+            failure = error if isinstance(error, TimmscopeError) else failure_of(error)
+            if failure is None:
+                raise
             with self._lock:
                 self._failures[key] = failure
-            raise
+            if failure is error:
+                raise
+            raise failure from error
         finally:
             with self._lock:
                 del self._loading[key]
@@ -168,8 +174,10 @@ class Models:
     def _load(self, name: str, weights: str) -> Explainer:
         if not HUB.fullmatch(name):
             find(name)
-        handle = load_model(
+        handle = load_foreign(
+            load_model,
             name,
+            name=name,
             weights="random" if weights == "random" else None,
             token=False if self.public else None,
         )
