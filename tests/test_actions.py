@@ -24,7 +24,13 @@ import torch
 from PIL import Image
 
 from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, load_model
-from core.errors import CancelledError, ModelError, TimmscopeError, UnknownNameError
+from core.errors import (
+    CancelledError,
+    ModelError,
+    ModelFailure,
+    TimmscopeError,
+    UnknownNameError,
+)
 from core.inputs.batch import OnProgress
 from core.methods.base import Family
 from core.views.colour import lut
@@ -45,7 +51,7 @@ from dashboard.actions import (
 )
 from dashboard.actions.explain import summary
 from dashboard.actions.formatting import extras_text
-from dashboard.actions.question import fault_card, params_of
+from dashboard.actions.question import POINTERS, UnusableError, fault_card, params_of
 from dashboard.components.settings import widget_for
 from dashboard.state import Service, Tasks
 from dashboard.tabs import sidebar
@@ -376,6 +382,57 @@ def test_what_a_person_can_cause_is_a_sentence_and_nothing_is_lost(
     with pytest.raises(TimmscopeError, match="Press Explain first"):
         actions.save(service, SaveRequest(None, "png"))
     assert actions.explain(service, ask_for(about(), "gradcam")).panels[0]["map"]
+
+
+def test_an_error_is_told_where_it_belongs_and_nowhere_else(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "text.jpg"
+    bad.write_text("this is not a picture")
+    for question, part, words in (
+        (about(str(bad)), "picture", "text.jpg"),
+        (about(model="resnt50"), "model", "resnt50"),
+    ):
+        with pytest.raises(UnusableError, match=words) as caught:
+            actions.explain(service, ask_for(question, "gradcam"))
+        assert caught.value.part == part
+        card = fault_card("No map", question, caught.value)
+        assert (card["tone"], card["title"]) == ("", "")
+        assert card["caption"] == POINTERS[caught.value.part]
+        shown = actions.no_prediction(question, caught.value)
+        assert shown.panels == [card]
+        assert (words in shown.notes) == (part == "picture")
+
+    def fail(*_: Any) -> None:
+        raise ModelFailure("it broke")
+
+    monkeypatch.setattr(Explainer, "predict", fail)
+    with pytest.raises(UnusableError) as caught:
+        actions.predict(service, about())
+    shown = actions.no_prediction(about(), caught.value)
+    assert [panel["caption"] for panel in shown.panels] == ["it broke"]
+    assert shown.notes == ""
+    assert "it broke" not in fault_card("No map", about(), caught.value)["caption"]
+
+
+def test_a_class_that_does_not_exist_is_told_by_whoever_was_asked(service: Service) -> None:
+    with pytest.raises(TimmscopeError, match="99999") as caught:
+        actions.explain(service, ask_for(about(target=99999), "gradcam"))
+    assert "99999" in fault_card("No map", about(target=99999), caught.value)["caption"]
+    assert actions.predict(service, about(target=99999)).predicted == 282
+
+
+def test_a_reason_that_several_share_is_told_once(service: Service) -> None:
+    cams = ["gradcam", "layercam", "saliency"]
+    found = actions.compare(service, compared(about(), cams, layer="classifier"))
+    told = [panel for panel in found.panels if "classifier" in panel["caption"]]
+    assert [panel["title"] for panel in told] == ["Grad-CAM, LayerCAM"]
+    assert [row[4] for row in found.table[:2]] == ["no map: see its card"] * 2
+    metrics = ["pointing_game", "energy_inside", "complexity"]
+    request = MeasureRequest(about(), ["gradcam"], metrics, {}, None)
+    (card,) = actions.measure(service, request).panels
+    assert card["title"] == "Pointing game, Energy inside"
+    assert card["caption"].startswith("needs to know where the evidence is")
 
 
 def test_the_card_of_a_fault_says_what_to_do_first() -> None:

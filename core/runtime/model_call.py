@@ -89,9 +89,15 @@ def load_foreign(function: Callable[..., Any], *args: Any, name: str, **kwargs: 
 
     Raises:
         ModelFailure: the library raised; the original error is the `__cause__`.
+        MemoryExhaustedError: the model does not fit into memory.
     """
     sentence = "{name} cannot be loaded ({error}); check that it loads on its own"
-    return _call(sentence, name, function, *args, **kwargs)
+    try:
+        return _call(sentence, name, function, *args, **kwargs)
+    except (RuntimeError, MemoryError) as error:
+        if told := failure_of(error):
+            raise told from error
+        raise
 
 
 def failure_of(error: Exception) -> TimmscopeError | None:

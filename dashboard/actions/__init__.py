@@ -53,13 +53,15 @@ from dashboard.actions.model import (
     knows_scenes,
     open_model,
 )
-from dashboard.actions.predict import PredictResult, predict
+from dashboard.actions.predict import PredictResult, no_prediction, predict
 from dashboard.actions.question import (
     NO_CLASS,
     Choices,
     Question,
     ResolvedQuestion,
     Settings,
+    UnusableError,
+    brief,
     fault_card,
     resolve,
 )
@@ -104,10 +106,12 @@ __all__ = [
     "ResolvedQuestion",
     "SaveRequest",
     "Settings",
+    "UnusableError",
     "VerdictRequest",
     "VerdictResult",
     "assess",
     "attention",
+    "brief",
     "compare",
     "curve_choices",
     "curve_step",
@@ -123,6 +127,7 @@ __all__ = [
     "method_choices",
     "metric_choices",
     "metrics_on_evidence",
+    "no_prediction",
     "open_model",
     "predict",
     "recommend",

@@ -14,13 +14,14 @@ from core.registry import key_of
 from core.types import Comparison
 from core.views.charts import matrix_panel
 from core.views.maps import overlay_panel, picture_uri
-from core.views.panels import Panel, empty_panel, error_panel
+from core.views.panels import Panel, empty_panel
 from dashboard.actions.formatting import cost_text, extras_text
 from dashboard.actions.question import (
     Question,
     ResolvedQuestion,
     Settings,
     compare_methods,
+    reason_cards,
     resolve,
 )
 from dashboard.state import Service
@@ -52,7 +53,7 @@ class CompareResult:
     """Several methods side by side.
 
     Attributes:
-        panels: a card for each method, then how far the methods agree.
+        panels: the maps, the reasons why others have none, then how far the methods agree.
         table: a row for each method; see `COST_HEADERS`.
         question: the one answered, with the class explained; None if there is no answer.
     """
@@ -98,12 +99,13 @@ def _cards(
 ) -> list[Panel]:
     results = comparison.results
     limits = colour_range(*results.values()) if shared and results else None
-    return [
+    maps = [
         _map_card(resolved, key, results[key], uri, limits or colour_range(results[key]))
-        if key in results
-        else error_panel(label_of(key), comparison.errors[key])
         for key in keys
+        if key in results
     ]
+    failed = {label_of(key): comparison.errors[key] for key in keys if key in comparison.errors}
+    return maps + reason_cards(failed)
 
 
 def _map_card(
@@ -126,7 +128,7 @@ def _map_card(
 def _row(key: str, comparison: Comparison) -> list[Any]:
     label = label_of(key)
     if key in comparison.errors:
-        return [label, None, None, None, comparison.errors[key]]
+        return [label, None, None, None, "no map: see its card"]
     found = comparison.results[key]
     cost = found.cost
     return [label, cost.forward, cost.backward, round(cost.seconds * 1000), extras_text(found)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 from core.types import Prediction
 from core.views.charts import prediction_panel
-from core.views.panels import Panel
-from dashboard.actions.question import Choices, Question
+from core.views.panels import Panel, error_panel
+from dashboard.actions.question import Choices, Question, UnusableError, fault_card, look
 from dashboard.state import Service
 
 
@@ -20,7 +21,7 @@ class PredictResult:
         panels: the most likely classes as bars.
         classes: every class as (label, index), most likely first.
         predicted: the predicted class; of a model without classes, the strongest feature.
-        notes: what a person should know of the picture.
+        notes: what a person should know of the picture, or why it cannot be used.
     """
 
     panels: list[Panel]
@@ -37,15 +38,22 @@ def predict(
     Raises:
         TimmscopeError: the model or the picture cannot be used.
     """
-    explainer = service.models.of(question, on_progress)
-    batch = service.batches.get(explainer, question.picture)
-    prediction = explainer.predict(batch)
+    explainer, batch, prediction = look(service, question, on_progress)
     return PredictResult(
         [_bars(prediction, explainer.model.domain_note)],
         _classes(prediction),
         prediction.top(1)[0][0],
         "; ".join(batch.pictures[0].notes),
     )
+
+
+def no_prediction(question: Question, error: TimmscopeError) -> PredictResult:
+    """What the page shows instead of a prediction: each error at the part that it concerns."""
+    part = error.part if isinstance(error, UnusableError) else ""
+    if part == "prediction":
+        return PredictResult([error_panel("No prediction", str(error))])
+    notes = str(error) if part == "picture" else ""
+    return PredictResult([fault_card("No prediction", question, error)], notes=notes)
 
 
 def _classes(prediction: Prediction) -> Choices:

@@ -14,7 +14,7 @@ from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 from core.models.listing import find
 from core.runtime.cache import POLL_SECONDS, Cache
-from core.runtime.model_call import failure_of, load_foreign
+from core.runtime.model_call import load_foreign
 from core.synthetic import SYNTHETIC_MODELS
 from core.tasks.activation import IDENTITY, to_activation
 
@@ -157,15 +157,10 @@ class Models:
             explainer = self._load(*key)
             with self._lock:
                 self._explainers[key] = explainer
-        except Exception as error:
-            failure = error if isinstance(error, TimmscopeError) else failure_of(error)
-            if failure is None:
-                raise
+        except TimmscopeError as failure:
             with self._lock:
                 self._failures[key] = failure
-            if failure is error:
-                raise
-            raise failure from error
+            raise
         finally:
             with self._lock:
                 del self._loading[key]

@@ -13,6 +13,7 @@ import gradio as gr
 from core.errors import CancelledError, TimmscopeError
 from core.inputs.batch import OnProgress
 from core.runtime.model_call import failure_of
+from dashboard.actions import brief
 from dashboard.state import Service
 from dashboard.tabs.binding import Inputs
 
@@ -86,7 +87,7 @@ def handler(
                 logger.exception("%s failed", getattr(action, "__name__", task))
                 raise
             if on_fault is None:
-                raise gr.Error(str(told), print_exception=False) from None
+                raise gr.Error(brief(told), print_exception=False) from None
             yield on_fault(request, told)
 
     def once(*values: Any) -> Any:

@@ -43,7 +43,7 @@ class SidebarWidgets:
         picture: the picture.
         photographs: examples for most models.
         scenes: examples for models that know generated scenes only.
-        notes: what a person should know of the picture.
+        notes: what a person should know of the picture, or why it cannot be used.
         model: the model's name.
         weights: "pretrained" or "random".
         activation: what the model's outputs are.
@@ -79,7 +79,7 @@ class SidebarWidgets:
 def layout() -> SidebarWidgets:
     """The column on the left."""
     picture, photographs, scenes = _picture()
-    notes = gr.Markdown(visible=False, elem_classes="ts-note")
+    notes = gr.Markdown(visible=False, elem_classes="ts-note", elem_id="picture-notes")
     model, weights, activation, measured_in = _model()
     about_model = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
     cancel = gr.Button("Cancel loading", size="sm", visible=False, elem_id="cancel-loading")
@@ -301,7 +301,7 @@ def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list
         ]
 
     def failed(question: actions.Question, error: TimmscopeError) -> list[Any]:
-        return show(actions.PredictResult([actions.fault_card("No prediction", question, error)]))
+        return show(actions.no_prediction(question, error))
 
     def pick(service: Service, click: _BarClick, on_progress: object = None) -> Any:
         return actions.predict(service, click.question).classes[click.event.index][1]
