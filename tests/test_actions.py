@@ -777,6 +777,8 @@ def test_a_result_stays_until_the_question_is_another() -> None:
     asked = about()
     answered = asked.with_target(282)
     assert asked.answered_by(answered)
+    assert asked.answered_by(asked), "an error about it stays, too"
+    assert not replace(asked, target=285).answered_by(asked)
     assert replace(asked, target=282, versus=None).answered_by(answered)
     for change in (
         {"picture": "other.jpg"},

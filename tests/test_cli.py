@@ -638,7 +638,7 @@ def test_sanity_of_methods_on_a_model() -> None:
     assert command("sanity", "--methods", "attention").code == 1
 
 
-def test_a_model_that_does_not_know_photographs_says_so(tmp_path: Path) -> None:
+def test_a_model_that_does_not_know_photographs_says_so() -> None:
     for words, note in (
         (["--model", "world_resnet"], "world_resnet knows only generated scenes"),
         (["--model", "world_resnet", "--weights", "random"], "The weights are random"),

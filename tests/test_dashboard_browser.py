@@ -417,7 +417,8 @@ def test_compare(page: Page) -> None:
     cards.last.scroll_into_view_if_needed()
     drawn(page, "#compare-result", 8)
     expect(page.locator("#compare-result [data-tone=error]")).to_contain_text("softmax attention")
-    expect(page.get_by_text("completeness error").first).to_be_visible()
+    shown = page.get_by_text("completeness error").locator("visible=true")
+    expect(shown.first).to_be_visible()
     shot(page, "compare-1280-light")
 
 

@@ -9,7 +9,13 @@ from core.inputs.batch import OnProgress
 from core.types import Prediction
 from core.views.charts import prediction_panel
 from core.views.panels import Panel, error_panel
-from dashboard.actions.question import Choices, Question, UnusableError, fault_card, look
+from dashboard.actions.question import (
+    Choices,
+    Question,
+    UnusableError,
+    fault_card,
+    load_and_predict,
+)
 from dashboard.state import Service
 
 
@@ -38,7 +44,7 @@ def predict(
     Raises:
         TimmscopeError: the model or the picture cannot be used.
     """
-    explainer, batch, prediction = look(service, question, on_progress)
+    explainer, batch, prediction = load_and_predict(service, question, on_progress)
     return PredictResult(
         [_bars(prediction, explainer.model.domain_note)],
         _classes(prediction),
@@ -52,7 +58,7 @@ def no_prediction(question: Question, error: TimmscopeError) -> PredictResult:
     part = error.part if isinstance(error, UnusableError) else ""
     if part == "prediction":
         return PredictResult([error_panel("No prediction", str(error))])
-    notes = str(error) if part == "picture" else ""
+    notes = f"**This picture cannot be used:** {error}" if part == "picture" else ""
     return PredictResult([fault_card("No prediction", question, error)], notes=notes)
 
 

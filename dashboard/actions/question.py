@@ -73,6 +73,8 @@ class Question:
         """
         if any(getattr(self, name) != getattr(other, name) for name in WITHOUT_TARGET):
             return False
+        if self == other:  # an error answers the question as it was asked
+            return True
         return any_target or self.with_target(other.target or 0) == other
 
     def to_target(self, explainer: Explainer, predicted: int) -> Target:
@@ -159,7 +161,7 @@ class ResolvedQuestion:
         return self.target.describe(self.prediction)
 
 
-def look(
+def load_and_predict(
     service: Service, question: Question, on_progress: OnProgress | None = None
 ) -> tuple[Explainer, InputBatch, Prediction]:
     """Load the model, decode the picture and predict; each only the first time.
@@ -181,13 +183,13 @@ def look(
 def resolve(
     service: Service, question: Question, on_progress: OnProgress | None = None
 ) -> ResolvedQuestion:
-    """What `look` finds, and the target asked for.
+    """What `load_and_predict` finds, and the target asked for.
 
     Raises:
         TimmscopeError: the picture, the model or the class cannot be used.
         CancelledError: the person no longer wants it.
     """
-    explainer, batch, prediction = look(service, question, on_progress)
+    explainer, batch, prediction = load_and_predict(service, question, on_progress)
     if question.unit == "probability" and not prediction.bounded:
         raise NotApplicableError(
             f"the outputs of {explainer.model.name} are {prediction.kind}s without a probability; "

@@ -244,7 +244,7 @@ def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Depe
         return show(actions.ModelStatus(text))
 
     def failed(request: actions.ModelRequest, error: TimmscopeError) -> list[Any]:
-        return show(actions.ModelStatus(str(error)))
+        return show(actions.ModelStatus(f"**This model cannot be used:** {error}"))
 
     def stop(model: str, visitor: gr.Request) -> list[Any]:
         service.tasks.cancel(session(visitor, "model"))
