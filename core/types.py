@@ -553,6 +553,7 @@ class Score(Result):
         cannot_tell: for each map why its score says nothing, such as that the picture does not
             matter to the model; an empty text where it does say something. Empty if all do.
         notes: for each map what is to be said beside its score; empty if there is nothing.
+        advice: for each map what to do about a bad score, as a clause; empty if there is nothing.
     """
 
     value: Tensor
@@ -566,6 +567,7 @@ class Score(Result):
     noise: Tensor | None = None
     cannot_tell: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
 
     def reason(self, image: int = 0) -> str:
         """Why the score of one map says nothing; an empty text if it does say something."""

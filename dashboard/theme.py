@@ -43,6 +43,20 @@ CSS = """
   opacity: 0.35;
   filter: grayscale(1);
 }
+/* Gradio lays progress over results and their neighbours: it gets room, and a ground of its own. */
+.ts-panels:has(> [data-testid="status-tracker"]:not(.hide)) { min-height: 112px; }
+.ts-panels > [data-testid="status-tracker"]:not(.hide) {
+  inset: 0 !important;
+  justify-content: flex-start;
+  gap: 4px;
+  padding: 8px !important;
+  background: color-mix(in srgb, var(--body-background-fill) 85%, transparent);
+}
+.ts-panels > [data-testid="status-tracker"] :is(.meta-text, .meta-text-center) {
+  position: static;
+  transform: none;
+}
+.ts-panels > [data-testid="status-tracker"] svg { width: 40px; height: 40px; }
 
 footer, footer a, footer button { color: var(--body-text-color-subdued) !important; }
 footer a:hover, footer button:hover { color: var(--body-text-color) !important; }

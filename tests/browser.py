@@ -81,11 +81,22 @@ def chromium() -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def visit(chromium: BrowserContext) -> Iterator[Callable[..., Visit]]:
-    """``visit(url, width=, height=, dark=)`` opens a page; at the end each must be clean."""
-    visits: list[Visit] = []
+    """``visit(url, width=, height=, dark=, touch=)`` opens a page; at the end each must be clean.
 
-    def open_page(url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> Visit:
-        opened = Visit(chromium.new_page()).watch()
+    With `touch` it is on a phone, which has fingers and no mouse.
+    """
+    visits: list[Visit] = []
+    phones: list[BrowserContext] = []
+
+    def phone() -> BrowserContext:
+        assert chromium.browser is not None
+        phones.append(chromium.browser.new_context(has_touch=True, is_mobile=True))
+        return phones[-1]
+
+    def open_page(
+        url: str, *, width: int = 1280, height: int = 900, dark: bool = False, touch: bool = False
+    ) -> Visit:
+        opened = Visit((phone() if touch else chromium).new_page()).watch()
         visits.append(opened)
         opened.page.set_viewport_size({"width": width, "height": height})
         opened.page.emulate_media(color_scheme="dark" if dark else "light")
@@ -95,5 +106,7 @@ def visit(chromium: BrowserContext) -> Iterator[Callable[..., Visit]]:
     yield open_page
     for opened in visits:
         opened.page.close()
+    for context in phones:
+        context.close()
     for opened in visits:
         opened.assert_clean()

@@ -24,7 +24,13 @@ import torch
 from PIL import Image
 
 from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, load_model
-from core.errors import CancelledError, ModelError, TimmscopeError, UnknownNameError
+from core.errors import (
+    CancelledError,
+    ModelError,
+    ModelFailure,
+    TimmscopeError,
+    UnknownNameError,
+)
 from core.inputs.batch import OnProgress
 from core.methods.base import Family
 from core.views.colour import lut
@@ -47,9 +53,10 @@ from dashboard.actions import (
 )
 from dashboard.actions.explain import summary
 from dashboard.actions.formatting import extras_text
-from dashboard.actions.question import fault_card, params_of
+from dashboard.actions.question import POINTERS, UnusableError, fault_card, params_of
 from dashboard.components.settings import widget_for
 from dashboard.state import Service, Tasks
+from dashboard.tabs import sidebar
 from tests.conftest import SAMPLES
 from tests.hub import Hub
 
@@ -99,6 +106,35 @@ def test_the_prediction_comes_with_every_class_to_choose_from(service: Service) 
     assert seen.classes[0][0].startswith("tiger cat")
     assert len({index for _, index in seen.classes}) == 1000
     assert seen.panels[0]["title"] == "Prediction"
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "words"),
+    [
+        (LITE0, "pretrained", "Click a bar"),
+        (LITE0, "random", "The weights are random: the prediction means nothing. Click"),
+        ("world_vit", "pretrained", "world_vit knows only generated scenes of 6 kinds of objects"),
+        ("world_resnet", "pretrained", "such as a photograph, the prediction means nothing. "),
+        ("world_vit", "random", "The weights are random"),
+    ],
+)
+def test_a_prediction_out_of_its_domain_comes_with_a_warning(
+    service: Service, model: str, weights: str, words: str
+) -> None:
+    asked = about(model=model, weights=weights)
+    (panel,) = actions.predict(service, asked).panels
+    assert words in panel["caption"]
+    note = service.models.of(asked).model.domain_note
+    assert note in panel["caption"]
+    assert bool(note) == (words != "Click a bar")
+
+
+def test_models_of_scenes_are_offered_scenes() -> None:
+    assert actions.knows_scenes(" world_convnext ")
+    assert not actions.knows_scenes(LITE0)
+    labels = sidebar.SCENE_EXAMPLES
+    assert labels["ringed star"] == "ringed_star.png"
+    assert all((sidebar.SCENES / name).is_file() for name in labels.values())
 
 
 def test_an_explanation_says_what_it_took_and_where_it_looked(service: Service) -> None:
@@ -204,7 +240,8 @@ def test_agreement_stands_below_the_maps(service: Service) -> None:
         assert not panel["map"]
         assert [row[i] for i, row in enumerate(trace["z"])] == [1, 1, 1]
         assert trace["z"][0][1] > trace["z"][0][2], "Grad-CAM is more like HiResCAM than edges"
-        assert panel["figure"]["layout"]["xaxis"]["ticktext"][2] == "Edges (control)"
+        names = [note["text"] for note in panel["figure"]["layout"]["annotations"]]
+        assert names[2] == "3  Edges (control)"
 
 
 def test_a_grainy_map_is_smoothed_and_its_card_says_so(service: Service) -> None:
@@ -380,6 +417,57 @@ def test_what_a_person_can_cause_is_a_sentence_and_nothing_is_lost(
     with pytest.raises(TimmscopeError, match="Press Explain first"):
         actions.save(service, SaveRequest(None, "png"))
     assert actions.explain(service, ask_for(about(), "gradcam")).panels[0]["map"]
+
+
+def test_an_error_is_told_where_it_belongs_and_nowhere_else(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "text.jpg"
+    bad.write_text("this is not a picture")
+    for question, part, words in (
+        (about(str(bad)), "picture", "text.jpg"),
+        (about(model="resnt50"), "model", "resnt50"),
+    ):
+        with pytest.raises(UnusableError, match=words) as caught:
+            actions.explain(service, ask_for(question, "gradcam"))
+        assert caught.value.part == part
+        card = fault_card("No map", question, caught.value)
+        assert (card["tone"], card["title"]) == ("", "")
+        assert card["caption"] == POINTERS[caught.value.part]
+        shown = actions.no_prediction(question, caught.value)
+        assert shown.panels == [card]
+        assert (words in shown.notes) == (part == "picture")
+
+    def fail(*_: Any) -> None:
+        raise ModelFailure("it broke")
+
+    monkeypatch.setattr(Explainer, "predict", fail)
+    with pytest.raises(UnusableError) as caught:
+        actions.predict(service, about())
+    shown = actions.no_prediction(about(), caught.value)
+    assert [panel["caption"] for panel in shown.panels] == ["it broke"]
+    assert shown.notes == ""
+    assert "it broke" not in fault_card("No map", about(), caught.value)["caption"]
+
+
+def test_a_class_that_does_not_exist_is_told_by_whoever_was_asked(service: Service) -> None:
+    with pytest.raises(TimmscopeError, match="99999") as caught:
+        actions.explain(service, ask_for(about(target=99999), "gradcam"))
+    assert "99999" in fault_card("No map", about(target=99999), caught.value)["caption"]
+    assert actions.predict(service, about(target=99999)).predicted == 282
+
+
+def test_a_reason_that_several_share_is_told_once(service: Service) -> None:
+    cams = ["gradcam", "layercam", "saliency"]
+    found = actions.compare(service, compared(about(), cams, layer="classifier"))
+    told = [panel for panel in found.panels if "classifier" in panel["caption"]]
+    assert [panel["title"] for panel in told] == ["Grad-CAM, LayerCAM"]
+    assert [row[4] for row in found.table[:2]] == ["no map: see its card"] * 2
+    metrics = ["pointing_game", "energy_inside", "complexity"]
+    request = MeasureRequest(about(), ["gradcam"], metrics, {}, None)
+    (card,) = actions.measure(service, request).panels
+    assert card["title"] == "Pointing game, Energy inside"
+    assert card["caption"].startswith("needs to know where the evidence is")
 
 
 def test_the_card_of_a_fault_says_what_to_do_first() -> None:
@@ -603,6 +691,44 @@ def test_facts_are_told_in_their_own_units_and_segments_are_none() -> None:
     accounts = "The map accounts for the score to within 1.0%."
     assert summary(with_extras(efficiency_error=0.01)) == accounts
     assert extras_text(with_extras(tail_rows=4.0)) == "", "nothing to a reader"
+
+
+KNOBS = ("steps", "samples", "evaluations", "tolerance", "epsilon", "masks", "baseline")
+"""Words of an advice that are parameters of some methods."""
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_advice_names_only_what_the_method_has(key: str) -> None:
+    advice = METHODS.make(key).advice()
+    for knob in KNOBS:
+        assert knob not in advice or knob in METHODS[key].model_fields, advice
+    missing = {"completeness_error": torch.tensor([0.3])}
+    found = dataclasses.replace(with_extras(), method=key, extras=missing)
+    assert summary(found) == f"The map misses the score by 30.0%; {advice}."
+
+
+def test_what_can_be_done_about_a_sum_depends_on_the_parameters() -> None:
+    assert METHODS.make("integrated_gradients").advice() == "take more steps"
+    adaptive = METHODS.make("integrated_gradients", {"tolerance": 0.02})
+    assert adaptive.advice() == "lower the tolerance, or allow more steps"
+    assert "order" in METHODS.make("lrp").advice()
+    assert "order" in METHODS.make("idgi").advice(), "its sum is exact whatever the steps"
+
+
+def test_a_sum_that_should_be_nothing_is_no_claim_about_a_baseline() -> None:
+    told = summary(with_extras(completeness_error=torch.nan))
+    assert "cannot be told" in told
+    assert "baseline" not in told
+
+
+def test_lrp_that_misses_everything_is_not_told_to_take_steps(service: Service) -> None:
+    request = ask_for(about(), "lrp")
+    told = actions.explain(service, request).summary
+    assert told.startswith("The map misses the score by 100.0%; what biases and epsilon absorb")
+    shown = actions.assess(service, VerdictRequest(request)).panels
+    (card,) = (one for one in shown if one["title"] == METRICS["completeness_error"].about)
+    assert "trust only the order" in card["caption"]
+    assert "steps" not in card["caption"] + shown[0]["caption"]
 
 
 def test_only_values_that_add_up_have_the_scores_unit(service: Service) -> None:

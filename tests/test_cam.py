@@ -473,6 +473,7 @@ def test_fullgrad_scaled_as_in_the_paper_is_that_of_pytorch_grad_cam() -> None:
     owner = seasoned("resnet")
     x = images(owner, 2)
     answer = Explainer(owner).explain(x, "fullgrad", target=TARGET, scaling="paper")
+    assert "completeness_error" not in answer.extras, "rescaled terms add up to nothing"
     model = copy.deepcopy(owner.model).eval().requires_grad_()
     with pytorch_grad_cam.FullGrad(model, []) as cam:
         theirs = cam(x, logits())

@@ -636,3 +636,12 @@ def test_sanity_of_methods_on_a_model() -> None:
     assert {one["tone"] for one in results["sobel"].values()} == {"bad"}
     assert "softmax attention" in found.json["errors"]["attention"]
     assert command("sanity", "--methods", "attention").code == 1
+
+
+def test_a_model_that_does_not_know_photographs_says_so() -> None:
+    for words, note in (
+        (["--model", "world_resnet"], "world_resnet knows only generated scenes"),
+        (["--model", "world_resnet", "--weights", "random"], "The weights are random"),
+    ):
+        report = command("explain", SAMPLES / "coffee.jpg", *words).image
+        assert any(told.startswith(note) for told in report["notes"])

@@ -222,10 +222,37 @@ def test_a_bad_picture_is_refused_in_a_sentence_and_the_page_goes_on(
     page.get_by_label("Remove Image").click()
     expect(page.locator("#result .ts-caption")).to_contain_text("Add a picture")
     page.locator("#picture input[type=file]").set_input_files(bad)
-    expect(page.locator("#result .ts-caption")).to_contain_text("broken.jpg", timeout=TIMEOUT)
+    expect(page.locator("#picture-notes")).to_contain_text("broken.jpg", timeout=TIMEOUT)
+    expect(page.locator("#result .ts-caption")).to_contain_text("see the note below it")
+    expect(page.get_by_text("broken.jpg")).to_have_count(1)
     shot(page, "refused-1280-light")
     page.get_by_role("button", name="rocket").click()
     title(page, "missile")
+
+
+def test_a_model_that_does_not_exist_is_told_once_on_every_tab(page: Page) -> None:
+    page.locator("#model input").fill("resnt50")
+    page.locator("#model input").press("Enter")
+    told = page.get_by_text("no model 'resnt50'")
+    expect(page.locator("#about-model")).to_contain_text("no model 'resnt50'", timeout=TIMEOUT)
+    for area in ("#prediction", "#result"):
+        expect(page.locator(f"{area} .ts-caption")).to_contain_text("see the note below its")
+    page.get_by_role("tab", name="Compare").click()
+    page.click("#compare-run")
+    expect(page.locator("#compare-result .ts-caption")).to_contain_text("see the note below its")
+    expect(told).to_have_count(1)
+    shot(page, "no-model-1280-light")
+
+
+def test_a_model_of_scenes_is_offered_its_scenes(page: Page) -> None:
+    expect(page.get_by_role("button", name="ringed star")).to_be_hidden()
+    page.locator("#model input").fill("world_vit")
+    page.locator("#model input").press("Enter")
+    expect(page.locator("#prediction")).to_contain_text("knows only generated scenes")
+    expect(page.get_by_role("button", name="rocket")).to_be_hidden()
+    page.get_by_role("button", name="ringed star").click()
+    title(page, re.compile("ringed star"))
+    shot(page, "scenes-1280-light")
 
 
 def test_a_method_the_model_cannot_run_says_why(page: Page) -> None:
@@ -272,9 +299,9 @@ def predicting(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     module = importlib.import_module("dashboard.actions.predict")
     bars = module._bars
 
-    def held(prediction: Prediction) -> Panel:
+    def held(prediction: Prediction, domain_note: str) -> Panel:
         assert go.wait(TIMEOUT / 1000)
-        return bars(prediction)
+        return bars(prediction, domain_note)
 
     go.set()
     monkeypatch.setattr(module, "_bars", held)
@@ -390,7 +417,8 @@ def test_compare(page: Page) -> None:
     cards.last.scroll_into_view_if_needed()
     drawn(page, "#compare-result", 8)
     expect(page.locator("#compare-result [data-tone=error]")).to_contain_text("softmax attention")
-    expect(page.get_by_text("completeness error").first).to_be_visible()
+    shown = page.get_by_text("completeness error").locator("visible=true")
+    expect(shown.first).to_be_visible()
     shot(page, "compare-1280-light")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,25 @@ def hostile() -> list[panels.Panel]:
     ]
 
 
+NAMES = [
+    "Grad-CAM",
+    "Integrated Gradients (steps=200)",
+    "Integrated Gradients (steps=100, tolerance=0.05, baselines=black)",
+    "LayerCAM at stages.2.blocks.10.conv_dw",
+    "Expected Gradients",
+    "LIME (samples=200)",
+    "Transformer relevance",
+    "Random (control)",
+]
+
+
+def matrices() -> list[panels.Panel]:
+    """How far eight methods agree, with long names, and their curves."""
+    table = [[1.0] * len(NAMES)] * len(NAMES)
+    curves = [{"name": name, "x": [0, 1], "y": [0, 1], "auc": 0.125} for name in NAMES]
+    return [charts.matrix_panel(table, NAMES), charts.curves_panel(curves, "x", "y")]
+
+
 FILLS: dict[str, Callable[[], list[panels.Panel]]] = {
     "one": lambda: [overlay("one")],
     "again": lambda: [overlay("again", RAW[::-1])],
@@ -60,8 +80,20 @@ FILLS: dict[str, Callable[[], list[panels.Panel]]] = {
     "hostile": hostile,
     "dust": lambda: [overlay("dust", DUST)],
     "failed": lambda: [panels.error_panel("Rollout", "no attention here")],
+    "matrix": matrices,
     "none": lambda: [],
 }
+
+
+GO = threading.Event()
+"""Set once work may end."""
+
+
+def at_work(progress: gr.Progress = gr.Progress()) -> list[panels.Panel]:  # noqa: B008
+    """Tell of progress until the test says that it is enough."""
+    while not GO.wait(0.1):
+        progress(0.3, desc="1,200 of 4,000 steps, about 10 min left")
+    return [overlay("done")]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +122,11 @@ def url() -> Iterator[str]:
         for button, fill in zip(buttons, FILLS.values(), strict=True):
             button.click(fill, outputs=shown)
         late.click(FILLS["one"], outputs=unseen)
+        with gr.Tab("Third"):
+            work = gr.Button("work")
+            area = Panels([], elem_id="area")
+            gr.Button("neighbour", elem_id="neighbour")
+        work.click(at_work, outputs=area)
         shown.select(hear, outputs=heard)
         apply.click(None, [colormap, alpha, fade, smooth], js=VIEW_JS)
     demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
@@ -482,4 +519,134 @@ def test_drawing_library_is_fetched_once_and_relative(visit: Open, url: str) -> 
     scripts = [u for u in opened.requests if "plotly.min.js" in u]
     assert len(scripts) == 1
     sources = page.evaluate("() => window.gradio_config.components.map((c) => c.props.head ?? '')")
-    assert sum('src="gradio_api/file=' in head for head in sources) == 3
+    assert sum('src="gradio_api/file=' in head for head in sources) == 4
+
+
+SPILLED = """() => {
+  const area = document.querySelector('#area');
+  const box = area.getBoundingClientRect();
+  const neighbour = document.querySelector('#neighbour').getBoundingClientRect();
+  const tracker = area.querySelector('[data-testid=status-tracker]');
+  const shown = [tracker, ...tracker.querySelectorAll('*')]
+    .filter((node) => node.getClientRects().length && node.closest('svg') === null);
+  const spilled = shown.filter((node) => {
+    const { left, top, right, bottom } = node.getBoundingClientRect();
+    return left < box.left - 1 || right > box.right + 1 || top < box.top - 1
+      || bottom > box.bottom + 1;
+  });
+  return { shown: shown.length, spilled: spilled.map((node) => node.outerHTML.slice(0, 80)),
+           over: box.bottom > neighbour.top + 1 };
+}"""
+OVERPRINTED = """() => {
+  const texts = [...document.querySelectorAll('#area [data-testid=status-tracker] div')]
+    .filter((node) => node.children.length === 0 && node.textContent.trim());
+  const boxes = texts.map((node) => node.getBoundingClientRect());
+  return boxes.some((a, i) => boxes.slice(i + 1).some((b) =>
+    a.left < b.right && b.left < a.right && a.top < b.bottom - 1 && b.top < a.bottom - 1));
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_progress_prints_over_nothing(visit: Open, url: str, width: int) -> None:
+    page = visit(url, width=width).page
+    page.get_by_role("tab", name="Third").click()
+    for again in (False, True):
+        GO.clear()
+        page.get_by_role("button", name="work").click()
+        said = page.locator("#area .progress-level-inner")
+        expect(said).to_contain_text("1,200 of 4,000 steps")
+        found = page.evaluate(SPILLED)
+        ground = page.locator("#area [data-testid=status-tracker]").evaluate(
+            "(node) => getComputedStyle(node).backgroundColor"
+        )
+        overprinted = page.evaluate(OVERPRINTED)
+        GO.set()
+        assert found["shown"] > 1
+        assert found["spilled"] == []
+        assert not found["over"]
+        assert not overprinted
+        assert float(re.findall(r"[\d.]+", ground)[-1]) >= 0.8, "an old map shows through"
+        expect(page.locator(f"#area {DRAWN}")).to_have_count(1)
+        assert not again or page.locator("#area .ts-card").count() == 1
+
+
+RANGES = """() => [...document.querySelectorAll('#shown .ts-plot')].filter((p) => p._fullLayout)
+  .map(({ _fullLayout: { xaxis, yaxis } }) => [...xaxis.range, ...yaxis.range])"""
+
+
+def tap_point(page: Page, index: int) -> tuple[float, float]:
+    """A point in the left upper part of a figure, once it is in view."""
+    plot = page.locator("#shown figure").nth(index).locator(".nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    box = plot.bounding_box()
+    assert box is not None
+    return box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"]
+
+
+@pytest.mark.parametrize("taps", [1, 2, 3])
+def test_a_tap_tells_python_and_zooms_nothing(visit: Open, url: str, taps: int) -> None:
+    page = filled(visit(url, width=390, height=844, touch=True).page, "hostile")
+    page.evaluate(
+        """() => {
+          const { root } = document.querySelector('#shown figure').card;
+          const trigger = root.trigger;
+          window.told = 0;
+          root.trigger = (...event) => { window.told += 1; trigger(...event); };
+        }"""
+    )
+    for index in (2, 0):  # curves, then a map
+        at = tap_point(page, index)
+        before = page.evaluate(RANGES)
+        for _ in range(taps):
+            page.touchscreen.tap(*at)
+            page.wait_for_timeout(100)
+        page.wait_for_timeout(500)  # a zoom would have been drawn by now
+        assert page.evaluate(RANGES) == before
+    expect(page.get_by_label("heard")).to_have_value(re.compile("panel=0 "))
+    assert page.evaluate("window.told") == taps
+    assert page.evaluate("visualViewport.scale") == 1
+
+
+def test_a_double_click_zooms_back_to_the_picture_and_no_further(visit: Open, url: str) -> None:
+    page = filled(visit(url).page)
+    (whole,) = page.evaluate(RANGES)
+    page.mouse.dblclick(*spot(page, 200, 150))
+    page.wait_for_timeout(500)
+    assert page.evaluate(RANGES) == [whole]
+    page.mouse.move(*spot(page, 100, 100))
+    page.mouse.down()
+    page.mouse.move(*spot(page, 200, 200), steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"(whole) => ({RANGES})()[0][0] > whole[0] + 20", arg=whole)
+    page.mouse.dblclick(*spot(page, 150, 150))
+    page.wait_for_function(f"(whole) => Math.abs(({RANGES})()[0][0] - whole[0]) < 1", arg=whole)
+
+
+COLLISIONS = """(edge) => {
+  const card = document.querySelector('#shown figure');
+  const room = card.querySelector('.main-svg').getBoundingClientRect();
+  const texts = [...card.querySelectorAll('.main-svg text')].filter((t) => t.textContent.trim());
+  const boxes = texts.map((text) => [text.textContent, text.getBoundingClientRect()]);
+  const over = (a, b) => a.left < b.right - edge && b.left < a.right - edge
+    && a.top < b.bottom - edge && b.top < a.bottom - edge;
+  return boxes.flatMap(([name, a], i) => [
+    ...boxes.slice(i + 1).filter(([, b]) => over(a, b)).map(([other]) => `${name} | ${other}`),
+    ...(a.left < room.left - 1 || a.right > room.right + 1 ? [`${name} is cut off`] : []),
+    ...(a.height < 8 ? [`${name} is tiny`] : []),
+  ]);
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_names_of_many_methods_do_not_collide(visit: Open, url: str, width: int) -> None:
+    page = visit(url, width=width).page
+    fill(page, "matrix")
+    card = page.locator("#shown figure").first
+    expect(card.locator(".annotation")).to_have_count(len(NAMES))
+    expect(card.locator(".heatmap-label, .hm ~ * text").first).to_be_attached()
+    assert page.evaluate(COLLISIONS, 1) == []
+    legend = page.locator("#shown figure").last.locator(".legendtext")
+    expect(legend).to_have_count(len(NAMES))
+    for text in legend.all_text_contents():
+        assert text.startswith("0.125"), "what a narrow page cuts off is the end of the name"

@@ -19,7 +19,7 @@ from quantus.helpers.model.pytorch_model import PyTorchModel
 from quantus.helpers.utils import calculate_auc
 from torch import Tensor, nn
 
-from core import Explainer, ModelHandle
+from core import METRICS, Explainer, ModelHandle
 from core.inputs.preprocessing import Preprocessing
 from core.metrics import similarity
 from core.metrics.randomisation import cascade
@@ -871,7 +871,8 @@ def test_class_sensitivity_is_quantus_random_logit_for_the_runner_up(
     x, classes, model = images(owner, 3), (1, 3, 5), clean(owner)
     explainer = Explainer(owner)
     answer = explainer.explain(x, target=classes, **METHOD)
-    ours = explainer.measure(x, answer, "class_sensitivity", target=classes)
+    metric_of_ours = METRICS.make("class_sensitivity", {"rival": "next"})
+    ours = explainer.measure(x, answer, metric_of_ours, target=classes)
     with torch.no_grad():
         ranked = model(x).argsort(descending=True).tolist()
     others = [next(c for c in row if c != own) for row, own in zip(ranked, classes, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from core.evaluation.verdict import (
     Verdict,
     explanations_needed,
     finding,
+    finding_of,
     rule_of,
     sanity_metrics,
     verdict,
@@ -215,6 +217,21 @@ def test_metrics_run_the_method_as_often_as_a_verdict_reckons() -> None:
             else:
                 explainer.measure(x, answer, key, target=1)
             assert sum(rows) == explanations_needed(key), key
+
+
+def test_a_bad_score_comes_with_the_advice_of_its_method_and_a_good_one_with_none() -> None:
+    owner = shared_handle("resnet")
+    explainer, x = Explainer(owner), images(owner, 1)
+    answer = explainer.explain(x, "integrated_gradients", target=1, steps=1)
+    for error, words in (
+        (0.01, "Its values account for the score."),
+        (0.1, "Its values account for the score only roughly; take more steps."),
+        (9.0, "Its values do not add up to what they should explain; take more steps."),
+    ):
+        told = replace(answer, extras={"completeness_error": torch.tensor([error])})
+        score = Explainer(owner).measure(x, told, "completeness_error", target=1)
+        assert finding_of("completeness_error", score, {}).words == words
+        assert score.advice == ("take more steps" if error >= 0.05 else "",)
 
 
 # -- on the page, and of real maps ----------------------------------------------------------------

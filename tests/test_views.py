@@ -664,8 +664,9 @@ def test_any_object_with_the_right_names_places_a_map() -> None:
 def test_a_matrix_names_its_rows_and_columns_as_they_are() -> None:
     panel = charts.matrix_panel([[1, 0.5], [-0.001, 1]], ["<b>one", "two"], title="Likeness")
     (trace,) = panel["figure"]["data"]
-    axes = [panel["figure"]["layout"][axis]["ticktext"] for axis in ("xaxis", "yaxis")]
-    assert axes == [["&lt;b&gt;one", "two"]] * 2
+    rows = [note["text"] for note in panel["figure"]["layout"]["annotations"]]
+    assert rows == ["1  &lt;b&gt;one", "2  two"]
+    assert panel["figure"]["layout"]["xaxis"]["ticktext"] == ["1", "2"]
     assert trace["text"] == [["1.00", "0.50"], ["0.00", "1.00"]]
     assert trace["customdata"][1][0] == "two and &lt;b&gt;one"
     assert (trace["zmin"], trace["zmax"]) == (0, 1)

@@ -156,7 +156,7 @@ def _report(
     compared = explainer.compare(query, list(request.methods.values()))
     report: dict[str, Any] = {
         "image": picture.name,
-        "notes": list(batch.pictures[0].notes),
+        "notes": [*batch.pictures[0].notes, *filter(None, [explainer.model.domain_note])],
         **context_facts(explainer.model, query, prediction),
         "results": {key: result_facts(a) for key, a in compared.results.items()},
         "errors": dict(compared.errors),
@@ -236,6 +236,8 @@ def score_facts(score: Score, metric: Metric) -> dict[str, Any]:
         facts["cannot_tell"] = reason
     if score.notes and score.notes[0]:
         facts["note"] = score.notes[0]
+    if score.advice and score.advice[0]:
+        facts["advice"] = score.advice[0]
     if score.low is not None and score.high is not None:
         facts["interval"] = [finite(float(end[0])) for end in (score.low, score.high)]
     return facts

@@ -134,9 +134,12 @@ def finding_of(metric: str, score: Score, controls: Mapping[str, Score], image: 
     noise = score.noise_of(image)
     beside = {name: float(one.value[image]) for name, one in controls.items()}
     found = finding(metric, float(score.value[image]), beside, noise)
-    if not (score.notes and score.notes[image]):
-        return found
-    return replace(found, words=f"{found.words} ({score.notes[image]}.)")
+    words = found.words
+    if found.tone != "good" and score.advice and score.advice[image]:
+        words = f"{words.removesuffix('.')}; {score.advice[image]}."
+    if score.notes and score.notes[image]:
+        words = f"{words} ({score.notes[image]}.)"
+    return replace(found, words=words)
 
 
 def finding(

@@ -50,6 +50,12 @@ class Family(Group):
     )
 
 
+ONLY_ORDER = "trust only the order of its values"
+"""What is left of a map whose values do not add up, and cannot be made to."""
+MORE_STEPS = "take more steps"
+"""The advice of methods that integrate in a number of steps."""
+
+
 class Method(Parameters, ABC):
     """A method of explanation; its fields are its parameters.
 
@@ -102,6 +108,14 @@ class Method(Parameters, ABC):
     def refusal(self, subject: Subject) -> str:
         """Why this model cannot be explained although it meets the needs; empty if it can be."""
         return ""
+
+    def advice(self) -> str:
+        """What to do where the map's values miss what they should add up to; a clause.
+
+        A method whose parameters decide how far they miss names the one to change. Where nothing
+        can be changed, what is left is to read the map without the sum.
+        """
+        return ONLY_ORDER
 
     def why_not(self, subject: Subject, layer: str | None = None) -> str:
         """Why this model cannot be explained, for whatever reason; empty if it can be.

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.methods.base import Method, register, relative_error
+from core.methods.base import MORE_STEPS, Method, register, relative_error
 from core.methods.quadrature import integrate
 from core.perturb.baselines import Baseline, Baselines, baseline_images
 from core.runtime.batching import Chunk
@@ -79,6 +79,9 @@ class IntegratedGradients(Method):
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         passes = self.steps * len(self.baselines)
         return Cost(passes + len(self.baselines) + 1, passes)
+
+    def advice(self) -> str:
+        return "lower the tolerance, or allow more steps" if self.tolerance else MORE_STEPS
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         generator = run.generator()

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.methods.base import Method, register
+from core.methods.base import MORE_STEPS, Method, register
 from core.methods.path import completeness_error, in_steps
 from core.runtime.batching import Chunk
 from core.runtime.run import Run
@@ -45,6 +45,9 @@ class BlurIG(Method):
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.steps + 2, self.steps)
+
+    def advice(self) -> str:
+        return MORE_STEPS
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         width = self.max_sigma / self.steps

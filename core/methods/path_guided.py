@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.methods.base import Method, register
+from core.methods.base import MORE_STEPS, Method, register
 from core.methods.path import completeness_error
 from core.perturb.baselines import Baseline, baseline_images
 from core.runtime.run import Run
@@ -52,6 +52,9 @@ class GuidedIG(Method):
 
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.steps + 1, self.steps)
+
+    def advice(self) -> str:
+        return MORE_STEPS
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         starts = baseline_images(self.baseline, run)

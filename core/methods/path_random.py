@@ -73,6 +73,9 @@ class ExpectedGradients(Method):
     def estimate_cost(self, subject: Subject, layer: str | None) -> Cost:
         return Cost(self.samples + len(self._scored_kinds()) + 1, self.samples)
 
+    def advice(self) -> str:
+        return "take more samples"
+
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         def path() -> Iterator[Chunk]:
             for draw in self._draws(run):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from core.errors import NotApplicableError
 from core.methods.backprop import refusal_of_attempt, rewritten_gradient
-from core.methods.base import Method, register, relative_error
+from core.methods.base import ONLY_ORDER, Method, register, relative_error
 from core.runtime.backward_rules import (
     ACTIVATIONS,
     DECOMPOSITIONS,
@@ -254,6 +254,9 @@ class Relevance(Method):
 
     def refusal(self, subject: Subject) -> str:
         return refusal_of_attempt(subject, self.key, self._relevance)
+
+    def advice(self) -> str:
+        return f"what biases and epsilon absorb is not on the map, so {ONLY_ORDER}"
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         values, score = self._relevance(run)

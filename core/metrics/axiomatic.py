@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.errors import NotApplicableError
+from core.methods.base import METHODS
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
 from core.metrics.verdict_rule import VerdictRule, assess_by_limits
 from core.runtime.noise import reasons
@@ -13,6 +14,8 @@ from core.types import Score
 
 ERRORS = ("completeness_error", "efficiency_error")
 """The extras of an attribution that hold it, by method."""
+ADDS_UP = 0.05
+"""A map with a smaller error accounts for the score."""
 
 
 @register(
@@ -28,28 +31,35 @@ ERRORS = ("completeness_error", "efficiency_error")
     verdict=VerdictRule(
         priority=30,
         assess=assess_by_limits(
-            0.05,
+            ADDS_UP,
             0.2,
             (
-                "Its values add up to the change in the score.",
-                "Its values add up only roughly; use more steps.",
-                "Its values do not add up; use more steps, or trust only their order.",
+                "Its values account for the score.",
+                "Its values account for the score only roughly.",
+                "Its values do not add up to what they should explain.",
             ),
         ),
     ),
 )
 class CompletenessError(Metric):
-    """abs(sum of the map - (f(x) - f(baseline))) / abs(f(x) - f(baseline)), as the method reports.
+    """abs(sum of the map - what it should be) / abs(what it should be), as the method reports.
 
-    Only for methods whose values are meant to add up to the change in the score. Where the score
-    does not change, beyond rounding errors, it is NaN, and `cannot_tell` says so.
+    Only for methods whose values are meant to add up: to f(x) - f(baseline), or to f(x) where the
+    method has no baseline, such as LRP. Where that is zero up to rounding errors, it is NaN, and
+    `cannot_tell` says so. `advice` says what the method offers against an error of 5 % or more.
     """
 
     def measure(self, run: Run, values: Tensor, context: MetricContext) -> Score:
         check(values, run.x)
-        extras = context.attribution.extras if context.attribution is not None else {}
+        given = context.attribution
+        extras = given.extras if given is not None else {}
         found = next((extras[name] for name in ERRORS if name in extras), None)
-        if found is None:
+        if given is None or found is None:
             raise NotApplicableError("this method's values need not add up to the score")
-        reason = "the score is the same without the picture, up to rounding errors"
-        return self.score(run, found.float(), cannot_tell=reasons(found.isnan(), reason))
+        reason = "the values should add up to 0, up to rounding errors"
+        return self.score(
+            run,
+            found.float(),
+            cannot_tell=reasons(found.isnan(), reason),
+            advice=reasons(found >= ADDS_UP, METHODS.make(given.method, given.params).advice()),
+        )

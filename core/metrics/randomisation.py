@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from core.errors import NotApplicableError
 from core.metrics.base import Category, Metric, MetricContext, MetricInput, check, register
+from core.metrics.rivals import dissimilar_rivals, next_rivals
 from core.metrics.similarity import spearman
 from core.metrics.verdict_rule import VerdictRule, assess_by_limits
 from core.runtime.derived_state import DerivedState
@@ -199,8 +201,8 @@ class RandomisationEntropy(WeightRandomisation):
             0.999,
             (
                 "Another class gets a different map.",
-                "The map for the most likely other class is nearly the same.",
-                "The map for the most likely other class is the same.",
+                "The map for a class that looks different is nearly the same.",
+                "The map for a class that looks different is the same.",
             ),
             limits_included=True,
         ),
@@ -208,11 +210,25 @@ class RandomisationEntropy(WeightRandomisation):
     ),
 )
 class ClassSensitivity(Metric):
-    """Rank correlation with the map for the most likely other class; 1 if the class is ignored.
+    """Rank correlation with the map for another class; 1 if the class is ignored.
+
+    Two classes that look alike, such as tabby and tiger cat, may well have the same evidence and so
+    the same map. Therefore the other class is by default the likeliest of those that are not alike:
+    of the half of all classes whose weights in the model's linear classifier have the smallest
+    cosine with those of the class explained. Of a model without such a classifier, it is the half
+    whose scores are correlated least with its score over the sample pictures; where that cannot be
+    told either, it is the next likeliest class, and the score's note says so.
 
     NaN if either map is constant, because that is neither the same map nor another one;
     `cannot_tell` then says so.
     """
+
+    rival: Literal["dissimilar", "next"] = Field(
+        "dissimilar",
+        title="Other class",
+        description="Which class to compare with: the likeliest that is not alike (dissimilar), or "
+        "the next likeliest, alike or not (next)",
+    )
 
     def method_calls(self) -> int:
         return 1
@@ -227,16 +243,25 @@ class ClassSensitivity(Metric):
         outputs = scores_of(run.outputs())
         if outputs.shape[1] < 2:
             raise NotApplicableError("the model has one output only, so there is no other class")
-        asked = [[run.target.of(image)] for image in run.owner.tolist()]
-        others = outputs.scatter(1, torch.tensor(asked, device=outputs.device), -torch.inf)
-        target = ClassScore(tuple(others.argmax(1).tolist()), run.target.activation)
+        asked = torch.tensor([run.target.of(image) for image in run.owner.tolist()])
+        asked = asked.to(outputs.device)
+        dissimilar = self.rival == "dissimilar"
+        rivals = (
+            dissimilar_rivals(run, outputs, asked) if dissimilar else next_rivals(outputs, asked)
+        )
+        target = ClassScore(tuple(rivals.classes.tolist()), run.target.activation)
         found = context.reattribute(
             run.derive(x=run.x, owner=torch.arange(len(run.x)).to(run.owner), target=target)
         )
         alike = [spearman(a, b) for a, b in zip(found, values, strict=True)]
         mine = reasons(is_constant(values), CONSTANT)
         theirs = reasons(is_constant(found), CONSTANT_OTHER)
-        return self.score(run, torch.tensor(alike), cannot_tell=first_reasons(mine, theirs))
+        return self.score(
+            run,
+            torch.tensor(alike),
+            cannot_tell=first_reasons(mine, theirs),
+            notes=(rivals.note,) * len(alike),
+        )
 
 
 CONSTANT_OTHER = "the map for the other class has the same value everywhere"

@@ -34,6 +34,8 @@ from core.runtime.evaluation_mode import no_grad_no_autocast
 from core.runtime.forward import Forward
 from core.runtime.model_call import copy_model
 from core.runtime.streaming import memory_exhausted
+from core.synthetic import SYNTHETIC_MODELS
+from core.synthetic.scenes import CLASSES
 from core.tasks.activation import Activation
 from core.tasks.classification import Classification
 from core.tasks.reading import has_no_classes
@@ -151,6 +153,22 @@ class ModelHandle:
     @cached_property
     def _settled(self) -> tuple[Activation, bool]:
         return settle(self.activation, self.model, self.probe, self.name)
+
+    @property
+    def domain_note(self) -> str:
+        """What the predictions are worth at most, a sentence; empty if nothing is known of it.
+
+        Random weights predict nothing, and a model of the synthetic scenes knows no other pictures:
+        whatever it is shown, it calls one of its six kinds of objects, and often with certainty.
+        """
+        if self.source.startswith("random"):
+            return "The weights are random: the prediction means nothing."
+        if self.source == "embedded" and self.name in SYNTHETIC_MODELS:
+            return (
+                f"{self.name} knows only generated scenes of {len(CLASSES)} kinds of objects: of "
+                "any other picture, such as a photograph, the prediction means nothing."
+            )
+        return ""
 
     @property
     def input_size(self) -> tuple[int, int, int]:

@@ -23,10 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import ModelFailure, TimmscopeError
+from core.errors import MemoryExhaustedError, ModelFailure, TimmscopeError
 from core.runtime.batching import is_out_of_memory
 
 _OUR_PACKAGE = __name__.partition(".")[0]
+_CALLS = nn.Module.__module__
+"""The module of torch through which every call of a model goes."""
 
 
 def call_model(function: Callable[..., Any], *args: Any, name: str, **kwargs: Any) -> Any:
@@ -80,6 +82,42 @@ def differentiate(
         sentence, name, torch.autograd.grad, outputs, inputs, grad_outputs, **options
     )
     return gradients
+
+
+def load_foreign(function: Callable[..., Any], *args: Any, name: str, **kwargs: Any) -> Any:
+    """``function(*args, **kwargs)``, which builds or loads a model with a library's code.
+
+    Raises:
+        ModelFailure: the library raised; the original error is the `__cause__`.
+        MemoryExhaustedError: the model does not fit into memory.
+    """
+    sentence = "{name} cannot be loaded ({error}); check that it loads on its own"
+    try:
+        return _call(sentence, name, function, *args, **kwargs)
+    except (RuntimeError, MemoryError) as error:
+        if told := failure_of(error):
+            raise told from error
+        raise
+
+
+def failure_of(error: Exception) -> TimmscopeError | None:
+    """What an error means to a person that no function of this module has turned into a sentence.
+
+    The last resort of a page or a server, for what reaches it raw.
+
+    Returns:
+        The error to show if the memory is used up, or if a model raised it while it ran; None if it
+        is a fault of our own.
+    """
+    if is_out_of_memory(error):
+        return MemoryExhaustedError(
+            "this does not fit into the memory that is left; free memory, or choose a smaller model"
+        )
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    ran_model = any(frame.f_globals.get("__name__") == _CALLS for frame in frames)
+    if not ran_model or _is_fault_of_ours(error):
+        return None
+    return ModelFailure(f"the model failed ({_in_short(error)}); check that it works on its own")
 
 
 def copy_model(model: nn.Module, *, name: str) -> nn.Module:

@@ -18,6 +18,8 @@ CYCLE = (
     "#6366f1", "#ea580c", "#0d9488", "#db2777", "#0284c7", "#65a30d", "#9333ea", "#b45309",
 )  # fmt: skip
 """Line colours with a contrast of at least 3 on white and on near-black."""
+MATRIX_ROW = 46
+"""Height of a row of a matrix with its name, in CSS pixels."""
 CONTROL = "#7c8394"
 CONTROL_DASHES = ("dash", "dot", "dashdot", "longdash")
 GRID, TRACK = "rgba(128,128,140,0.22)", "rgba(128,128,140,0.16)"
@@ -184,6 +186,9 @@ def matrix_panel(
 ) -> Panel:
     """A square matrix as a heatmap with the numbers in its cells.
 
+    Names stand above their rows, numbered, and the columns have the numbers: names of any number
+    and length stay legible on a narrow page.
+
     Args:
         table: (m, m) numbers, rows from top to bottom; NaN where there is none.
         names: names of the m rows and columns.
@@ -191,8 +196,27 @@ def matrix_panel(
         caption: text below the title, one or two sentences.
         limits: the values with the lightest and the strongest colour.
     """
+    at = list(range(len(names)))
+    ticks = {
+        "tickvals": at, "ticktext": [str(i + 1) for i in at], "showgrid": False, "zeroline": False,
+        "fixedrange": True,
+    }  # fmt: skip
+    layout = layout_of({"l": 0, "r": 0, "t": 0, "b": 24}) | {
+        "dragmode": False,
+        "xaxis": ticks | {"side": "bottom"},
+        "yaxis": ticks | {"range": [len(names) - 0.5, -0.75], "showticklabels": False},
+        "annotations": [_row_name(name, i) for i, name in enumerate(names)],
+    }
+    trace = _cells(table, names, limits) | {"x": at, "y": at}
+    return panel(title, caption, [trace], layout, height=36 + MATRIX_ROW * len(names))
+
+
+def _cells(
+    table: Sequence[Sequence[float]], names: Sequence[str], limits: tuple[float, float]
+) -> Json:
+    """A heatmap with the numbers in its cells, and room above each row for its name."""
     rows = [[finite_or_none(value) for value in row] for row in table]
-    trace = {
+    return {
         "type": "heatmap",
         "z": rows,
         "zmin": limits[0],
@@ -200,29 +224,23 @@ def matrix_panel(
         "colorscale": [[0, "rgba(99,102,241,0.04)"], [1, "rgba(99,102,241,0.75)"]],
         "showscale": False,
         "xgap": 2,
-        "ygap": 2,
+        "ygap": MATRIX_ROW - 24,
         "text": [["?" if v is None else f"{round(v, 2) + 0.0:.2f}" for v in row] for row in rows],
         "texttemplate": "%{text}",
-        "textfont": {"size": 12},
+        "textfont": {"size": 12 if len(names) <= 7 else 9},
         "customdata": [[f"{plain(a)} and {plain(b)}" for b in names] for a in names],
         "hovertemplate": "%{customdata}: <b>%{z:.3f}</b><extra></extra>",
     }
-    at = list(range(len(names)))
-    ticks = {
-        "tickvals": at,
-        "ticktext": [plain(name) for name in names],
-        "showgrid": False,
-        "zeroline": False,
-        "automargin": True,
-        "fixedrange": True,
-    }
-    trace |= {"x": at, "y": at}
-    layout = layout_of({"l": 8, "r": 8, "t": 8, "b": 8}) | {
-        "dragmode": False,
-        "xaxis": ticks | {"side": "bottom", "tickangle": -35},
-        "yaxis": ticks | {"autorange": "reversed"},
-    }
-    return panel(title, caption, [trace], layout, height=120 + 46 * len(names))
+
+
+def _row_name(name: str, row: int) -> Json:
+    """The name of a row of a matrix, above its cells: there it may be as long as the row."""
+    return {
+        "text": f"{row + 1}  {plain(name if len(name) <= 42 else name[:41] + '…')}",
+        "x": 0, "xref": "paper", "xanchor": "left", "y": row - 0.5, "yref": "y",
+        "yanchor": "middle", "align": "left", "showarrow": False, "font": {"size": 12},
+        "borderpad": 0,
+    }  # fmt: skip
 
 
 def _note(text: str, x: float, y: float, side: str) -> Json:
@@ -245,7 +263,8 @@ def _line(curve: Curve, styles: Mapping[str, Iterator[Json]]) -> Json:
         "mode": "lines",
         "x": x.tolist(),
         "y": y.tolist(),
-        "name": plain(name) + ("" if auc is None else f"  <b>{auc:.3f}</b>"),
+        # The area first: a long name is cut off at the edge of a narrow page.
+        "name": ("" if auc is None else f"<b>{auc:.3f}</b>  ") + plain(name),
         "text": plain(name),
         "line": next(styles[curve.get("style", "solid")]),
         "hovertemplate": "%{text}<br>%{x:.3~g}, <b>%{y:.4~g}</b><extra></extra>",

@@ -50,9 +50,10 @@ from dashboard.actions.model import (
     ModelRequest,
     ModelStatus,
     describe_model,
+    knows_scenes,
     open_model,
 )
-from dashboard.actions.predict import PredictResult, predict
+from dashboard.actions.predict import PredictResult, no_prediction, predict
 from dashboard.actions.question import (
     NO_CLASS,
     Answered,
@@ -61,6 +62,8 @@ from dashboard.actions.question import (
     Question,
     ResolvedQuestion,
     Settings,
+    UnusableError,
+    brief,
     fault_card,
     resolve,
 )
@@ -107,10 +110,12 @@ __all__ = [
     "ResolvedQuestion",
     "SaveRequest",
     "Settings",
+    "UnusableError",
     "VerdictRequest",
     "VerdictResult",
     "assess",
     "attention",
+    "brief",
     "compare",
     "curve_choices",
     "curve_step",
@@ -121,10 +126,12 @@ __all__ = [
     "explain",
     "fault_card",
     "features",
+    "knows_scenes",
     "measure",
     "method_choices",
     "metric_choices",
     "metrics_on_evidence",
+    "no_prediction",
     "open_model",
     "predict",
     "recommend",

@@ -15,7 +15,7 @@ from core.types import Comparison
 from core.views.charts import matrix_panel
 from core.views.colour import Limits
 from core.views.maps import overlay_panel, picture_uri
-from core.views.panels import Panel, empty_panel, error_panel
+from core.views.panels import Panel, empty_panel
 from dashboard.actions.formatting import cost_text, extras_text
 from dashboard.actions.question import (
     Answers,
@@ -23,6 +23,7 @@ from dashboard.actions.question import (
     ResolvedQuestion,
     Settings,
     compare_methods,
+    reason_cards,
     resolve,
 )
 from dashboard.state import Service
@@ -55,7 +56,7 @@ class CompareResult:
     """Several methods side by side.
 
     Attributes:
-        panels: a card for each method, then how far the methods agree.
+        panels: the maps, the reasons why others have none, then how far the methods agree.
         table: a row for each method; see `COST_HEADERS`.
         answers: which question it answers.
     """
@@ -102,12 +103,13 @@ def _cards(
 ) -> list[Panel]:
     results = comparison.results
     ranges = _ranges(*results.values()) if shared and results else None
-    return [
+    maps = [
         _map_card(resolved, results[key], uri, label_of(key), ranges or _ranges(results[key]))
-        if key in results
-        else error_panel(label_of(key), comparison.errors[key])
         for key in keys
+        if key in results
     ]
+    failed = {label_of(key): comparison.errors[key] for key in keys if key in comparison.errors}
+    return maps + reason_cards(failed)
 
 
 def _ranges(*found: Attribution) -> Ranges:
@@ -132,7 +134,7 @@ def _map_card(
 def _row(key: str, comparison: Comparison) -> list[Any]:
     label = label_of(key)
     if key in comparison.errors:
-        return [label, None, None, None, comparison.errors[key]]
+        return [label, None, None, None, "no map: see its card"]
     found = comparison.results[key]
     cost = found.cost
     return [label, cost.forward, cost.backward, round(cost.seconds * 1000), extras_text(found)]

@@ -168,8 +168,11 @@ def _caption(resolved: ResolvedQuestion, found: Attribution) -> str:
 
 def summary(found: Attribution) -> str:
     """How far the map can be believed, in words."""
+    advice = METHODS.make(found.method, found.params).advice()
     sentences = [
-        sum_error_text(float(found.extras[name][0])) for name in SUM_ERRORS if name in found.extras
+        sum_error_text(float(found.extras[name][0]), advice)
+        for name in SUM_ERRORS
+        if name in found.extras
     ]
     if not found.values.any():
         hidden = " What speaks against it is hidden by ReLU." if found.params.get("relu") else ""

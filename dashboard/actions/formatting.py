@@ -7,10 +7,11 @@ from math import isnan
 
 import torch
 
+from core.metrics.axiomatic import ADDS_UP, ERRORS
 from core.types import Attribution, Cost
 
-SUM_ERRORS = ("completeness_error", "efficiency_error")
-"""Extras of methods whose values add up to the change of the score, up to that error."""
+SUM_ERRORS = ERRORS
+"""Extras of methods whose values should add up, and by how much they miss."""
 NOT_SHOWN = {"tail_rows"}
 """Extras that say nothing to a reader of the page."""
 TOLD_IF_ANY = {"outlying_tokens", "largest_on_outlier"}
@@ -74,7 +75,7 @@ def extra_text(name: str, value: float) -> str:
     if name == "standard_error":
         return f"{words} {value:.1%} of the largest value, on average"
     if name.endswith("_error") and isnan(value):
-        return f"{words} unknown, as the score hardly changes"
+        return f"{words} unknown, as the values should add up to nearly 0"
     if name.endswith("_error"):
         return f"{words} {value:.1%}"
     return f"{words} {value:.3g}"
@@ -90,22 +91,19 @@ def extras_text(found: Attribution, leave_out: Collection[str] = ()) -> str:
     )
 
 
-def sum_error_text(error: float) -> str:
-    """How well a map's values add up to the score.
+def sum_error_text(error: float, advice: str) -> str:
+    """How well a map's values add up to the score, and the method's advice if they do not.
 
-    >>> sum_error_text(0.0213)
+    >>> sum_error_text(0.0213, "take more steps")
     'The map accounts for the score to within 2.1%.'
-    >>> sum_error_text(0.123)
-    'The map misses the score by 12.3%; use more steps or evaluations, if the method has them.'
+    >>> sum_error_text(0.123, "take more steps")
+    'The map misses the score by 12.3%; take more steps.'
     """
     if isnan(error):
-        return "The score hardly differs from that of the baseline, so there is nothing to add up."
-    if error < 0.05:
+        return "The values should add up to nearly 0 here, so how well they do cannot be told."
+    if error < ADDS_UP:
         return f"The map accounts for the score to within {error:.1%}."
-    return (
-        f"The map misses the score by {error:.1%}; use more steps or evaluations, if the method "
-        "has them."
-    )
+    return f"The map misses the score by {error:.1%}; {advice}."
 
 
 def regions_text(found: Attribution) -> str:

@@ -20,7 +20,7 @@ from core.metrics.base import Metric, MetricInput
 from core.registry import key_of
 from core.types import Comparison, Score
 from core.views.charts import Curve, curves_panel
-from core.views.panels import Panel, empty_panel, error_panel
+from core.views.panels import Panel, empty_panel
 from dashboard.actions.evidence import UNKNOWN, Evidence, ground_truth_of
 from dashboard.actions.question import (
     Answers,
@@ -30,6 +30,7 @@ from dashboard.actions.question import (
     Settings,
     compare_methods,
     params_of,
+    reason_cards,
     resolve,
 )
 from dashboard.state import Service
@@ -191,8 +192,13 @@ def _panels(scores: Scores, scoring: _Scoring) -> list[Panel]:
     comparison = scoring.comparison
     return [
         *(_curves(key, found, comparison) for key, found in scores.items() if _has_curve(found)),
-        *(error_panel(label_of(key), why) for key, why in comparison.errors.items()),
-        *(error_panel(METRICS[key].label, why) for key, why in scoring.reasons.items()),
+        *reason_cards({label_of(key): why for key, why in comparison.errors.items()}),
+        *reason_cards(
+            {
+                (label := METRICS[key].label): why.removeprefix(f"{label} ")
+                for key, why in scoring.reasons.items()
+            }
+        ),
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from core import ModelHandle
 from core.inputs.batch import OnProgress
+from core.synthetic import SYNTHETIC_MODELS
 from core.types import Need, OutputKind
 from dashboard.actions.methods import method_choices, why_not
 from dashboard.actions.question import Choices
@@ -90,6 +91,11 @@ def describe_model(
         attention=handle.choices([Need.ATTENTION]),
         default_layer=handle.default_layer,
     )
+
+
+def knows_scenes(model: str) -> bool:
+    """Whether a model, by its name, knows generated scenes and no photographs."""
+    return model.strip() in SYNTHETIC_MODELS
 
 
 OUTPUT_WORDS: Mapping[OutputKind, str] = {

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 from core.types import Prediction
 from core.views.charts import prediction_panel
-from core.views.panels import Panel
-from dashboard.actions.question import Choices, Question
+from core.views.panels import Panel, error_panel
+from dashboard.actions.question import (
+    Choices,
+    Question,
+    UnusableError,
+    fault_card,
+    load_and_predict,
+)
 from dashboard.state import Service
 
 
@@ -20,7 +27,7 @@ class PredictResult:
         panels: the most likely classes as bars.
         classes: every class as (label, index), most likely first.
         predicted: the predicted class; of a model without classes, the strongest feature.
-        notes: what a person should know of the picture.
+        notes: what a person should know of the picture, or why it cannot be used.
     """
 
     panels: list[Panel]
@@ -37,15 +44,22 @@ def predict(
     Raises:
         TimmscopeError: the model or the picture cannot be used.
     """
-    explainer = service.models.of(question, on_progress)
-    batch = service.batches.get(explainer, question.picture)
-    prediction = explainer.predict(batch)
-    notes = list(batch.pictures[0].notes)
-    if question.weights == "random":
-        notes.append("random weights: the prediction has no meaning")
+    explainer, batch, prediction = load_and_predict(service, question, on_progress)
     return PredictResult(
-        [_bars(prediction)], _classes(prediction), prediction.top(1)[0][0], "; ".join(notes)
+        [_bars(prediction, explainer.model.domain_note)],
+        _classes(prediction),
+        prediction.top(1)[0][0],
+        "; ".join(batch.pictures[0].notes),
     )
+
+
+def no_prediction(question: Question, error: TimmscopeError) -> PredictResult:
+    """What the page shows instead of a prediction: each error at the part that it concerns."""
+    part = error.part if isinstance(error, UnusableError) else ""
+    if part == "prediction":
+        return PredictResult([error_panel("No prediction", str(error))])
+    notes = f"**This picture cannot be used:** {error}" if part == "picture" else ""
+    return PredictResult([fault_card("No prediction", question, error)], notes=notes)
 
 
 def _classes(prediction: Prediction) -> Choices:
@@ -59,6 +73,7 @@ def _classes(prediction: Prediction) -> Choices:
     return likely + [(prediction.label(i), i) for i in rest]
 
 
-def _bars(prediction: Prediction) -> Panel:
+def _bars(prediction: Prediction, domain_note: str) -> Panel:
     choose = "Choose one below" if prediction.kind == "output" else "Click a bar"
-    return prediction_panel(prediction, caption=f"{choose} to explain that {prediction.kind}.")
+    caption = f"{choose} to explain that {prediction.kind}."
+    return prediction_panel(prediction, caption=" ".join(filter(None, [domain_note, caption])))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from core import METHODS, Explainer
-from core.errors import NotApplicableError, TimmscopeError
+from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.inputs.batch import InputBatch, OnProgress
 from core.registry import Parameters, key_of
 from core.tasks.base import Target
@@ -82,6 +83,49 @@ class Question:
         return target.probability() if self.unit == "probability" else target
 
 
+Part = Literal["picture", "model", "prediction"]
+"""What the left column shows of a question, each with room for what is wrong with it."""
+
+POINTERS: Mapping[Part, str] = {
+    "picture": "This picture cannot be used: see the note below it.",
+    "model": "This model cannot be used: see the note below its settings.",
+    "prediction": "There is no prediction to explain: see its card.",
+}
+"""What is said in all other places, so that an error is told once."""
+
+
+class UnusableError(TimmscopeError):
+    """A part of the question cannot be used; the left column says why.
+
+    Attributes:
+        part: which.
+    """
+
+    def __init__(self, part: Part, reason: str) -> None:
+        super().__init__(reason)
+        self.part: Part = part
+
+
+@contextmanager
+def using(part: Part) -> Iterator[None]:
+    """A block whose errors concern one part of the question.
+
+    Raises:
+        UnusableError: the block raised a `TimmscopeError`, its `__cause__`.
+    """
+    try:
+        yield
+    except CancelledError:
+        raise
+    except TimmscopeError as error:
+        raise UnusableError(part, str(error)) from error
+
+
+def brief(error: TimmscopeError) -> str:
+    """What to say of an error in a place that is not the one that tells it."""
+    return POINTERS[error.part] if isinstance(error, UnusableError) else str(error)
+
+
 @dataclass(frozen=True)
 class Answers:
     """Which question a result answers, for the page to compare with what it asks now.
@@ -153,18 +197,35 @@ class ResolvedQuestion:
         return Answers(label, {**alike, **same}, settings)
 
 
+def load_and_predict(
+    service: Service, question: Question, on_progress: OnProgress | None = None
+) -> tuple[Explainer, InputBatch, Prediction]:
+    """Load the model, decode the picture and predict; each only the first time.
+
+    Raises:
+        UnusableError: the picture or the model cannot be used, or gives no prediction.
+        PictureError: there is no picture.
+        CancelledError: the person no longer wants it.
+    """
+    with using("model"):
+        explainer = service.models.of(question, on_progress)
+        explainer.model.task  # noqa: B018  how its outputs are read may contradict the model
+    with using("picture") if question.picture else nullcontext():
+        batch = service.batches.get(explainer, question.picture)
+    with using("prediction"):
+        return explainer, batch, explainer.predict(batch)
+
+
 def resolve(
     service: Service, question: Question, on_progress: OnProgress | None = None
 ) -> ResolvedQuestion:
-    """Load, decode, predict; each only the first time.
+    """What `load_and_predict` finds, and the target asked for.
 
     Raises:
         TimmscopeError: the picture, the model or the class cannot be used.
         CancelledError: the person no longer wants it.
     """
-    explainer = service.models.of(question, on_progress)
-    batch = service.batches.get(explainer, question.picture)
-    prediction = explainer.predict(batch)
+    explainer, batch, prediction = load_and_predict(service, question, on_progress)
     if question.unit == "probability" and not prediction.bounded:
         raise NotApplicableError(
             f"the outputs of {explainer.model.name} are {prediction.kind}s without a probability; "
@@ -212,5 +273,19 @@ def params_of(settings: Settings | None, key: str, cls: type[Parameters]) -> dic
 
 
 def fault_card(title: str, question: Question, error: TimmscopeError) -> Panel:
-    """A card that says what went wrong, or what to do first."""
-    return error_panel(title, str(error)) if question.picture else empty_panel(str(error))
+    """A card that says what went wrong, unless the left column does, or what to do first."""
+    if isinstance(error, UnusableError) or not question.picture:
+        return empty_panel(brief(error))
+    return error_panel(title, str(error))
+
+
+def reason_cards(reasons: Mapping[str, str]) -> list[Panel]:
+    """A card for each reason why there is no result.
+
+    Args:
+        reasons: by the label of a method or metric; one that several have is told once.
+    """
+    labels: dict[str, list[str]] = {}
+    for label, reason in reasons.items():
+        labels.setdefault(reason, []).append(label)
+    return [error_panel(", ".join(named), reason) for reason, named in labels.items()]

@@ -11,8 +11,15 @@ from core.evaluation.recommendation import Recommendation
 from core.inputs.batch import OnProgress
 from core.methods.configuration import label_of
 from core.registry import key_of
-from core.views.panels import Panel, Tone, empty_panel, error_panel, finding_panel
-from dashboard.actions.question import Answers, Question, Settings, compare_methods, resolve
+from core.views.panels import Panel, Tone, empty_panel, finding_panel
+from dashboard.actions.question import (
+    Answers,
+    Question,
+    Settings,
+    compare_methods,
+    reason_cards,
+    resolve,
+)
 from dashboard.state import Service
 
 RANKING_HEADERS = ["Method", "Mean gain", "Lowest", "Highest", "Passes", "Notes"]
@@ -65,7 +72,7 @@ def recommend(
         comparison = compare_methods(
             resolved, request.methods, request.settings, request.layer, on_progress
         )
-    failed = [error_panel(label_of(k), why) for k, why in comparison.errors.items()]
+    failed = reason_cards({label_of(k): why for k, why in comparison.errors.items()})
     answers = resolved.answers(
         f"{len(request.methods)} methods", [key_of(name) for name in request.methods]
     )

@@ -14,6 +14,8 @@
   let colormaps = {};
   timmscope.state ??= {};
 
+  const touched = () => matchMedia("(pointer: coarse)").matches;
+
   const node = (tag, name) => Object.assign(document.createElement(tag), { className: name });
 
   // ------------------------------------------------------------------ values and colours
@@ -56,6 +58,10 @@
       this.plot = node("div", "ts-plot");
       this.caption = node("figcaption", "ts-caption");
       this.figure.append(this.title, this.plot, this.caption);
+      // Plotly hears the finger and then the mouse that the browser makes of it: one tap, two clicks.
+      this.plot.addEventListener("touchend", (event) => {
+        if (event.cancelable && event.target.closest(".nsewdrag")) event.preventDefault();
+      });
       this.figure.card = this;
       this.near = false;
     }
@@ -133,12 +139,14 @@
 
     // Dragging a finger over a figure scrolls the page; a mouse drags to zoom.
     touch(layout) {
-      return { dragmode: matchMedia("(pointer: coarse)").matches ? false : layout.dragmode };
+      return { dragmode: touched() ? false : layout.dragmode };
     }
 
     config() {
       return {
         displaylogo: false,
+        // By default two clicks zoom to what is drawn, which is less than the picture.
+        doubleClick: touched() ? false : "reset",
         displayModeBar: this.panel.figure.layout.dragmode ? "hover" : false,
         modeBarButtons: [["resetScale2d", "toImage"]],
         toImageButtonOptions: { format: "png", scale: 2, filename: "timmscope" },

@@ -96,6 +96,7 @@ class Panels(gr.HTML):
         share = f"(100cqw - {gap * (columns - 1)}px) / {columns}" if columns else "0px"
         super().__init__(
             value=value,
+            elem_classes="ts-panels",
             html_template='<div class="ts-grid"></div>',
             css_template=(
                 f"--ts-card-width: max({card_width}px, {share}); --ts-gap: {gap}px;\n"

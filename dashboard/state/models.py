@@ -14,6 +14,7 @@ from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 from core.models.listing import find
 from core.runtime.cache import POLL_SECONDS, Cache
+from core.runtime.model_call import load_foreign
 from core.synthetic import SYNTHETIC_MODELS
 from core.tasks.activation import IDENTITY, to_activation
 
@@ -168,8 +169,10 @@ class Models:
     def _load(self, name: str, weights: str) -> Explainer:
         if not HUB.fullmatch(name):
             find(name)
-        handle = load_model(
+        handle = load_foreign(
+            load_model,
             name,
+            name=name,
             weights="random" if weights == "random" else None,
             token=False if self.public else None,
         )

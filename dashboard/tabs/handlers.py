@@ -13,6 +13,8 @@ import gradio as gr
 
 from core.errors import CancelledError, TimmscopeError
 from core.inputs.batch import OnProgress
+from core.runtime.model_call import failure_of
+from dashboard.actions import brief
 from dashboard.components import Answer
 from dashboard.state import Service
 from dashboard.tabs.binding import Inputs
@@ -59,9 +61,10 @@ def handler(
 ) -> Callable[..., Any]:
     """The handler of an event that runs an action.
 
-    A `TimmscopeError` becomes what `on_fault` returns, by default a message in a corner of the
-    page. A cancelled action leaves the page as it is, unless `on_cancel` says otherwise. Any other
-    error is a fault in our own code: it is logged with its traceback and passed on.
+    A `TimmscopeError`, and whatever else a model raised, becomes what `on_fault` returns, by
+    default a message in a corner of the page. A cancelled action leaves the page as it is, unless
+    `on_cancel` says otherwise. Any other error is a fault in our own code: it is logged with its
+    traceback and passed on.
 
     Args:
         service: models and running tasks.
@@ -86,13 +89,14 @@ def handler(
                 yield _bearing(show(result), asked_at)
         except CancelledError:
             yield on_cancel(request) if on_cancel else gr.skip()
-        except TimmscopeError as error:
+        except Exception as error:
+            told = error if isinstance(error, TimmscopeError) else failure_of(error)
+            if told is None:
+                logger.exception("%s failed", getattr(action, "__name__", task))
+                raise
             if on_fault is None:
-                raise gr.Error(str(error), print_exception=False) from None
-            yield _bearing(on_fault(request, error), asked_at)
-        except Exception:
-            logger.exception("%s failed", getattr(action, "__name__", task))
-            raise
+                raise gr.Error(brief(told), print_exception=False) from None
+            yield _bearing(on_fault(request, told), asked_at)
 
     def once(*values: Any) -> Any:
         return next(outcomes(*values))

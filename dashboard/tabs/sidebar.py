@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -29,6 +31,8 @@ EXAMPLES = {
     "rocket": "rocket.jpg",
     "astronaut": "astronaut.jpg",
 }
+SCENES = asset("synthetic")
+SCENE_EXAMPLES = {path.stem.replace("_", " "): path.name for path in sorted(SCENES.glob("*.png"))}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ class SidebarWidgets:
 
     Attributes:
         picture: the picture.
-        notes: what a person should know of the picture.
+        photographs: examples for most models.
+        scenes: examples for models that know generated scenes only.
+        notes: what a person should know of the picture, or why it cannot be used.
         model: the model's name.
         weights: "pretrained" or "random".
         activation: what the model's outputs are.
@@ -53,6 +59,8 @@ class SidebarWidgets:
     """
 
     picture: Picture
+    photographs: gr.Dataset
+    scenes: gr.Dataset
     notes: gr.Markdown
     model: gr.Dropdown
     weights: gr.Radio
@@ -70,8 +78,8 @@ class SidebarWidgets:
 
 def layout() -> SidebarWidgets:
     """The column on the left."""
-    picture = _picture()
-    notes = gr.Markdown(visible=False, elem_classes="ts-note")
+    picture, photographs, scenes = _picture()
+    notes = gr.Markdown(visible=False, elem_classes="ts-note", elem_id="picture-notes")
     model, weights, activation, measured_in = _model()
     about_model = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
     cancel = gr.Button("Cancel loading", size="sm", visible=False, elem_id="cancel-loading")
@@ -99,6 +107,8 @@ def layout() -> SidebarWidgets:
     settings = gr.JSON({}, visible="hidden", elem_id="settings")
     return SidebarWidgets(
         picture=picture,
+        photographs=photographs,
+        scenes=scenes,
         notes=notes,
         model=model,
         weights=weights,
@@ -115,7 +125,7 @@ def layout() -> SidebarWidgets:
     )
 
 
-def _picture() -> Picture:
+def _picture() -> tuple[Picture, gr.Dataset, gr.Dataset]:
     picture = Picture(
         str(SAMPLES / EXAMPLES["cat"]),
         label="Picture",
@@ -124,14 +134,25 @@ def _picture() -> Picture:
         buttons=["fullscreen"],
         elem_id="picture",
     )
-    gr.Examples(
-        [[str(SAMPLES / name)] for name in EXAMPLES.values()],
+    photographs = _examples(picture, SAMPLES, EXAMPLES)
+    scenes = _examples(picture, SCENES, SCENE_EXAMPLES, visible=False)
+    return picture, photographs, scenes
+
+
+def _examples(
+    picture: Picture, folder: Path, names: Mapping[str, str], visible: bool = True
+) -> gr.Dataset:
+    """Pictures to choose from, by label."""
+    made = gr.Examples(
+        [[str(folder / name)] for name in names.values()],
         [picture],
         label="Examples",
-        example_labels=list(EXAMPLES),
+        example_labels=list(names),
         cache_examples=False,
+        visible=visible,
     )
-    return picture
+    dataset: gr.Dataset = made.dataset
+    return dataset
 
 
 def _model() -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown, gr.Textbox]:
@@ -185,6 +206,7 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         queue=False,
         **QUIET,
     )
+    _offer_examples(side)
     opened = _open_model(service, demo, side)
     explainable = _predict(service, side, opened)
     classes = [side.target.input, side.versus.input, side.unit.input, side.against.input]
@@ -201,6 +223,17 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     )
 
 
+def _offer_examples(side: SidebarWidgets) -> None:
+    """Offer pictures of the kind that the model knows."""
+
+    def show(model: str) -> list[Any]:
+        scenes = actions.knows_scenes(model)
+        return [gr.Dataset(visible=not scenes), gr.Dataset(visible=scenes)]
+
+    offered: list[Any] = [side.photographs, side.scenes]
+    side.model.change(show, side.model, offered, queue=False, **QUIET)
+
+
 def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Dependency:
     """Load the model when it changes; a button stops the waiting."""
     outputs: list[Any] = [side.about_model, side.cancel_loading]
@@ -213,7 +246,7 @@ def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Depe
         return show(actions.ModelStatus(text))
 
     def failed(request: actions.ModelRequest, error: TimmscopeError) -> list[Any]:
-        return show(actions.ModelStatus(str(error)))
+        return show(actions.ModelStatus(f"**This model cannot be used:** {error}"))
 
     def stop(model: str, visitor: gr.Request) -> list[Any]:
         service.tasks.cancel(session(visitor, "model"))
@@ -270,7 +303,7 @@ def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list
         ]
 
     def failed(question: actions.Question, error: TimmscopeError) -> list[Any]:
-        return show(actions.PredictResult([actions.fault_card("No prediction", question, error)]))
+        return show(actions.no_prediction(question, error))
 
     def pick(service: Service, click: _BarClick, on_progress: object = None) -> Any:
         return actions.predict(service, click.question).classes[click.event.index][1]
