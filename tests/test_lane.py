@@ -30,13 +30,13 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def test_whoever_has_waited_longest_is_next() -> None:
-    lane, served, threads = SlowLane(places=1), [], []
+    lane, served, threads = SlowLane(slots=1), [], []
 
     def work(name: int) -> None:
-        with lane.place():
+        with lane.slot():
             served.append(name)
 
-    with lane.place():
+    with lane.slot():
         for name in range(4):
             threads.append(threading.Thread(target=work, args=(name,)))
             threads[-1].start()
@@ -48,25 +48,25 @@ def test_whoever_has_waited_longest_is_next() -> None:
 
 
 def test_a_place_is_free_again_after_an_error_and_after_a_cancellation() -> None:
-    lane = SlowLane(places=1)
-    with pytest.raises(ZeroDivisionError), lane.place():
+    lane = SlowLane(slots=1)
+    with pytest.raises(ZeroDivisionError), lane.slot():
         raise ZeroDivisionError
-    with lane.place():
-        with pytest.raises(CancelledError), lane.place(cancelled):
-            pytest.fail("there is no place")
+    with lane.slot():
+        with pytest.raises(CancelledError), lane.slot(cancelled):
+            pytest.fail("there is no slot")
         assert lane.waiting == 0
-    with lane.place():
+    with lane.slot():
         pass
 
 
 def test_when_too_many_wait_the_next_is_told() -> None:
-    lane = SlowLane(places=1, most_waiting=1)
-    with lane.place():
-        waiting = threading.Thread(target=lambda: lane.place().__enter__())
+    lane = SlowLane(slots=1, most_waiting=1)
+    with lane.slot():
+        waiting = threading.Thread(target=lambda: lane.slot().__enter__())
         waiting.start()
         until(lambda: lane.waiting == 1)
-        with pytest.raises(TimmscopeError, match="Try again in a minute"), lane.place():
-            pytest.fail("there is no place")
+        with pytest.raises(TimmscopeError, match="Try again in a minute"), lane.slot():
+            pytest.fail("there is no slot")
     waiting.join(PATIENCE)
 
 
@@ -74,7 +74,7 @@ def test_when_too_many_wait_the_next_is_told() -> None:
 def full() -> Iterator[Service]:
     """A service all of whose places for slow work are taken."""
     service = Service()
-    with service.slow.place(), service.slow.place():
+    with service.slow.slot(), service.slow.slot():
         yield service
 
 

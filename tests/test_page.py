@@ -21,6 +21,7 @@ from core import METHODS, METRICS
 from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 from dashboard.actions import CompareRequest, Evidence, MeasureRequest, Question, SaveRequest
+from dashboard.actions.question import POINTERS, UnusableError, brief
 from dashboard.build import TABS, build
 from dashboard.state import Service
 from dashboard.tabs.binding import inputs_of
@@ -180,6 +181,15 @@ def test_a_fault_of_ours_is_logged_and_passed_on(caplog: pytest.LogCaptureFixtur
     (record,) = caplog.records
     assert record.message == "broken failed"
     assert record.exc_info is not None
+
+
+def test_a_program_is_told_what_a_person_reads_elsewhere_on_the_page() -> None:
+    def broken(service: Service, request: Number, on_progress: Any = None) -> None:
+        raise UnusableError("model", "There is no such model.")
+
+    run = handled(Service(), broken, on_fault=lambda request, error: brief(error), stamped=True)
+    assert run(4, 0.0, VISITOR, None) == "There is no such model."
+    assert run(4, 12.0, VISITOR, None) == POINTERS["model"]
 
 
 def test_an_action_may_give_one_result_after_another() -> None:

@@ -77,7 +77,7 @@ def compare(
     if not request.methods:
         return CompareResult([empty_panel("Choose at least one method.")])
     resolved = resolve(service, request.question, on_progress)
-    with service.slow.place(on_progress):
+    with service.slow.slot(on_progress):
         comparison = compare_methods(
             resolved, request.methods, request.settings, request.layer, on_progress
         )

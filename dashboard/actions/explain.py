@@ -80,7 +80,7 @@ def explain(
     """
     resolved = resolve(service, request.question, on_progress)
     instant = estimated_cost(resolved, request).pace == "instant"
-    with nullcontext() if instant else service.slow.place(on_progress):
+    with nullcontext() if instant else service.slow.slot(on_progress):
         found = attribution_of(resolved, request, on_progress)
     return ExplainResult(
         [_overlay(resolved, found)],

@@ -101,7 +101,7 @@ def measure(
         return MeasureResult([empty_panel("Choose at least one method and one metric.")])
     resolved = resolve(service, request.question, on_progress)
     ground_truth = ground_truth_of(resolved, request.evidence)
-    with service.slow.place(on_progress):
+    with service.slow.slot(on_progress):
         comparison = compare_methods(
             resolved, request.methods, request.settings, request.layer, on_progress
         )

@@ -68,7 +68,7 @@ def recommend(
     if not request.methods:
         return RecommendResult([empty_panel("Choose at least one method.")])
     resolved = resolve(service, request.question, on_progress)
-    with service.slow.place(on_progress):
+    with service.slow.slot(on_progress):
         comparison = compare_methods(
             resolved, request.methods, request.settings, request.layer, on_progress
         )
@@ -78,7 +78,7 @@ def recommend(
     )
     if not comparison.results:
         return RecommendResult(failed, answers=answers)
-    with service.slow.place(on_progress):
+    with service.slow.slot(on_progress):
         found = resolved.explainer.recommend(
             resolved.batch, comparison.results, target=resolved.target, on_progress=on_progress
         )

@@ -51,7 +51,7 @@ def assess(
         message = "A control does not depend on the model, so its map explains nothing."
         return VerdictResult([empty_panel(message)])
     resolved = resolve(service, explanation.question, on_progress)
-    with service.slow.place(on_progress):
+    with service.slow.slot(on_progress):
         found = attribution_of(resolved, explanation, on_progress)
         (verdict,) = resolved.explainer.verdict(
             resolved.batch, found, target=resolved.target, on_progress=on_progress

@@ -15,27 +15,27 @@ POLL_SECONDS = 0.1
 
 
 class SlowLane:
-    """A few places for slow work; whoever has waited longest gets the next one.
+    """A few slots for slow work; whoever has waited longest gets the next one.
 
     Args:
-        places: how much slow work runs at a time.
+        slots: how much slow work runs at a time.
         most_waiting: how many may wait; others are told to come back.
     """
 
-    def __init__(self, places: int = 2, most_waiting: int = 32) -> None:
+    def __init__(self, slots: int = 2, most_waiting: int = 32) -> None:
         self.most_waiting = most_waiting
-        self._free = places
+        self._free = slots
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place."""
+        """How many wait for a slot."""
         return len(self._waiting)
 
     @contextmanager
-    def place(self, on_progress: OnProgress | None = None) -> Iterator[None]:
-        """A place, kept inside the block.
+    def slot(self, on_progress: OnProgress | None = None) -> Iterator[None]:
+        """A slot, kept inside the block.
 
         Args:
             on_progress: called as ``on_progress(0, 0)`` while waiting; an error that it raises

@@ -94,6 +94,8 @@ def handler(
             if told is None:
                 logger.exception("%s failed", getattr(action, "__name__", task))
                 raise
+            if stamped and not asked_at:  # a program asked, which sees no other part of the page
+                told = TimmscopeError(str(told))
             if on_fault is None:
                 raise gr.Error(brief(told), print_exception=False) from None
             yield _bearing(on_fault(request, told), asked_at)
