@@ -56,7 +56,7 @@ class ExpectedGradients(Method):
         50, ge=1, le=1000, description="Number of gradient passes, each at one random point"
     )
     baselines: Baselines = Field(
-        ("black", "white", "blur", "random"),
+        ("blur", "random"),
         min_length=1,
         max_length=6,
         description="Where the paths start, 1 to 6 baselines used in turn; random is drawn again "
