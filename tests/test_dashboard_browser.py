@@ -41,8 +41,10 @@ class Watched(Tasks):
 
     reports = cancelled = 0
 
-    def begin(self, name: str, report: Callable[[float, str], object]) -> OnProgress:
-        on_progress = super().begin(name, report)
+    def begin(
+        self, name: str, report: Callable[[float, str], object], asked_at: float = 0.0
+    ) -> OnProgress:
+        on_progress = super().begin(name, report, asked_at)
 
         def counted(done: int, expected: int) -> None:
             self.reports += 1
