@@ -576,7 +576,9 @@ RANGES = """() => [...document.querySelectorAll('#shown .ts-plot')].filter((p) =
 
 def tap_point(page: Page, index: int) -> tuple[float, float]:
     """A point in the left upper part of a figure, once it is in view."""
-    plot = page.locator("#shown figure").nth(index).locator(".nsewdrag").first
+    figure = page.locator("#shown figure").nth(index)
+    figure.scroll_into_view_if_needed()  # a figure is drawn when it comes near
+    plot = figure.locator(".nsewdrag").first
     plot.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
     box = plot.bounding_box()

@@ -141,7 +141,7 @@ def test_a_head_that_ends_in_its_activation_is_read_before_it(name: str) -> None
     assert ours.activation == key
     torch.testing.assert_close(ours.values, theirs.values)
     torch.testing.assert_close(ours.scores, plain())
-    for method in ("gradcam", "saliency", "occlusion"):
+    for method in ("fullgrad", "gradcam", "saliency", "occlusion"):
         one = explainer.explain(pictures(), method, target=[0, 2], **_layer(explainer, method))
         other = bare.explain(pictures(), method, target=[0, 2], **_layer(bare, method))
         torch.testing.assert_close(one.values, other.values)

@@ -26,6 +26,8 @@ _ENDINGS: Mapping[Any, Ending] = {
     **dict.fromkeys((torch.sigmoid, F.sigmoid, Tensor.sigmoid, torch.special.expit), "sigmoid"),
     F.logsigmoid: "sigmoid",
 }
+_SAME = frozenset({torch.clone, Tensor.clone, Tensor.detach, Tensor.contiguous})
+"""Functions that give the values they were given, as hooks on the last layer do."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,11 @@ class _Endings(TorchFunctionMode):
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if ending == "sigmoid" or (result.ndim == 2 and dim in (1, -1)):
                 self._found.append((result, ending, entered))
+        if func in _SAME and (found := self.before(entered)) and isinstance(result, Tensor):
+            self._found.append((result, *found))
         return result
 
-    def before(self, scores: Tensor) -> tuple[Ending, Tensor] | None:
+    def before(self, scores: object) -> tuple[Ending, Tensor] | None:
         """The function that gave `scores`, and what entered it; None if there was none."""
         for left, ending, entered in reversed(self._found):
             if left is scores:
