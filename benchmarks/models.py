@@ -196,7 +196,7 @@ def _torchvision() -> list[Subject]:
         "embed_dim": 16,
         "depths": [2, 2],
         "num_heads": [2, 2],
-        "window_size": [4, 4],
+        "window_size": [8, 8],
     }
     vit = {"image_size": 64, "patch_size": 8, "num_layers": 2, "num_heads": 2}
     builds: dict[str, tuple[Callable[[], nn.Module], int]] = {
@@ -266,7 +266,11 @@ def _activations() -> list[Subject]:
         ("ends in Softmax", lambda: Wrapped(resnet(), after=nn.Softmax(1)), {}),
         ("ends in LogSoftmax", lambda: Wrapped(resnet(), after=nn.LogSoftmax(1)), {}),
         ("ends in Sigmoid", lambda: Wrapped(resnet(), after=nn.Sigmoid()), {}),
-        ("numbers", lambda: resnet(2), {"activation": "identity", "unit": "mm"}),
+        (
+            "numbers",
+            lambda: Wrapped(resnet(2), after=lambda scores: 120 + 300 * scores),
+            {"activation": "identity", "unit": "mm"},
+        ),
         ("the caller's own", resnet, {"activation": squared}),
         ("features", lambda: resnet(0), {}),
     ]

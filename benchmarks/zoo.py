@@ -36,7 +36,11 @@ JOURNAL = Path(__file__).parent.parent / "out" / "zoo.jsonl"
 ROWS = 32
 """About how many rows a map may take; one differentiated counts for two more."""
 BLACK: dict[str, object] = {"baseline": "black"}
-COARSE = {"shap": BLACK, "kernel_shap": {"segments": 9} | BLACK}
+COARSE: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("shap", "deeplift", "guided_ig", "idgi"), BLACK),
+    "kernel_shap": {"segments": 9} | BLACK,
+    "integrated_gradients": {"baselines": ("black",)},
+}
 """Parameters to begin with: a hidden picture that is known, and a few parts, as each takes rows."""
 SUMS = {Property.COMPLETE: "completeness", Property.EFFICIENT: "efficiency"}
 """Promises of what a map sums to, and what the error is called by which it does not."""
@@ -153,6 +157,9 @@ def broken(explainer: Explainer, key: str) -> str:
     )
     plain, other = (explainer.explain(x, signed, target=t).values for t in (first, second))
     size, scale = tuple(found.values.shape[1:]), plain.abs().max()
+    if scale == 0:  # a ReLU hides what speaks against the class
+        plain = explainer.explain(x, signed, target=-explainer.target(first)).values
+        scale = plain.abs().max()
     if min(size) < 3:
         return f"the map is {size[0]}x{size[1]}"
     if plain.max() - plain.min() <= 1e-6 * scale:
