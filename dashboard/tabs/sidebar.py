@@ -218,7 +218,7 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         model_opened=opened,
         explainable=explainable,
         target_changed=classes,
-        chosen=[side.picture.change, *models, side.bars.select, *classes],
+        chosen=[*models, *classes],
         asked_at=gr.Number(0, visible="hidden", elem_id="asked-at"),
     )
 
