@@ -440,7 +440,7 @@ def test_a_map_that_ignores_the_picture_is_stable_and_a_gradient_of_noise_is_not
 
 
 def test_the_completeness_error_is_the_methods_own(additive: Explainer) -> None:
-    answer = additive.explain(white(), "integrated_gradients", target=0)
+    answer = additive.explain(white(), "integrated_gradients", target=0, baselines=["black"])
     found = additive.measure(white(), answer, "completeness_error", target=0)
     assert found.value.item() == pytest.approx(float(answer.extras["completeness_error"]))
     assert found.cost.forward == 0

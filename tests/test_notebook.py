@@ -405,7 +405,7 @@ def test_scores_and_verdicts_say_what_they_mean() -> None:
     assert "0.25 (0 to 1)" in page_of(score).text
     assert repr(score) == (
         "Score(value=[0.5, 0.25], metric='deletion', params={}, curve_x=None, curve_y=None, "
-        "low=[0, 0], high=[1, 1], noise=None, cannot_tell=(), notes=())"
+        "low=[0, 0], high=[1, 1], noise=None, cannot_tell=(), notes=(), advice=())"
     )
     finding = Finding("srg", 0.5, "good", "Better than the controls.", {"edges": 0.1})
     page = page_of(Verdict("good", "This map passed every test.", [finding], {}))
