@@ -877,6 +877,18 @@ def test_work_of_a_page_that_was_closed_stops() -> None:
     assert [still_wanted(one) for one in running] == [False, False, True]
 
 
+def test_another_picture_stops_all_but_the_loading_of_a_model() -> None:
+    tasks = Tasks()
+    names = ("someone/explain", "someone/model")
+    explain, model = (tasks.begin(name, lambda *_: None, asked_at=10) for name in names)
+    tasks.cancel_all("someone", before=10, keep=["model"])
+    assert still_wanted(explain)
+    tasks.cancel_all("someone", before=11, keep=["model"])
+    assert (still_wanted(explain), still_wanted(model)) == (False, True)
+    assert not still_wanted(tasks.begin("someone/measure", lambda *_: None, asked_at=10.5))
+    assert still_wanted(tasks.begin("someone/measure", lambda *_: None, asked_at=12))
+
+
 # -- progress -----------------------------------------------------------------------------------
 
 

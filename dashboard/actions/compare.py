@@ -87,7 +87,7 @@ def compare(
     return CompareResult(
         panels + _agreement(resolved, comparison, uri),
         [_row(key, comparison) for key in keys],
-        resolved.answers(f"{len(keys)} methods", [key_of(key) for key in keys]),
+        resolved.answers(request.methods),
     )
 
 

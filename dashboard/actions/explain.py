@@ -10,7 +10,7 @@ from core.errors import NotApplicableError
 from core.export import colour_range, map_on_input
 from core.inputs.batch import OnProgress
 from core.methods.base import Method
-from core.methods.configuration import Configuration, label_of
+from core.methods.configuration import Configuration
 from core.registry import key_of
 from core.types import Cost
 from core.views.maps import overlay_panel
@@ -87,7 +87,7 @@ def explain(
         summary(found),
         code_snippet(resolved, found),
         request,
-        resolved.answers(label_of(request.method), [key_of(request.method)], found.layer),
+        resolved.answers([request.method], layer=found.layer),
     )
 
 

@@ -10,7 +10,13 @@ from core.types import Need
 from core.views.colour import is_signed, limits
 from core.views.maps import map_panel, overlay_panel, picture_uri
 from core.views.panels import Panel
-from dashboard.actions.question import WITHOUT_CLASS, Answers, Question, resolve
+from dashboard.actions.question import (
+    WITHOUT_CLASS,
+    Answers,
+    Question,
+    layer_or_default,
+    resolve,
+)
 from dashboard.state import Service
 
 
@@ -82,7 +88,7 @@ def features(
         map_panel(values.numpy(), f"channel {int(channel)}", limits=limits(values, signed=signed))
         for values, channel in zip(found.maps, found.channels, strict=True)
     ]
-    answers = resolved.answers(f"channels of {found.layer}", [], found.layer, **WITHOUT_CLASS)
+    answers = _answers("channels", found.layer)
     return FeatureResult(panels, _statistics(found), answers)
 
 
@@ -124,5 +130,11 @@ def attention(
         for i, head in enumerate(heads)
     ]
     summary = f"{len(heads)} heads. Each map shows where the query token attends."
-    answers = resolved.answers(f"attention of {layer}", [], layer, **WITHOUT_CLASS)
+    answers = _answers("attention", layer)
     return FeatureResult(panels, summary, answers)
+
+
+def _answers(what: str, layer: str | None) -> Answers:
+    """They depend on no class and no settings."""
+    same = {**WITHOUT_CLASS, "layer": layer_or_default(layer)}
+    return Answers(f"{what} of {layer}", same, settings=[])

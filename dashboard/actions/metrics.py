@@ -17,7 +17,6 @@ from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.inputs.batch import OnProgress
 from core.methods.configuration import label_of
 from core.metrics.base import Metric, MetricInput
-from core.registry import key_of
 from core.types import Comparison, Score
 from core.views.charts import Curve, curves_panel
 from core.views.panels import Panel, empty_panel
@@ -116,10 +115,7 @@ def measure(
         table,
         headers,
         [(key, m) for m, found in scores.items() for key in found if key in comparison.results],
-        resolved.answers(
-            f"{len(request.methods)} methods",
-            [*(key_of(name) for name in request.methods), *request.metrics],
-        ),
+        resolved.answers(request.methods, request.metrics),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from core import METHODS, Explainer
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.inputs.batch import InputBatch, OnProgress
+from core.methods.configuration import label_of
 from core.registry import Parameters, key_of
 from core.tasks.base import Target
 from core.types import Comparison, Prediction
@@ -178,23 +179,28 @@ class ResolvedQuestion:
         return self.target.describe(self.prediction)
 
     def answers(
-        self, what: str, settings: Sequence[str], layer: str | None = None, **same: str
+        self, methods: Sequence[str], metrics: Sequence[str] = (), layer: str | None = None
     ) -> Answers:
         """What a result about this question answers.
 
         Args:
-            what: a method, or how many.
-            settings: the methods and metrics whose settings matter.
+            methods: names of methods or configurations.
+            metrics: keys of metrics.
             layer: the layer taken where none is chosen.
-            same: fields that make no difference.
         """
-        alike: dict[str, Sequence[Any] | str] = {
+        what = label_of(methods[0]) if len(methods) == 1 else f"{len(methods)} methods"
+        same = {
             "target": [None, "", self.prediction.top(1)[0][0]],
             "versus": [None, "", NO_CLASS],
-            "layer": [None, "", *([layer] if layer else [])],
+            "layer": layer_or_default(layer),
         }
-        label = what if "target" in same else f"{what}, {self.target_name}"
-        return Answers(label, {**alike, **same}, settings)
+        settings = [*map(key_of, methods), *metrics]
+        return Answers(f"{what}, {self.target_name}", same, settings)
+
+
+def layer_or_default(layer: str | None) -> list[Any]:
+    """Values that mean the same where `layer` is taken if none is chosen."""
+    return [None, "", *([layer] if layer else [])]
 
 
 def load_and_predict(

@@ -10,7 +10,6 @@ from core import METHODS
 from core.evaluation.recommendation import Recommendation
 from core.inputs.batch import OnProgress
 from core.methods.configuration import label_of
-from core.registry import key_of
 from core.views.panels import Panel, Tone, empty_panel, finding_panel
 from dashboard.actions.question import (
     Answers,
@@ -73,9 +72,7 @@ def recommend(
             resolved, request.methods, request.settings, request.layer, on_progress
         )
     failed = reason_cards({label_of(k): why for k, why in comparison.errors.items()})
-    answers = resolved.answers(
-        f"{len(request.methods)} methods", [key_of(name) for name in request.methods]
-    )
+    answers = resolved.answers(request.methods)
     if not comparison.results:
         return RecommendResult(failed, answers=answers)
     with service.slow.slot(on_progress):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from cachetools import LRUCache
 
@@ -64,7 +64,7 @@ class Tasks:
         stop = _Stop(asked_at)
         with self._lock:
             running = self._stops.get(name)
-            if asked_at and asked_at < self._cancelled.get(name, 0.0):
+            if asked_at and asked_at < self._last_cancelled(name):
                 stop.set()  # the cancellation has overtaken it
             elif running is not None and asked_at and asked_at < running.asked_at:
                 stop.set()  # a later question has overtaken it
@@ -98,12 +98,27 @@ class Tasks:
             if stop is not None and (not before or stop.asked_at < before):
                 stop.set()
 
-    def cancel_all(self, visitor: str) -> None:
-        """Stop every task of a visitor, whose names begin with ``visitor/``."""
+    def cancel_all(self, visitor: str, before: float = 0.0, keep: Collection[str] = ()) -> None:
+        """Stop the tasks of a visitor, whose names are ``VISITOR/TASK``.
+
+        Args:
+            visitor: whose tasks.
+            before: as for `cancel`.
+            keep: tasks that go on.
+        """
         with self._lock:
-            for name in self._stops:
-                if name.startswith(f"{visitor}/"):
-                    self._stops[name].set()
+            if before:
+                self._cancelled[visitor] = max(before, self._cancelled.get(visitor, 0.0))
+            names = list(self._stops)
+        for name in names:
+            owner, _, task = name.rpartition("/")
+            if owner == visitor and task not in keep:
+                self.cancel(name, before)
+
+    def _last_cancelled(self, name: str) -> float:
+        """Before when a task that arrives is cancelled already."""
+        owner = name.rpartition("/")[0]
+        return max(self._cancelled.get(key, 0.0) for key in (name, owner))
 
 
 class _Pace:

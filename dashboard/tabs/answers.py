@@ -19,10 +19,9 @@ from dashboard import actions
 from dashboard.components import Answer, Panels
 from dashboard.tabs.binding import Inputs
 from dashboard.tabs.handlers import Action, OnFault, session
-from dashboard.tabs.page import QUIET, Page
+from dashboard.tabs.page import AT_ONCE, QUIET, STAMP_JS, Page
 
 R = TypeVar("R")
-STAMP_JS = "() => window.timmscope.answers.stamp()"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,8 @@ def keep_true(
 ) -> None:
     """Grey results once they answer another question, and stop work that is replaced.
 
-    Call it before the events that ask, because stopping must come first.
+    Call it before the events that ask, because stopping must come first: an event is only told of
+    once those before it are done. The sidebar stops work when picture or model change.
 
     Args:
         page: what the page asks.
@@ -116,16 +116,16 @@ def keep_true(
         inputs.components,
         None,
         js=_call("changed", area.name, inputs),
-        **{**QUIET, "trigger_mode": "multiple"},
+        **AT_ONCE,
     )
     gr.on(
-        [*page.chosen, *replaced_by],
+        [*page.target_changed, *replaced_by],
         _stop(page, area),
         page.asked_at,
         None,
         js=STAMP_JS,
         queue=False,
-        **{**QUIET, "trigger_mode": "multiple"},
+        **AT_ONCE,
     )
 
 

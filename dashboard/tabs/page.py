@@ -25,6 +25,10 @@ QUIET: dict[str, Any] = {
     "trigger_mode": "always_last",
 }
 """For events that only keep the page consistent."""
+AT_ONCE: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
+"""For those of them that must not wait for one another."""
+STAMP_JS = "() => window.timmscope.answers.stamp()"
+"""Gives the time by the visitor's clock."""
 DEFAULT_LAYER = ("default", "")
 METHODS_INFO = (
     "To add a method again with other settings, type it: lime(samples=200) or gradcam@LAYER"
@@ -44,7 +48,6 @@ class Page:
         explainable: there is something new to explain: a picture, a model, or a class picked by
             its bar.
         target_changed: a person chose another class or score.
-        chosen: a person chose another picture, model, class or score, told at once.
         asked_at: when a person asked for an answer, filled in by the browser.
     """
 
@@ -54,7 +57,6 @@ class Page:
     model_opened: Dependency
     explainable: Sequence[Dependency]
     target_changed: Sequence[Trigger]
-    chosen: Sequence[Trigger]
     asked_at: gr.Number
 
     @property

@@ -20,7 +20,7 @@ from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
 from dashboard.tabs.binding import inputs_of
 from dashboard.tabs.handlers import handler, session
-from dashboard.tabs.page import QUIET, Page
+from dashboard.tabs.page import AT_ONCE, QUIET, STAMP_JS, Page
 from dashboard.tabs.view import ViewWidgets
 
 SAMPLES = asset("samples")
@@ -192,8 +192,11 @@ def _model() -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown, gr.Textbox]:
 def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidgets) -> Page:
     """Connect the column; what the tabs are given."""
     # First: the events of one component run in this order, and the others take time.
+    asked_at = gr.Number(0, visible="hidden", elem_id="asked-at")
+    models = [side.model.change, side.weights.change, side.activation.change]
+    _stop_work(service, asked_at, [side.picture.change, *models, side.bars.select])
     gr.on(
-        [side.picture.change, side.model.change, side.weights.change, side.activation.change],
+        [side.picture.change, *models],
         None,
         None,
         [side.target, side.versus],
@@ -210,7 +213,6 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     opened = _open_model(service, demo, side)
     explainable = _predict(service, side, opened)
     classes = [side.target.input, side.versus.input, side.unit.input, side.against.input]
-    models = [side.model.change, side.weights.change, side.activation.change]
     return Page(
         service=service,
         demo=demo,
@@ -218,9 +220,17 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         model_opened=opened,
         explainable=explainable,
         target_changed=classes,
-        chosen=[*models, *classes],
-        asked_at=gr.Number(0, visible="hidden", elem_id="asked-at"),
+        asked_at=asked_at,
     )
+
+
+def _stop_work(service: Service, asked_at: gr.Number, triggers: list[Any]) -> None:
+    """Stop what the visitor waits for, but for the loading of a model, once it is replaced."""
+
+    def stop(before: float, visitor: gr.Request) -> None:
+        service.tasks.cancel_all(str(visitor.session_hash), before, keep=["model"])
+
+    gr.on(triggers, stop, asked_at, None, js=STAMP_JS, queue=False, **AT_ONCE)
 
 
 def _offer_examples(side: SidebarWidgets) -> None:
