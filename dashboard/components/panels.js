@@ -18,34 +18,7 @@
 
   const node = (tag, name) => Object.assign(document.createElement(tag), { className: name });
 
-  // ------------------------------------------------------------------ values and colours
-
-  function unpack({ bdata, dtype, shape: [height, width], lo, hi }) {
-    const bytes = Uint8Array.from(atob(bdata), (c) => c.charCodeAt(0));
-    const view = new DataView(bytes.buffer);
-    const wide = dtype === "u2";
-    const step = (hi - lo) / (wide ? 65535 : 255);
-    const values = Float32Array.from({ length: height * width }, (_, i) => (
-      lo + (wide ? view.getUint16(2 * i, true) : bytes[i]) * step
-    ));
-    return Array.from({ length: height }, (_, row) => values.subarray(row * width, (row + 1) * width));
-  }
-
-  // Maps without a picture under them have nothing to show through: they stay opaque.
-  function look(panel) {
-    const { colormap = "auto", alpha = 1, fade = false } = timmscope.state;
-    const over = Boolean(panel.figure.layout.images);
-    const stops = (colormaps[colormap] ?? colormaps.auto)[panel.signed ? "signed" : "unsigned"];
-    const colorscale = stops.map(([at, [r, g, b], a]) => [at, `rgba(${r},${g},${b},${over && fade ? a : 1})`]);
-    return { opacity: over ? Number(alpha) : 1, colorscale };
-  }
-
-  // A smoothed map shows local means; its own values are told in both cases.
-  function ofMap(trace, { smoothing }, smooth) {
-    const z = unpack(trace.z);
-    if (!smoothing) return { ...trace, z };
-    return { ...trace, ...(smooth ? { z: unpack(smoothing.z) } : { ...smoothing.unsmoothed, z }), customdata: z };
-  }
+  const look = (panel) => timmscope.values.look(panel, timmscope.state, colormaps);
 
   // ------------------------------------------------------------------ one card
 
@@ -130,7 +103,7 @@
       this.smoothed = this.smooth;
       this.describe();
       const traces = this.panel.map
-        ? data.map((t) => ({ ...ofMap(t, this.panel, this.smoothed), ...shown })) : data;
+        ? data.map((t) => ({ ...timmscope.values.ofMap(t, this.panel, this.smoothed), ...shown })) : data;
       window.Plotly.react(this.plot, traces, { ...layout, ...this.size(), ...this.touch(layout) }, this.config());
       this.shown = JSON.stringify(shown);
       if (fresh) this.plot.on("plotly_click", (event) => this.click(event));

@@ -26,6 +26,7 @@ from dashboard.actions import Answers
 HERE = Path(__file__).parent
 SCRIPTS = (
     Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
+    HERE / "values.js",
     HERE / "panels.js",
     HERE / "answers.js",
 )
