@@ -16,11 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from core.analysis.evidence import EvidenceSummary, half_of, summarise
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
+from core.analysis.hiding import Hiding, outputs_without, unit_of
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.evaluation import assess
 from core.evaluation.agreement import Agreement, agreement
-from core.evaluation.measure import maps_of, measure
+from core.evaluation.measure import check_target, maps_of, measure
 from core.evaluation.recommendation import Recommendation
 from core.evaluation.verdict import Verdict
 from core.inputs.batch import InputBatch, OnProgress, Pictures, prepare, to_input_size
@@ -39,6 +41,7 @@ from core.metrics.faithfulness import RemovalCurve
 from core.models.handle import ModelHandle
 from core.models.load import DEFAULT_MODEL, load_model
 from core.models.named_layer import LayerLike, layer_name
+from core.perturb.imputation import RemovalBaseline
 from core.registry import key_of
 from core.runtime.batching import Progress, joint_progress
 from core.runtime.cache import Cache, CacheScope
@@ -55,6 +58,7 @@ from core.types import (
     PercentileRank,
     PictureWords,
     Prediction,
+    Property,
     Score,
     ShownPicture,
 )
@@ -254,6 +258,40 @@ class Explainer:
         shown = shown_pictures(query.batch)
         return replace(found, pictures=tuple(map(ShownPicture.saying, shown, words)))
 
+    def explain_layers(
+        self,
+        pictures: Pictures | Query,
+        method: MethodLike = "gradcam",
+        layers: Sequence[LayerLike] = (),
+        **options: Any,
+    ) -> dict[str, Attribution]:
+        """A map at each of several layers, all from one pass where the method reads gradients.
+
+        Args:
+            pictures: see `explain`.
+            method: one that looks at a layer.
+            layers: by default the last one of each stage of the model, early ones first.
+            **options: as for `explain`, without a layer.
+
+        Returns:
+            Attributions by the layer's name.
+
+        Raises:
+            NotApplicableError: the method looks at no layer.
+
+        >>> from core import sample_picture
+        >>> found = Explainer().explain_layers(sample_picture("coffee"))
+        >>> [(name, *one.values.shape[1:]) for name, one in found.items()][-2:]
+        [('blocks.6', 7, 7), ('bn2', 7, 7)]
+        """
+        query, params = self._query(pictures, options)
+        instance = METHODS.make(to_configuration(method).method, params)
+        if Need.LAYER not in instance.layer_needs():
+            raise NotApplicableError(f"{instance.label} looks at no layer; choose a CAM method")
+        names = self._layer_names(layers) or tuple(layer.name for layer in self.model.stages())
+        query = replace(query, extra_layers=names)
+        return {name: self.explain(query.at(name), instance) for name in names}
+
     def compare(
         self,
         pictures: Pictures | Query,
@@ -346,6 +384,92 @@ class Explainer:
         run = self._run_at(pictures, Need.ATTENTION, options)
         with no_grad_no_autocast(self.model.device):
             return attention_heads(run, query)
+
+    # -- hiding ---------------------------------------------------------------------------------
+
+    def hide(
+        self,
+        pictures: Pictures | Query,
+        region: Tensor | str | Path | Sequence[Box] | NDArray[np.bool_],
+        *,
+        keep_only: bool = False,
+        baseline: RemovalBaseline = "blur",
+        **options: Any,
+    ) -> Hiding:
+        """What the model says while a part of each picture is hidden; one row for each.
+
+        Args:
+            pictures: see `explain`.
+            region: the part: a tensor (B, H, W), True in it, in the pixels of the model's input; or
+                for each picture the same, as `ground_truth` takes it, such as a box
+                "left,top,right,bottom" in pixels of the picture.
+            keep_only: whether everything else is hidden instead.
+            baseline: what replaces hidden pixels.
+            **options: those of `query`; the target is whose score is followed.
+
+        Raises:
+            TimmscopeError: the region cannot be read, or does not fit.
+
+        >>> from core import sample_picture
+        >>> found = Explainer().hide(sample_picture("coffee"), "100,0,400,400")
+        >>> bool(found.score_after < found.score_before)
+        True
+        """
+        query, more = self._query(pictures, options)
+        if more:
+            raise TypeError(f"hide takes no {', '.join(more)}")
+        run = self._run(query, None)
+        if not isinstance(region, Tensor):
+            region = self.ground_truth(query.batch, region)
+        hidden = ~region.bool() if keep_only else region.bool()
+        target = run.target.bounded() or run.target
+        with no_grad_no_autocast(self.model.device):
+            before = run.outputs()
+            rows, after = outputs_without(run, hidden, baseline)
+            scores = [target(one, run.owner).detach().float().cpu() for one in (before, after)]
+            prediction = self._prediction(before)
+            return Hiding(
+                hidden.cpu(),
+                baseline,
+                prediction,
+                self._prediction(after),
+                tuple(run.target.describe(prediction, image) for image in range(len(run.x))),
+                *scores,
+                unit_of(target),
+                self.model.to_pixels(rows).cpu(),
+            )
+
+    def evidence(
+        self, pictures: Pictures | Query, values: Attribution, **options: Any
+    ) -> tuple[EvidenceSummary, ...]:
+        """Each picture's map in a sentence: where half of it lies, and what hiding that does.
+
+        One row for each picture.
+
+        Args:
+            pictures: the pictures explained; see `explain`.
+            values: their attribution.
+            **options: those of `query`, where the target is what was explained.
+
+        Raises:
+            TimmscopeError: the map explains another target.
+        """
+        query, _ = self._query(pictures, options)
+        run = self._run(query, None)
+        check_target(run, values)
+        maps = to_input_size(values.values, query.batch.x)
+        hiding = self.hide(query, half_of(maps))
+        sensitive = Property.CLASS_SENSITIVE in METHODS[values.method].properties
+        return tuple(
+            summarise(
+                maps[image],
+                hiding,
+                image=image,
+                whole=not query.batch.geometries or query.batch.geometries[image].whole,
+                noun="evidence" if sensitive else "map",
+            )
+            for image in range(len(maps))
+        )
 
     # -- evaluation -----------------------------------------------------------------------------
 

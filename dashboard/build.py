@@ -10,7 +10,7 @@ import gradio as gr
 from dashboard.state import Service
 from dashboard.tabs import compare, explain, features, metrics, sidebar, view
 
-HEADER = "<h1>Timmscope</h1><p>See why a vision model decided.</p>"
+HEADER = "<h1>Timm<span>scope</span></h1>"
 TABS: Sequence[ModuleType] = (explain, compare, features, metrics)
 """The tabs of the page, in order.
 
@@ -34,13 +34,14 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
         service.tasks.cancel_all(str(visitor.session_hash))
 
     with gr.Blocks(title="Timmscope", fill_width=True, delete_cache=(3600, 86400)) as demo:
-        gr.HTML(HEADER, elem_id="header", padding=False)
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=1, min_width=290, elem_id="sidebar"):
+        with gr.Row(elem_id="header", equal_height=True):
+            gr.HTML(HEADER, elem_id="brand", padding=False)
+            shown = view.layout()
+            view.wire(shown)
+        with gr.Row(equal_height=False, elem_id="page"):
+            with gr.Column(scale=0, min_width=280, elem_id="sidebar"):
                 side = sidebar.layout()
-            with gr.Column(scale=4, min_width=320):
-                shown = view.layout()
-                view.wire(shown)
+            with gr.Column(scale=1, min_width=320, elem_id="work"):
                 page = sidebar.wire(service, demo, side, shown)
                 with gr.Tabs():
                     for tab in tabs:

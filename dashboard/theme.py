@@ -20,10 +20,59 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 CSS = """
 .gradio-container > .main {
   width: 100%;
-  max-width: 1320px !important;
+  max-width: 1720px !important;
+  padding: 0 24px 24px !important;
 }
 
 .dark { --color-accent: var(--primary-400) !important; }
+
+/* The bar at the top: the name, and how maps look, in one line. */
+#header {
+  flex-wrap: nowrap;
+  align-items: center;
+  gap: 24px;
+  padding: 8px 0;
+  border-bottom: 1px solid var(--border-color-primary);
+}
+#brand { flex: none; width: auto; }
+#brand h1 { margin: 0; font-size: 21px; font-weight: 750; letter-spacing: -0.01em; }
+#brand h1 span { color: var(--primary-600); }
+.dark #brand h1 span { color: var(--primary-400); }
+#view, #view .form {
+  flex-wrap: nowrap;
+  align-items: center;
+  gap: 20px;
+  border: 0;
+  box-shadow: none;
+}
+#view { flex: 1; justify-content: flex-end; }
+#view .form { flex: 1; max-width: 1000px; background: none; }
+#view .form > .block { flex: 1 1 auto; padding: 0; border: 0; background: none; }
+#view .block :is(.container, .wrap, .slider_input_container) { gap: 8px; }
+#view .block > .container, #view .block:has(input[type="range"]) > .wrap {
+  display: flex;
+  flex-direction: row;
+  align-items: center;
+}
+#view [data-testid="block-info"] { margin: 0; white-space: nowrap; font-size: 13px; }
+#view .head { flex: none; margin: 0; }
+#view :is(.min_value, .max_value) { display: none; }
+#view .tab-like-container { order: 1; }
+#view .head { display: contents; }
+#view input[type="number"] { width: 52px; padding: 2px 4px; }
+#view .slider_input_container { flex: 1; min-width: 0; }
+#view .slider_input_container input { min-width: 60px; }
+#view .block:has(input[type="range"]) { min-width: 190px !important; }
+#view label:has(input[type="checkbox"]) span { white-space: nowrap; font-size: 13px; }
+#fade, #smooth { flex: none !important; width: auto; min-width: 0 !important; }
+#colormap { max-width: 210px; }
+#colormap input { padding: 4px 8px; }
+#sidebar { width: 280px; flex: none !important; }
+#page { gap: 24px; }
+#ask { width: 280px; flex: none !important; }
+
+#save { flex-wrap: wrap; gap: 8px; }
+#save button { flex: none; min-width: 0; }
 
 .ts-note :is(p, span) { font-size: 13.5px; line-height: 1.5; }
 
@@ -66,13 +115,10 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
   outline-offset: 2px;
 }
 
-@media (max-width: 640px) {
-  #view .form { flex-direction: column; }
-  #view .form > * { flex: none !important; }
-  .gradio-container > .main { padding: 12px !important; }
-  #explain { flex-direction: column; flex-wrap: nowrap; align-items: stretch; }
-  #ask { display: contents; }
-  #method-settings { order: 1; }
+@media (max-width: 900px) {
+  .gradio-container > .main { padding: 0 12px 76px !important; }
+  #page, #explain { flex-direction: column; }
+  #sidebar, #ask { width: 100%; }
   footer .divider { display: none !important; }
 }
 

@@ -9,7 +9,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from core.cli import evaluate, explain, features, layers, methods, metrics, models, sanity_checks
+from core.cli import (
+    evaluate,
+    explain,
+    features,
+    hide,
+    layers,
+    methods,
+    metrics,
+    models,
+    sanity_checks,
+)
 from core.cli.shared import INTERRUPTED, Command, add_model_arguments, to_json
 from core.errors import TimmscopeError
 from core.models.load import DEFAULT_MODEL
@@ -21,6 +31,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": evaluate.COMMAND,
     "sanity": sanity_checks.COMMAND,
     "features": features.COMMAND,
+    "hide": hide.COMMAND,
     "methods": methods.COMMAND,
     "metrics": metrics.COMMAND,
     "models": models.COMMAND,

@@ -42,7 +42,7 @@ from core.inputs.batch import InputBatch
 from core.methods.configuration import Configuration
 from core.metrics.base import Metric, MetricInput
 from core.tasks.query import Query
-from core.types import Comparison, Score, finite
+from core.types import Comparison, Need, Score, finite
 
 SAVES = ("png", "npz", "json")
 
@@ -153,7 +153,10 @@ def _report(
     query = explainer.query(batch, target=target, layer=arguments.layer, seed=arguments.seed)
     if arguments.ground_truth:
         query = replace(query, ground_truth=_ground_truth(explainer, batch, arguments))
-    compared = explainer.compare(query, list(request.methods.values()))
+    methods = list(request.methods.values())
+    if arguments.each_layer:
+        query, methods = at_each_layer(explainer, query, methods)
+    compared = explainer.compare(query, methods)
     report: dict[str, Any] = {
         "image": picture.name,
         "notes": [*batch.pictures[0].notes, *filter(None, [explainer.model.domain_note])],
@@ -163,6 +166,8 @@ def _report(
     }
     for key, metric in request.metrics.items():
         add_scores(report, explainer, query, compared, key, metric, arguments.random_maps)
+    if arguments.summary:
+        add_summaries(report, explainer, query, compared)
     if arguments.verdict:
         add_verdicts(report, explainer, query, compared)
     if arguments.recommend and compared.results:
@@ -173,6 +178,19 @@ def _report(
         report["request"] = request_key(arguments, picture.identity)
         save(files, picture.stem, request.saves, batch, compared, report)
     return report
+
+
+def at_each_layer(
+    explainer: Explainer, query: Query, methods: Sequence[Configuration]
+) -> tuple[Query, list[Configuration]]:
+    """Methods that look at a layer, at the last layer of each stage; all share one pass."""
+    stages = [layer.name for layer in explainer.model.stages()]
+    each = [
+        one if Need.LAYER not in one.method.layer_needs() or one.layer else replace(one, layer=name)
+        for one in methods
+        for name in stages or [None]
+    ]
+    return replace(query, extra_layers=tuple(stages)), list(dict.fromkeys(each))
 
 
 def _ground_truth(explainer: Explainer, batch: InputBatch, arguments: argparse.Namespace) -> Tensor:
@@ -241,6 +259,22 @@ def score_facts(score: Score, metric: Metric) -> dict[str, Any]:
     if score.low is not None and score.high is not None:
         facts["interval"] = [finite(float(end[0])) for end in (score.low, score.high)]
     return facts
+
+
+def add_summaries(
+    report: dict[str, Any], explainer: Explainer, query: Query, compared: Comparison
+) -> None:
+    """Enter where half of each map's evidence lies, and what hiding that does."""
+    for name, attribution in compared.results.items():
+        (found,) = explainer.evidence(query, attribution)
+        report["results"][name]["summary"] = {
+            "words": found.words,
+            "area": finite(found.area),
+            "where": found.where,
+            "unit": found.hiding.unit,
+            "before": finite(float(found.hiding.score_before[0])),
+            "after": finite(float(found.hiding.score_after[0])),
+        }
 
 
 def add_verdicts(
@@ -376,8 +410,14 @@ def configure(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--target", help="a class or its number, A-B, A+B, 'not A'; the predicted one by default"
     )
+    command.add_argument(
+        "--each-layer", action="store_true", help="CAM methods at the last layer of each stage"
+    )
     command.add_argument("--metrics", default="", help="names, comma separated; see 'metrics'")
     add_evidence_arguments(command, "a mask, VOC .xml, COCO .json")
+    command.add_argument(
+        "--summary", action="store_true", help="where the evidence lies, and what hiding it does"
+    )
     command.add_argument(
         "--verdict", action="store_true", help="test whether each map can be trusted"
     )

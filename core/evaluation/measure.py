@@ -36,11 +36,8 @@ def measure(
         TimmscopeError: the map explains another target.
     """
     attribution = values if isinstance(values, Attribution) else None
-    if attribution is not None and attribution.target not in ("", run.target.key):
-        raise TimmscopeError(
-            f"the map explains {attribution.target}, not {run.target.key}; "
-            "pass the target that it explains"
-        )
+    if attribution is not None:
+        check_target(run, attribution)
     maps = to_input_size(maps_of(values), run.x)
     again = signed = None
     if attribution is not None:
@@ -63,6 +60,19 @@ def measure(
     )
     kept = run.cache_scope.get_or_compute(key, lambda: metric.measure(run, maps, context))
     return copy.deepcopy(kept)
+
+
+def check_target(run: Run, attribution: Attribution) -> None:
+    """Refuse an attribution that explains another target than the run's.
+
+    Raises:
+        TimmscopeError: it does.
+    """
+    if attribution.target not in ("", run.target.key):
+        raise TimmscopeError(
+            f"the map explains {attribution.target}, not {run.target.key}; "
+            "pass the target that it explains"
+        )
 
 
 def maps_of(values: Attribution | Tensor) -> Tensor:

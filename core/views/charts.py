@@ -111,6 +111,16 @@ OUTPUTS: Mapping[OutputKind, str] = {
 """What a panel of a model's outputs is called, by what one of them stands for."""
 
 
+def note_on(prediction: Prediction) -> str:
+    """What a model's outputs are, where they are no classes that exclude each other."""
+    notes: Mapping[OutputKind, str] = {
+        "class": "" if prediction.exclusive else "Each class stands for itself.",
+        "output": "These are numbers, not probabilities.",
+        "feature": "This model has no classes.",
+    }
+    return notes[prediction.kind]
+
+
 def prediction_panel(
     prediction: Prediction, *, title: str = "", caption: str = "", highlight: int | None = 0
 ) -> Panel:
@@ -123,15 +133,10 @@ def prediction_panel(
         highlight: index of the row in the accent colour; None for none.
     """
     top = prediction.top(5)
-    notes = {
-        "class": "" if prediction.exclusive else "Each class stands for itself.",
-        "output": "These are numbers, not probabilities.",
-        "feature": "This model has no classes.",
-    }
     return bars_panel(
         [(label, value) for _, label, value in top],
         title=title or OUTPUTS[prediction.kind],
-        caption=" ".join(filter(None, [notes[prediction.kind], caption])),
+        caption=" ".join(filter(None, [note_on(prediction), caption])),
         highlight=highlight,
         shares=prediction.bounded,
         texts=[prediction.text(value) for _, _, value in top],

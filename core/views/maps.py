@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import math
+import textwrap
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -105,6 +106,7 @@ def overlay_panel(
     smooth: bool = True,
     colorbar: bool = True,
     segments: NDArray[np.integer] | None = None,
+    ends: tuple[str, str] | None = None,
 ) -> Panel:
     """A map drawn over the part of the picture that the model's input shows.
 
@@ -125,6 +127,8 @@ def overlay_panel(
             cell is a uniform square.
         colorbar: whether to show a colour bar.
         segments: (h, w) labels of the map's segments, whose borders are drawn.
+        ends: what the lowest and the highest values of a signed map speak for, as words at the
+            colour bar.
 
     Raises:
         TimmscopeError: a value is not finite, or the values are not a single map.
@@ -135,16 +139,18 @@ def overlay_panel(
     span = limits or display_limits(array, smooth=smooth)
     trace, signed = _heatmap(array, geometry.box, span, smooth)
     margin = {"l": 0, "r": 0, "t": 0, "b": 38 if colorbar else 0}
-    trace |= _colours(array, span, unit, colorbar)
+    named = ends if signed else None
+    trace |= _colours(array, span, unit, colorbar, named)
     layout = layout_of(margin) | _frame(width, height)
     layout["uirevision"] = hashlib.blake2s(uri.encode(), digest_size=8).hexdigest()
     layout["images"] = [_background(uri, width, height)]
     layout["shapes"] = _borders(segments, geometry.box) if segments is not None else []
-    layout["shapes"] += [] if geometry.whole else _outline(geometry.box)
+    layout["shapes"] += [] if geometry.whole else _outside(geometry)
     shown = panel(title, caption, [trace], layout, map=True, signed=signed, aspect=height / width)
+    shown["seen"] = _seen(geometry)
     if smooth and (told := smoothing_text(array)):
         plainly = unsmoothed or limits or display_limits(array, smooth=False)
-        bare = _colours(array, plainly, unit, colorbar)
+        bare = _colours(array, plainly, unit, colorbar, named)
         _smooth(shown, told, pack(drawn(array).clip(*span), "u1"), bare)
     return shown
 
@@ -256,12 +262,18 @@ def _smoothing(shape: tuple[int, ...]) -> str:
     return "best" if max(shape) < 64 else "fast"
 
 
-def _colours(array: NDArray[np.float32], span: Limits, unit: str, colorbar: bool) -> Json:
+def _colours(
+    array: NDArray[np.float32],
+    span: Limits,
+    unit: str,
+    colorbar: bool,
+    names: tuple[str, str] | None = None,
+) -> Json:
     """The range of colours of a trace, with a colour bar that tells the values at its ends."""
     ends: Json = {"zmin": span[0], "zmax": span[1]}
     if not colorbar:
         return ends | {"showscale": False}
-    return ends | {"colorbar": _BAR | _ticks(array, span, unit)}
+    return ends | {"colorbar": _BAR | _ticks(array, span, unit, names)}
 
 
 _BAR: Json = {
@@ -281,8 +293,14 @@ _BAR: Json = {
 }
 
 
-def _ticks(array: NDArray[np.float32], span: Limits, unit: str) -> Json:
+def _ticks(
+    array: NDArray[np.float32], span: Limits, unit: str, names: tuple[str, str] | None
+) -> Json:
     """The values at both ends and in the middle; "≤" and "≥" where the map goes beyond."""
+    middle_text = f"{(low + high) / 2:.{significant_digits(span)}g} {plain(unit)}".strip()
+    if names:
+        first, last = (plain(textwrap.shorten(name, 24, placeholder="…")) for name in names)
+        middle_text = f"◀ {first}    {middle_text}    {last} ▶"
     low, high = span
     middle, slack = (low + high) / 2, ROUNDING * max(abs(low), abs(high))
     digits = significant_digits(span)
@@ -292,7 +310,7 @@ def _ticks(array: NDArray[np.float32], span: Limits, unit: str) -> Json:
         "tickvals": [low, middle, high],
         "ticktext": [
             f"{below}{low:.{digits}g}",
-            f"{middle:.{digits}g} {plain(unit)}".strip(),
+            middle_text,
             f"{above}{high:.{digits}g}",
         ],
     }
@@ -308,14 +326,33 @@ def significant_digits(span: Limits) -> int:
     return 2 + max(0, math.floor(math.log10(max(abs(low), abs(high)) / (high - low))))
 
 
-def _outline(box: tuple[float, float, float, float]) -> list[Json]:
-    left, top, right, bottom = (edge - 0.5 for edge in box)
+def _outside(geometry: MapGeometry) -> list[Json]:
+    """What the model does not see of the picture, dimmed, and the line around what it sees."""
+    height, width = geometry.picture
+    left, top, right, bottom = (edge - 0.5 for edge in geometry.box)
+    frame = f"M-0.5,-0.5H{width - 0.5}V{height - 0.5}H-0.5Z"
+    west, north = max(left, -0.5), max(top, -0.5)
+    east, south = min(right, width - 0.5), min(bottom, height - 0.5)
+    hole = f"M{west:.1f},{north:.1f}H{east:.1f}V{south:.1f}H{west:.1f}Z"
+    dark = {"type": "path", "path": frame + hole, "fillrule": "evenodd", "line": {"width": 0}}
     edges = {"type": "rect", "x0": left, "x1": right, "y0": top, "y1": bottom}
     # A white line on a wider dark one is visible on any picture.
     return [
+        dark | {"fillcolor": "rgba(15,23,42,0.55)"},
         edges | {"line": {"color": "rgba(0,0,0,0.55)", "width": 3}},
         edges | {"line": {"color": "#ffffff", "width": 1.25}},
     ]
+
+
+def _seen(geometry: MapGeometry) -> str:
+    """How much of the picture the model sees, in words; empty for all of it."""
+    if geometry.whole:
+        return ""
+    height, width = geometry.picture
+    left, top, right, bottom = geometry.box
+    across = max(0.0, min(right, width) - max(left, 0.0)) / width
+    down = max(0.0, min(bottom, height) - max(top, 0.0)) / height
+    return f"The model sees {across * down:.0%} of this picture"
 
 
 def _borders(labels: NDArray[np.integer], box: tuple[float, float, float, float]) -> list[Json]:

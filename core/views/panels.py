@@ -37,12 +37,15 @@ class Panel(TypedDict):
 
     Attributes:
         title: a few words of plain text.
+        method: what stands beside the title, such as the method of an explanation; may be empty.
+        words: what the figure shows, in a sentence or two of plain text; may be empty.
         caption: one or two sentences of plain text.
         figure: Plotly's ``data`` and ``layout``; both are empty if there is nothing to draw. The
             ``z`` of a map is packed, see `pack`.
         tone: how the card is coloured: "error" if there is no result; "good", "doubtful", "bad" or
             "unasked" (not tested) for the result of a test; "" for other cards.
         map: whether the figure is a map whose colours can be changed on the page.
+        seen: how much of its picture a model sees, in words; empty for all of it.
         signed: whether the map has positive and negative values.
         smoothing: of a map that is drawn smoothed; None for other figures.
         aspect: height divided by width of the plotting area; 0 if `height` is given.
@@ -51,10 +54,13 @@ class Panel(TypedDict):
     """
 
     title: str
+    method: str
+    words: str
     caption: str
     figure: Json
     tone: Tone
     map: bool
+    seen: str
     signed: bool
     smoothing: Smoothing | None
     aspect: float
@@ -94,10 +100,13 @@ def panel(
     margin = layout.get("margin", {"l": 0, "r": 0, "t": 0, "b": 0})
     return {
         "title": str(title),
+        "method": "",
+        "words": "",
         "caption": str(caption),
         "figure": {"data": data, "layout": layout},
         "tone": "",
         "map": map,
+        "seen": "",
         "signed": signed,
         "smoothing": None,
         "aspect": aspect,

@@ -30,6 +30,8 @@ from dashboard.actions.features import (
     attention,
     features,
 )
+from dashboard.actions.film import FilmResult, Stop, film
+from dashboard.actions.hide import HideRequest, HideResult, Mask, hide
 from dashboard.actions.methods import (
     EstimateRequest,
     MethodFacts,
@@ -96,6 +98,10 @@ __all__ = [
     "ExplainResult",
     "FeatureRequest",
     "FeatureResult",
+    "FilmResult",
+    "HideRequest",
+    "HideResult",
+    "Mask",
     "MeasureRequest",
     "MeasureResult",
     "MethodFacts",
@@ -110,6 +116,7 @@ __all__ = [
     "ResolvedQuestion",
     "SaveRequest",
     "Settings",
+    "Stop",
     "UnusableError",
     "VerdictRequest",
     "VerdictResult",
@@ -126,6 +133,8 @@ __all__ = [
     "explain",
     "fault_card",
     "features",
+    "film",
+    "hide",
     "knows_scenes",
     "measure",
     "method_choices",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from core import METHODS, Attribution, Explainer
 from core.errors import NotApplicableError
@@ -12,6 +12,7 @@ from core.inputs.batch import OnProgress
 from core.methods.base import Method
 from core.methods.configuration import Configuration
 from core.registry import key_of
+from core.tasks.base import Combination
 from core.types import Cost
 from core.views.maps import overlay_panel
 from core.views.panels import Panel
@@ -50,6 +51,10 @@ class ExplainRequest:
     layer: str | None
     settings: Settings
 
+    def at(self, layer: str | None) -> ExplainRequest:
+        """The same at another layer; an empty one leaves it."""
+        return replace(self, layer=layer) if layer else self
+
 
 @dataclass(frozen=True)
 class ExplainResult:
@@ -83,7 +88,7 @@ def explain(
     with nullcontext() if instant else service.slow.slot(on_progress):
         found = attribution_of(resolved, request, on_progress)
     return ExplainResult(
-        [_overlay(resolved, found)],
+        [overlay(resolved, found)],
         summary(found),
         code_snippet(resolved, found),
         request,
@@ -111,8 +116,10 @@ def configuration_of(request: ExplainRequest) -> Configuration:
         TimmscopeError: there is no such method, or a parameter is out of range.
     """
     cls = METHODS[key_of(request.method)]
-    params = {cls.key: params_of(request.settings, cls.key, cls)}
-    return Configuration.parse(request.method, params)
+    params = params_of(request.settings, cls.key, cls)
+    if request.question.has_versus and "relu" in cls.model_fields:
+        params = {"relu": False, **params}  # what speaks for the other class is shown too
+    return Configuration.parse(request.method, {cls.key: params})
 
 
 def attribution_of(
@@ -138,20 +145,42 @@ def suitable_layer(explainer: Explainer, method: Method, layer: str | None) -> s
     return layer if layer in explainer.model.choices(method.layer_needs()) else None
 
 
-def _overlay(resolved: ResolvedQuestion, found: Attribution) -> Panel:
+def overlay(resolved: ResolvedQuestion, found: Attribution) -> Panel:
+    """A map over the picture, with what it says in a sentence."""
     segments = found.extras.get("segments")
     adds_up = any(name in found.extras for name in SUM_ERRORS)
-    return overlay_panel(
+    shown = overlay_panel(
         resolved.batch.pictures[0].image,
         map_on_input(resolved.batch, found),
         resolved.batch.geometries[0],
-        title=f"{METHODS[found.method].label}: why {resolved.target_name}",
+        title=f"Why {resolved.target_name}?",
         caption=_caption(resolved, found),
         limits=colour_range(found),
         unsmoothed=colour_range(found, smooth=False),
         unit=resolved.target.unit if adds_up else "",
         segments=None if segments is None else segments[0].numpy(),
+        ends=_ends(resolved),
     )
+    shown["method"] = METHODS[found.method].label
+    shown["words"] = _words(resolved, found)
+    return shown
+
+
+def _ends(resolved: ResolvedQuestion) -> tuple[str, str] | None:
+    """What the two ends of a contrast's colours speak for: the classes compared."""
+    target = resolved.target
+    if not isinstance(target, Combination) or len(target.terms) != 2:
+        return None
+    first, second = (one.describe(resolved.prediction) for _, one in target.terms)
+    return second, first
+
+
+def _words(resolved: ResolvedQuestion, found: Attribution) -> str:
+    """Where the map lies, and what hiding that part does, in a sentence; empty for a control."""
+    if METHODS[found.method].is_control:
+        return "A control: this map does not depend on the model, so it explains nothing."
+    (summary,) = resolved.explainer.evidence(resolved.batch, found, target=resolved.target)
+    return summary.words
 
 
 def _caption(resolved: ResolvedQuestion, found: Attribution) -> str:
@@ -161,8 +190,6 @@ def _caption(resolved: ResolvedQuestion, found: Attribution) -> str:
     if found.layer:
         parts.append(f"layer {found.layer}")
     parts.append(cost_text(found.cost))
-    if not resolved.batch.geometries[0].whole:
-        parts.append("The model saw only the outlined area")
     return " · ".join(parts)
 
 

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 from core.types import Prediction
-from core.views.charts import prediction_panel
-from core.views.panels import Panel, error_panel
+from core.views.charts import OUTPUTS, note_on
 from dashboard.actions.question import (
     Choices,
     Question,
     UnusableError,
-    fault_card,
+    brief,
     load_and_predict,
 )
 from dashboard.state import Service
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One of the most likely classes.
+
+    Attributes:
+        index: the class.
+        label: its name.
+        text: how likely it is, as people read it.
+        share: the length of its bar, from 0 to 1; None for numbers that share no scale.
+    """
+
+    index: int
+    label: str
+    text: str
+    share: float | None
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The most likely classes of a picture, or why there are none.
+
+    Attributes:
+        title: what the model's outputs are called.
+        notes: what is to be said of them.
+        rows: the most likely one first.
+    """
+
+    title: str
+    notes: list[str]
+    rows: list[ClassRow] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """All values, ready for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -24,13 +60,13 @@ class PredictResult:
     """What the model predicts for a picture.
 
     Attributes:
-        panels: the most likely classes as bars.
+        likely: the most likely classes.
         classes: every class as (label, index), most likely first.
         predicted: the predicted class; of a model without classes, the strongest feature.
         notes: what a person should know of the picture, or why it cannot be used.
     """
 
-    panels: list[Panel]
+    likely: ClassList
     classes: Choices = field(default_factory=list)
     predicted: int | None = None
     notes: str = ""
@@ -46,7 +82,7 @@ def predict(
     """
     explainer, batch, prediction = load_and_predict(service, question, on_progress)
     return PredictResult(
-        [_bars(prediction, explainer.model.domain_note)],
+        likely_classes(prediction, explainer.model.domain_note),
         _classes(prediction),
         prediction.top(1)[0][0],
         "; ".join(batch.pictures[0].notes),
@@ -56,10 +92,9 @@ def predict(
 def no_prediction(question: Question, error: TimmscopeError) -> PredictResult:
     """What the page shows instead of a prediction: each error at the part that it concerns."""
     part = error.part if isinstance(error, UnusableError) else ""
-    if part == "prediction":
-        return PredictResult([error_panel("No prediction", str(error))])
+    reason = str(error) if part == "prediction" else brief(error)
     notes = f"**This picture cannot be used:** {error}" if part == "picture" else ""
-    return PredictResult([fault_card("No prediction", question, error)], notes=notes)
+    return PredictResult(ClassList("No prediction", [reason]), notes=notes)
 
 
 def _classes(prediction: Prediction) -> Choices:
@@ -73,7 +108,21 @@ def _classes(prediction: Prediction) -> Choices:
     return likely + [(prediction.label(i), i) for i in rest]
 
 
-def _bars(prediction: Prediction, domain_note: str) -> Panel:
-    choose = "Choose one below" if prediction.kind == "output" else "Click a bar"
-    caption = f"{choose} to explain that {prediction.kind}."
-    return prediction_panel(prediction, caption=" ".join(filter(None, [domain_note, caption])))
+def likely_classes(prediction: Prediction, domain_note: str = "") -> ClassList:
+    """The five most likely classes of the first picture, or its first numbers, as rows.
+
+    Args:
+        prediction: of the picture.
+        domain_note: what is to be said of pictures that the model does not know.
+    """
+    top = prediction.top(5)
+    longest = 1.0 if prediction.bounded else max([value for *_, value in top] + [0.0]) or 1.0
+    has_bars = prediction.kind != "output"
+    rows = [
+        ClassRow(
+            index, label, prediction.text(value), max(value, 0.0) / longest if has_bars else None
+        )
+        for index, label, value in top
+    ]
+    notes = list(filter(None, [note_on(prediction), domain_note]))
+    return ClassList(OUTPUTS[prediction.kind], notes, rows)

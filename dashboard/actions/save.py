@@ -28,6 +28,7 @@ class SaveRequest:
         alpha: opacity of the map, 0 to 1.
         fade: whether the picture shows where the map is near zero.
         smooth: whether a map that differs from pixel to pixel is smoothed in the picture.
+        layer: the layer of the map on the page, where the filmstrip has chosen another one.
     """
 
     explanation: ExplainRequest | None
@@ -36,6 +37,7 @@ class SaveRequest:
     alpha: float = 1.0
     fade: bool = False
     smooth: bool = True
+    layer: str | None = None
 
 
 def save(service: Service, request: SaveRequest, on_progress: OnProgress | None = None) -> str:
@@ -46,9 +48,9 @@ def save(service: Service, request: SaveRequest, on_progress: OnProgress | None 
     Raises:
         TimmscopeError: there is no explanation to save.
     """
-    explanation = request.explanation
-    if explanation is None:
+    if request.explanation is None:
         raise TimmscopeError("There is no map to save yet. Press Explain first.")
+    explanation = request.explanation.at(request.layer)
     resolved = resolve(service, explanation.question, on_progress)
     found = attribution_of(resolved, explanation, on_progress)
     stem = Path(str(explanation.question.picture)).stem[:40]

@@ -20,9 +20,11 @@ class VerdictRequest:
 
     Attributes:
         explanation: the one on the page; None while there is none.
+        layer: the layer of the map on the page, where the filmstrip has chosen another one.
     """
 
     explanation: ExplainRequest | None
+    layer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ def assess(
     Raises:
         TimmscopeError: there is no map to test.
     """
-    explanation = request.explanation
-    if explanation is None:
+    if request.explanation is None:
         raise TimmscopeError("There is no map to test yet. Press Explain first.")
+    explanation = request.explanation.at(request.layer)
     if METHODS[explanation.method].is_control:
         message = "A control does not depend on the model, so its map explains nothing."
         return VerdictResult([empty_panel(message)])

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dashboard.components.classes import MARK_JS, ClassRows
 from dashboard.components.fields import Canvas, Choice, Picture
+from dashboard.components.film import CHOSEN_JS, Film
 from dashboard.components.panels import DEFAULT_VIEW, VIEW_JS, Answer, Panels
 from dashboard.components.settings import settings_group, widget_for
 
 __all__ = [
+    "CHOSEN_JS",
     "DEFAULT_VIEW",
+    "MARK_JS",
     "VIEW_JS",
     "Answer",
     "Canvas",
     "Choice",
+    "ClassRows",
+    "Film",
     "Panels",
     "Picture",
     "settings_group",

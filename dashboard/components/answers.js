@@ -87,6 +87,16 @@
       show(area);
     },
 
+    // A result of other values has been put in place of the one that was there.
+    moved(name, values) {
+      const area = areaOf(name);
+      if (!area.answer?.asked) return;
+      const other = Object.fromEntries(Object.entries(values).map(([key, value]) => [key, text(value)]));
+      area.answer = { ...area.answer, asked: { ...area.answer.asked, ...other }, same: { ...area.answer.same, layer: [] } };
+      area.now = { ...area.now, ...other };
+      show(area);
+    },
+
     // A person has cancelled; the button that starts again is called so.
     cancelled(name, button) {
       const area = areaOf(name);

@@ -14,11 +14,13 @@
   let colormaps = {};
   timmscope.state ??= {};
 
+  // Functions that are told of every card that was drawn.
+  timmscope.hearers ??= new Set();
+
   const touched = () => matchMedia("(pointer: coarse)").matches;
 
   const node = (tag, name) => Object.assign(document.createElement(tag), { className: name });
 
-  const look = (panel) => timmscope.values.look(panel, timmscope.state, colormaps);
 
   // ------------------------------------------------------------------ one card
 
@@ -28,9 +30,12 @@
       this.figure = node("figure", "ts-card");
       this.figure.setAttribute("role", "figure");
       this.title = node("div", "ts-title");
+      this.frame = node("div", "ts-frame");
       this.plot = node("div", "ts-plot");
+      this.words = node("p", "ts-words");
       this.caption = node("figcaption", "ts-caption");
-      this.figure.append(this.title, this.plot, this.caption);
+      this.frame.append(this.plot);
+      this.figure.append(this.title, this.frame, this.words, this.caption);
       // Plotly hears the finger and then the mouse that the browser makes of it: one tap, two clicks.
       this.plot.addEventListener("touchend", (event) => {
         if (event.cancelable && event.target.closest(".nsewdrag")) event.preventDefault();
@@ -45,6 +50,7 @@
       this.figure.dataset.tone = panel.tone;
       this.figure.dataset.kind = panel.figure.data.length ? (panel.map ? "map" : "chart") : "note";
       this.stale = true;
+      this.sorted = null;
       // Plotly starts anew, without zoom or listeners, when its configuration changes.
       const form = `${this.figure.dataset.kind} ${Boolean(panel.figure.layout.dragmode)}`;
       if (form !== this.form) this.purge();
@@ -53,6 +59,11 @@
       const room = aspect ? `calc((100cqw - ${across}px) * ${aspect} + ${down}px)` : `${height}px`;
       this.plot.style.setProperty("--ts-room", room);
       if (this.near) this.show();
+      if (!panel.figure.data.length) this.tell();
+    }
+
+    tell() {
+      for (const hear of timmscope.hearers) hear(this);
     }
 
     // Whether this map is to be drawn smoothed; what is never smoothed has nothing to switch.
@@ -61,16 +72,29 @@
     }
 
     describe() {
-      const { title, caption, smoothing } = this.panel;
+      const { title, method, words, caption, smoothing } = this.panel;
       const told = smoothing && !this.smooth ? smoothing.caption : caption;
-      this.title.textContent = title;
+      this.title.replaceChildren(title, ...(method ? [Object.assign(node("span", "ts-method"), { textContent: method })] : []));
+      this.words.textContent = words;
       this.caption.textContent = told;
-      this.figure.setAttribute("aria-label", [title, told].filter(Boolean).join(". "));
+      this.figure.setAttribute("aria-label", [title, method, words, told].filter(Boolean).join(". "));
     }
 
     show() {
       if (this.stale) this.draw();
       else this.restyle();
+    }
+
+    // The colours of the map in the page's view, or in the view that the stage has of its own.
+    look() {
+      const view = { ...timmscope.state, ...this.root.own };
+      const { strongest = 100 } = view;
+      return timmscope.values.look(this.panel, view, colormaps, strongest < 100 ? timmscope.values.cutOf(this.sizes, strongest) : 0);
+    }
+
+    // Sizes of the values drawn, sorted once.
+    get sizes() {
+      return (this.sorted ??= timmscope.values.sizesOf(timmscope.values.ofMap(this.panel.figure.data[0], this.panel, this.smooth).z));
     }
 
     get drawn() {
@@ -99,8 +123,9 @@
       this.stale = false;
       const { data, layout } = this.panel.figure;
       const fresh = !this.drawn;
-      const shown = look(this.panel);
       this.smoothed = this.smooth;
+      this.sorted = null;
+      const shown = this.panel.map ? this.look() : {};
       this.describe();
       const traces = this.panel.map
         ? data.map((t) => ({ ...timmscope.values.ofMap(t, this.panel, this.smoothed), ...shown })) : data;
@@ -108,6 +133,7 @@
       this.shown = JSON.stringify(shown);
       if (fresh) this.plot.on("plotly_click", (event) => this.click(event));
       if (this.panel.map) warmUp(this);
+      this.tell();
     }
 
     // Dragging a finger over a figure scrolls the page; a mouse drags to zoom.
@@ -133,7 +159,7 @@
         this.draw();
         return;
       }
-      const { opacity, colorscale } = look(this.panel);
+      const { opacity, colorscale } = this.look();
       const shown = JSON.stringify({ opacity, colorscale });
       if (shown === this.shown) return;
       const recoloured = JSON.stringify(JSON.parse(this.shown).colorscale) !== JSON.stringify(colorscale);
@@ -171,17 +197,30 @@
     cold -= 1;
     const idle = window.requestIdleCallback ?? ((callback) => setTimeout(callback, 200));
     idle(() => {
-      if (card.drawn) window.Plotly.restyle(card.plot, { colorscale: [look(card.panel).colorscale] });
+      if (card.drawn) window.Plotly.restyle(card.plot, { colorscale: [card.look().colorscale] });
       warmUp(card);
     }, { timeout: 2000 });
   }
 
   // ------------------------------------------------------------------ one grid of cards
 
+  // What `encode` in panels.py made: panels, each with its picture, and what they answer.
+  function decode(text) {
+    const { pictures, panels, answer } = JSON.parse(text || '{"pictures": [], "panels": []}');
+    for (const panel of panels) {
+      for (const image of panel.figure.layout.images ?? []) image.source = pictures[image.source];
+    }
+    return { panels, answer };
+  }
+
+  timmscope.decode = decode;
+
   class Root {
-    constructor(element, trigger) {
+    constructor(element, trigger, stage) {
       this.element = element;
       this.trigger = trigger;
+      this.stage = stage;
+      this.own = {};
       this.grid = element.querySelector(".ts-grid");
       this.cards = [];
       this.sight = new IntersectionObserver((entries) => entries.forEach(({ target: { card }, isIntersecting }) => {
@@ -194,11 +233,8 @@
     }
 
     set(text) {
-      const { pictures, panels, answer } = JSON.parse(text || '{"pictures": [], "panels": []}');
+      const { panels, answer } = decode(text);
       if (answer) timmscope.answers.arrived(answer);
-      for (const panel of panels) {
-        for (const image of panel.figure.layout.images ?? []) image.source = pictures[image.source];
-      }
       while (this.cards.length > panels.length) this.drop(this.cards.pop());
       while (this.cards.length < panels.length) this.add(new Card(this));
       this.cards.forEach((card, i) => card.set(panels[i]));
@@ -251,9 +287,9 @@
 
   timmscope.mount = (element, props, trigger, watch) => {
     sweep();
-    colormaps = props.colormaps ?? colormaps; // a tab's first opening may mount without them
+    colormaps = timmscope.colormaps = props.colormaps ?? colormaps; // a tab's first opening may mount without them
     timmscope.state = { ...props.view, ...timmscope.state };
-    const root = new Root(element, trigger);
+    const root = new Root(element, trigger, Boolean(props.stage));
     roots.add(root);
     root.set(props.value);
     watch("value", () => root.set(props.value));

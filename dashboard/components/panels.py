@@ -8,41 +8,41 @@ and keeps the view (colormap, opacity, fading, smoothing) in the page.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import plotly
 
 from core.views.colour import COLORMAPS, default_colormap, stops
 from core.views.panels import Panel
 from dashboard.actions import Answers
+from dashboard.components.scripts import PLOTLY, source, tags
 
-HERE = Path(__file__).parent
-SCRIPTS = (
-    Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
-    HERE / "values.js",
-    HERE / "panels.js",
-    HERE / "answers.js",
-)
-gr.set_static_paths(list(SCRIPTS))
+SCRIPTS = (PLOTLY, "values.js", "panels.js", "answers.js", "hide_tool.js", "stage.js")
+"""What the page runs, in order."""
 
-DEFAULT_VIEW: dict[str, Any] = {"colormap": "auto", "alpha": 0.65, "fade": False, "smooth": True}
+DEFAULT_VIEW: dict[str, Any] = {
+    "colormap": "auto",
+    "alpha": 0.65,
+    "strongest": 100,
+    "fade": False,
+    "smooth": True,
+}
 """How maps look until a reader says otherwise. Weak values are not hidden: where the picture shows
 through, a dark one swallows negative values."""
 
-VIEW_JS = """(colormap, alpha, fade, smooth = true) => {
+VIEW_JS = """(colormap, alpha, strongest, fade, smooth = true) => {
   const timmscope = (window.timmscope ??= {});
-  timmscope.state = { ...timmscope.state, colormap, alpha, fade, smooth };
+  timmscope.state = { ...timmscope.state, colormap, alpha, strongest, fade, smooth };
   timmscope.redraw?.();
+  timmscope.stage?.refresh();
+  timmscope.film?.redraw();
 }"""
-"""For ``gr.on(..., fn=None, inputs=[colormap, alpha, fade, smooth], js=VIEW_JS)``: the view of
-every map on the page, those that arrive later included. Makes no request."""
+"""For events whose inputs are colormap, alpha, strongest, fade and smooth: the view of every map on
+the page, those that arrive later included. Makes no request."""
 
 MOUNT_JS = "window.timmscope.mount(element, props, trigger, watch); // fires 'select'"
 
@@ -79,8 +79,12 @@ class Panels(gr.HTML):
         card_width: least width of a card in CSS pixels; as many as fit share a row.
         columns: most cards in a row; None for no bound.
         gap: space between cards in CSS pixels.
-        view: colormap, alpha, fade and smooth before a reader changes them; the page has one view,
-            and the first component to appear sets it.
+        view: colormap, alpha, strongest, fade and smooth before a reader changes them; the page has
+            one view, and the first component to appear sets it.
+        stage: whether the first card is the page's stage, which has tools on the picture: another
+            view of it, and hiding parts. Then event ``submit`` asks what the model says while a
+            part is hidden: ``event.mask`` (a `dashboard.actions.hide.Mask` as a mapping),
+            ``event.keep_only`` and ``event.baseline``.
         kwargs: as for ``gr.HTML``, such as ``min_height``, ``elem_id`` or ``visible``.
     """
 
@@ -92,6 +96,7 @@ class Panels(gr.HTML):
         columns: int | None = None,
         gap: int = 24,
         view: dict[str, Any] | None = None,
+        stage: bool = False,
         **kwargs: Any,
     ) -> None:
         share = f"(100cqw - {gap * (columns - 1)}px) / {columns}" if columns else "0px"
@@ -101,13 +106,15 @@ class Panels(gr.HTML):
             html_template='<div class="ts-grid"></div>',
             css_template=(
                 f"--ts-card-width: max({card_width}px, {share}); --ts-gap: {gap}px;\n"
-                + _source("panels.css")
+                + source("panels.css")
+                + (source("stage.css") if stage else "")
             ),
             js_on_load=MOUNT_JS,
-            head="".join(f'<script src="{_url(path)}"></script>' for path in SCRIPTS),
+            head=tags(*SCRIPTS),
             apply_default_css=False,
             colormaps=_colormaps(),
             view={**DEFAULT_VIEW, **(view or {})},
+            stage=stage,
             **kwargs,
         )
 
@@ -173,15 +180,3 @@ def _colormaps() -> dict[str, Any]:
         "auto": {k: stops(default_colormap(signed), signed) for k, signed in ranges.items()},
         **{n: {k: stops(n, signed) for k, signed in ranges.items()} for n in COLORMAPS},
     }
-
-
-@cache
-def _source(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
-
-
-@cache
-def _url(path: Path) -> str:
-    """Relative, so that it holds behind a proxy; another one whenever the file is another."""
-    tag = hashlib.blake2s(path.read_bytes(), digest_size=6).hexdigest()
-    return f"gradio_api/file={path.resolve().as_posix()}?v={tag}"

@@ -11,9 +11,11 @@ from gradio.events import Dependency
 
 from core import METHODS
 from core.errors import TimmscopeError
+from core.inputs.batch import OnProgress
 from dashboard import actions
 from dashboard.actions import ExplainRequest, SaveRequest, VerdictRequest
-from dashboard.components import Choice, Panels, settings_group
+from dashboard.components import CHOSEN_JS, Choice, Film, Panels, settings_group
+from dashboard.state import Service
 from dashboard.state.models import MAX_LOADS
 from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
 from dashboard.tabs.binding import Inputs
@@ -25,6 +27,9 @@ KINDS = ("png", "npz", "json")
 SAVE_JS = """(file) => {
   if (file) setTimeout(() => document.querySelector("#download-file").click(), 50);
 }"""
+
+
+EFFECT_JS = "(effect) => window.timmscope.stage.answered(effect)"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class ExplainWidgets:
         cancel: stops whatever the tab is doing.
         method_settings: holds the method's parameters.
         result: the map.
+        effect: what the model says while a part is hidden.
+        film: the map at each stage of the model.
         summary: how far it can be believed.
         save: buttons that save the map, by kind of file.
         test: starts testing the map.
@@ -57,6 +64,8 @@ class ExplainWidgets:
     cancel: gr.Button
     method_settings: gr.Column
     result: Panels
+    effect: gr.JSON
+    film: Film
     summary: gr.Markdown
     save: Mapping[str, gr.Button]
     test: gr.Button
@@ -67,12 +76,12 @@ class ExplainWidgets:
 
 
 def layout() -> ExplainWidgets:
-    """What to ask on the left, the map on the right."""
+    """The answer, large, and beside it how it is asked."""
     with gr.Row(equal_height=False, elem_id="explain"):
-        with gr.Column(scale=2, min_width=260, elem_id="ask"):
-            asked = _question()
-        with gr.Column(scale=5, min_width=300), answer_column("explain"):
+        with gr.Column(scale=1, min_width=300), answer_column("explain"):
             shown = _answer()
+        with gr.Column(scale=0, min_width=280, elem_id="ask", elem_classes="ts-sheet"):
+            asked = _question()
     return ExplainWidgets(**asked, **shown, explanation=gr.State())
 
 
@@ -98,20 +107,24 @@ def _question() -> dict[str, Any]:
 
 
 def _answer() -> dict[str, Any]:
-    result = Panels(elem_id="result", card_width=280, columns=1, min_height=320)
+    result = Panels(elem_id="result", card_width=280, columns=1, min_height=320, stage=True)
+    effect = gr.JSON(visible="hidden", elem_id="effect")
     summary = gr.Markdown(elem_id="summary", elem_classes="ts-note")
-    with gr.Row():
+    film = Film(elem_id="film")
+    with gr.Row(elem_id="save"):
+        test = gr.Button("Can this map be trusted?", elem_id="test", size="sm")
         save = {
-            kind: gr.Button(f"Save {kind.upper()}", size="sm", elem_id=f"save-{kind}", min_width=90)
+            kind: gr.Button(f"Save {kind.upper()}", size="sm", elem_id=f"save-{kind}")
             for kind in KINDS
         }
-    test = gr.Button("Can this map be trusted?", elem_id="test", size="sm", variant="secondary")
     verdict = Panels([], elem_id="verdict", card_width=240, columns=2)
     file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")
     with gr.Accordion("Python code", open=False):
         code = gr.Code(language="python", interactive=False, show_label=False)
     return {
         "result": result,
+        "effect": effect,
+        "film": film,
         "summary": summary,
         "save": save,
         "test": test,
@@ -125,7 +138,7 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     """Connect the tab."""
     area = AnswerArea(
         "explain", "Explain", tab.result, {tab.summary: "", tab.code: "", tab.explanation: None},
-        tasks=("save", "test"),
+        tasks=("save", "test", "film"),
     )  # fmt: skip
     inputs = page.inputs(ExplainRequest, tab)
     chosen = [tab.method.input, tab.layer.input, page.settings.change]
@@ -136,6 +149,8 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     for kind in KINDS:
         _save(page, tab, kind)
     _test(page, tab)
+    _hide(page, tab)
+    _film(page, tab, explained)
     for event in explained:  # the verdict was on the map before
         event.then(lambda: [], None, tab.verdict, queue=False, **QUIET)
     cancel_on_click(page, tab.cancel, area)
@@ -188,7 +203,7 @@ def _estimate(page: Page, tab: ExplainWidgets, described: list[Dependency]) -> N
     )
     triggers: list[Any] = [
         *(event.then for event in described),
-        tab.layer.change,
+        tab.layer.input,
         page.settings.change,
     ]
     for trigger in triggers:
@@ -269,3 +284,50 @@ def _test(page: Page, tab: ExplainWidgets) -> None:
         api_visibility="private",
         trigger_mode="always_last",
     )
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A part of the picture that a person has marked on the stage."""
+
+    question: actions.Question
+    event: gr.EventData
+
+
+def _hide(page: Page, tab: ExplainWidgets) -> None:
+    """Say what the model says while a part of the picture is hidden."""
+
+    def hide(
+        service: Service, marked: _Marked, on_progress: OnProgress | None = None
+    ) -> actions.HideResult:
+        sent = marked.event._data if isinstance(marked.event._data, dict) else {}
+        wanted = ("mask", "keep_only", "baseline")
+        given = {name: sent[name] for name in wanted if name in sent}
+        request = actions.HideRequest(marked.question, **{"mask": None, **given})
+        return actions.hide(service, request, on_progress)
+
+    inputs = page.inputs(_Marked, tab)
+    tab.result.submit(
+        page.handler("", hide, inputs, lambda found: found.to_json()),
+        inputs.components,
+        tab.effect,
+        queue=False,
+        **QUIET,
+    ).success(None, tab.effect, None, js=EFFECT_JS)
+
+
+def _film(page: Page, tab: ExplainWidgets, explained: list[Dependency]) -> None:
+    """Show the map at every stage; the one pressed goes onto the stage without a request."""
+
+    def film(
+        service: Service, request: VerdictRequest, on_progress: OnProgress | None = None
+    ) -> actions.FilmResult:
+        return actions.film(service, request.explanation, on_progress)
+
+    inputs = page.inputs(VerdictRequest, tab)
+    show = page.handler(
+        "film", film, inputs, lambda found: found, lambda request, error: actions.FilmResult()
+    )
+    for event in explained:
+        event.then(show, inputs.components, tab.film, **QUIET)
+    tab.film.select(None, None, [tab.layer, tab.summary, tab.code], js=CHOSEN_JS)

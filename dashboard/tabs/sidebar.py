@@ -15,7 +15,7 @@ from core.inputs.assets import asset
 from core.tasks.activation import ACTIVATIONS, IDENTITY
 from dashboard import actions
 from dashboard.actions import NO_CLASS
-from dashboard.components import Choice, Panels, Picture
+from dashboard.components import MARK_JS, Choice, ClassRows, Picture
 from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
 from dashboard.tabs.binding import inputs_of
@@ -31,6 +31,8 @@ EXAMPLES = {
     "rocket": "rocket.jpg",
     "astronaut": "astronaut.jpg",
 }
+FIRST = "coffee"
+"""The example that the page opens with: one that the default model is sure of."""
 SCENES = asset("synthetic")
 SCENE_EXAMPLES = {path.stem.replace("_", " "): path.name for path in sorted(SCENES.glob("*.png"))}
 
@@ -50,7 +52,7 @@ class SidebarWidgets:
         measured_in: the unit of outputs that are numbers.
         about_model: what the model is, or that it is loading.
         cancel_loading: stops waiting for the model.
-        bars: the most likely classes.
+        likely: the most likely classes.
         target: the class to explain.
         versus: the class to compare it with.
         unit: which score is explained.
@@ -68,7 +70,7 @@ class SidebarWidgets:
     measured_in: gr.Textbox
     about_model: gr.Markdown
     cancel_loading: gr.Button
-    bars: Panels
+    likely: ClassRows
     target: Choice
     versus: Choice
     unit: gr.Radio
@@ -78,14 +80,33 @@ class SidebarWidgets:
 
 def layout() -> SidebarWidgets:
     """The column on the left."""
-    picture, photographs, scenes = _picture()
-    notes = gr.Markdown(visible=False, elem_classes="ts-note", elem_id="picture-notes")
-    model, weights, activation, measured_in = _model()
-    about_model = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
-    cancel = gr.Button("Cancel loading", size="sm", visible=False, elem_id="cancel-loading")
-    bars = Panels(elem_id="prediction", card_width=240, min_height=240)
-    target = Choice([], label="Class to explain", elem_id="target")
-    with gr.Accordion("Compare with another class", open=False):
+    with gr.Column(elem_id="picture-sheet", elem_classes="ts-sheet"):
+        picture, photographs, scenes = _picture()
+        notes = gr.Markdown(visible=False, elem_classes="ts-note", elem_id="picture-notes")
+    with gr.Column(elem_id="class-sheet", elem_classes="ts-sheet"):
+        likely = ClassRows(elem_id="prediction", min_height=240)
+        classes = _classes()
+    with gr.Column(elem_id="model-sheet", elem_classes="ts-sheet"):
+        model, about_model, cancel, reading = _model()
+    settings = gr.JSON({}, visible="hidden", elem_id="settings")
+    return SidebarWidgets(
+        picture=picture,
+        photographs=photographs,
+        scenes=scenes,
+        notes=notes,
+        model=model,
+        about_model=about_model,
+        cancel_loading=cancel,
+        likely=likely,
+        settings=settings,
+        **reading,
+        **classes,
+    )
+
+
+def _classes() -> dict[str, Any]:
+    target = Choice([], label="Any class", elem_id="target")
+    with gr.Accordion("Compare with another class", open=False, elem_id="class-options"):
         versus = Choice(
             [],
             label="Instead of",
@@ -104,33 +125,15 @@ def layout() -> SidebarWidgets:
             info="Explain what speaks against the class above",
             elem_id="against",
         )
-    settings = gr.JSON({}, visible="hidden", elem_id="settings")
-    return SidebarWidgets(
-        picture=picture,
-        photographs=photographs,
-        scenes=scenes,
-        notes=notes,
-        model=model,
-        weights=weights,
-        activation=activation,
-        measured_in=measured_in,
-        about_model=about_model,
-        cancel_loading=cancel,
-        bars=bars,
-        target=target,
-        versus=versus,
-        unit=unit,
-        against=against,
-        settings=settings,
-    )
+    return {"target": target, "versus": versus, "unit": unit, "against": against}
 
 
 def _picture() -> tuple[Picture, gr.Dataset, gr.Dataset]:
     picture = Picture(
-        str(SAMPLES / EXAMPLES["cat"]),
+        str(SAMPLES / EXAMPLES[FIRST]),
         label="Picture",
         sources=["upload", "webcam", "clipboard"],
-        height=220,
+        height=190,
         buttons=["fullscreen"],
         elem_id="picture",
     )
@@ -155,16 +158,18 @@ def _examples(
     return dataset
 
 
-def _model() -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown, gr.Textbox]:
-    with gr.Group():
-        model = gr.Dropdown(
-            list(MODELS),
-            value=MODELS[0],
-            label="Model",
-            info="A timm model name, or hf-hub:owner/name",
-            allow_custom_value=True,
-            elem_id="model",
-        )
+def _model() -> tuple[gr.Dropdown, gr.Markdown, gr.Button, dict[str, Any]]:
+    model = gr.Dropdown(
+        list(MODELS),
+        value=MODELS[0],
+        label="Model",
+        info="A timm model name, or hf-hub:owner/name",
+        allow_custom_value=True,
+        elem_id="model",
+    )
+    about = gr.Markdown(elem_classes="ts-note", elem_id="about-model")
+    cancel = gr.Button("Cancel loading", size="sm", visible=False, elem_id="cancel-loading")
+    with gr.Accordion("Weights and outputs", open=False, elem_id="model-options"):
         weights = gr.Radio(
             [("Pretrained", "pretrained"), ("Random", "random")],
             value="pretrained",
@@ -186,7 +191,8 @@ def _model() -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown, gr.Textbox]:
             visible=False,
             elem_id="measured-in",
         )
-    return model, weights, activation, measured_in
+    reading = {"weights": weights, "activation": activation, "measured_in": measured_in}
+    return model, about, cancel, reading
 
 
 def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidgets) -> Page:
@@ -194,7 +200,7 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     # First: the events of one component run in this order, and the others take time.
     asked_at = gr.Number(0, visible="hidden", elem_id="asked-at")
     models = [side.model.change, side.weights.change, side.activation.change]
-    _stop_work(service, asked_at, [side.picture.change, *models, side.bars.select])
+    _stop_work(service, asked_at, [side.picture.change, *models, side.likely.select])
     gr.on(
         [side.picture.change, *models],
         None,
@@ -212,6 +218,8 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     _offer_examples(side)
     opened = _open_model(service, demo, side)
     explainable = _predict(service, side, opened)
+    shown: list[Any] = [side.target, side.versus]
+    gr.on([one.change for one in shown], None, shown, None, js=MARK_JS, **AT_ONCE)
     classes = [side.target.input, side.versus.input, side.unit.input, side.against.input]
     return Page(
         service=service,
@@ -289,24 +297,31 @@ def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Depe
 
 
 @dataclass(frozen=True)
-class _BarClick:
-    """A click on one of the bars."""
+class _ClassPress:
+    """A press on one of the rows of classes.
 
-    question: actions.Question
+    Attributes:
+        target: the class to explain.
+        versus: the class to compare it with.
+        event: what was pressed.
+    """
+
+    target: int | str | None
+    versus: int | str | None
     event: gr.EventData
 
 
 def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list[Dependency]:
-    """Predict when the picture or the model changes, and take a class by its bar.
+    """Predict when the picture or the model changes, and take a class by its row.
 
     Returns:
         The events after which there is something new to explain.
     """
-    outputs: list[Any] = [side.bars, side.target, side.versus, side.notes]
+    outputs: list[Any] = [side.likely, side.target, side.versus, side.notes]
 
     def show(found: actions.PredictResult) -> list[Any]:
         return [
-            found.panels,
+            found.likely,
             gr.Dropdown(found.classes, value=found.predicted),
             gr.Dropdown([("—", NO_CLASS), *found.classes], value=NO_CLASS),
             gr.Markdown(found.notes, visible=bool(found.notes)),
@@ -315,8 +330,14 @@ def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list
     def failed(question: actions.Question, error: TimmscopeError) -> list[Any]:
         return show(actions.no_prediction(question, error))
 
-    def pick(service: Service, click: _BarClick, on_progress: object = None) -> Any:
-        return actions.predict(service, click.question).classes[click.event.index][1]
+    def pick(service: Service, press: _ClassPress, on_progress: object = None) -> list[Any]:
+        """The class to explain and the one to compare it with; never the same."""
+        sent = press.event._data if isinstance(press.event._data, dict) else {}
+        target, versus = (
+            now if (given := sent.get(name)) is None else given
+            for name, now in (("target", press.target), ("versus", press.versus))
+        )
+        return [target, NO_CLASS if versus in (None, "", target) else versus]
 
     inputs = inputs_of(actions.Question, side)
     predict = handler(service, "", actions.predict, inputs, show, failed)
@@ -329,11 +350,11 @@ def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list
         api_name="predict",
         trigger_mode="always_last",
     )
-    clicked = inputs_of(_BarClick, side)
-    picked = side.bars.select(
-        handler(service, "", pick, clicked, lambda target: target),
-        clicked.components,
-        side.target,
+    pressed = inputs_of(_ClassPress, side)
+    picked = side.likely.select(
+        handler(service, "", pick, pressed, lambda classes: classes),
+        pressed.components,
+        [side.target, side.versus],
         queue=False,
         **QUIET,
     )

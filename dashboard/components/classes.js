@@ -1,0 +1,102 @@
+// The most likely classes as rows (see classes.py): press one to explain it, "vs" to compare.
+//
+// Which class is explained is the page's to say; rows only show it. While a part of the picture is
+// hidden, the rows show what the model says then, beside what it said before.
+"use strict";
+
+(() => {
+  const timmscope = (window.timmscope ??= {});
+  if (timmscope.classes) return;
+
+  const NONE = -1; // stands for "no class", as in dashboard/actions/question.py
+  const lists = new Set();
+  let marked = { target: null, versus: NONE };
+
+  const node = (tag, name, text = "") => (
+    Object.assign(document.createElement(tag), { className: name, textContent: text })
+  );
+
+  const width = (share) => `${Math.round(1000 * Math.min(Math.max(share, 0), 1)) / 10}%`;
+
+  class List {
+    constructor(element, trigger) {
+      this.element = element;
+      this.root = element.querySelector(".ts-class-list");
+      this.trigger = trigger;
+      this.rows = [];
+    }
+
+    set(text) {
+      const { title = "", notes = [], rows = [] } = JSON.parse(text || "{}");
+      const list = document.createElement("ol");
+      this.rows = rows.map((row) => this.row(row));
+      list.append(...this.rows.map(({ item }) => item));
+      this.root.replaceChildren(
+        node("div", "ts-class-title", title),
+        ...(rows.length ? [list] : []),
+        ...notes.map((note) => node("p", "ts-class-note", note)),
+      );
+      this.mark();
+    }
+
+    row(data) {
+      const item = node("li", "ts-class");
+      const main = Object.assign(node("button", "ts-class-main"), { type: "button" });
+      const value = node("span", "ts-class-value", data.text);
+      const bar = node("span", "ts-class-bar");
+      const track = node("span", "ts-class-track");
+      bar.style.width = width(data.share);
+      track.append(bar);
+      main.append(node("span", "ts-class-name", data.label), value, ...(data.share === null ? [] : [track]));
+      main.title = data.label;
+      const versus = Object.assign(node("button", "ts-class-versus", "vs"), { type: "button" });
+      main.addEventListener("click", () => this.trigger("select", { target: data.index, versus: null }));
+      versus.addEventListener("click", () => {
+        const again = marked.versus === data.index;
+        this.trigger("select", { target: null, versus: again ? NONE : data.index });
+      });
+      item.append(main, versus);
+      return { data, item, main, versus, value, bar };
+    }
+
+    mark() {
+      for (const { data, main, versus } of this.rows) {
+        const chosen = data.index === marked.target;
+        const compared = data.index === marked.versus;
+        main.setAttribute("aria-pressed", String(chosen));
+        versus.setAttribute("aria-pressed", String(compared));
+        versus.setAttribute("aria-label", compared ? `Stop comparing with ${data.label}` : `Compare with ${data.label}`);
+        versus.hidden = chosen;
+      }
+    }
+
+    // What the model says while a part is hidden; null for what it says of the whole picture.
+    change(after) {
+      for (const { data, value, bar } of this.rows) {
+        const now = after?.[data.index];
+        bar.style.width = width((now ?? data).share);
+        value.replaceChildren(...(now ? [node("s", "ts-class-was", data.text), now.text] : [data.text]));
+      }
+    }
+  }
+
+  timmscope.classes = {
+    mount(element, props, trigger, watch) {
+      for (const list of lists) if (!list.element.isConnected) lists.delete(list);
+      const list = new List(element, trigger);
+      lists.add(list);
+      list.set(props.value);
+      watch("value", () => list.set(props.value));
+    },
+
+    // The class explained, and the one that it is compared with.
+    mark(target, versus) {
+      marked = { target, versus: versus ?? NONE };
+      for (const list of lists) list.mark();
+    },
+
+    change(after) {
+      for (const list of lists) list.change(after);
+    },
+  };
+})();

@@ -1,0 +1,55 @@
+"""The most likely classes as rows: one that is pressed is explained, or compared with."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+
+from dashboard.actions.predict import ClassList
+from dashboard.components.scripts import source, tags
+
+MOUNT_JS = "window.timmscope.classes.mount(element, props, trigger, watch); // fires 'select'"
+
+MARK_JS = "(target, versus) => window.timmscope.classes.mark(target, versus)"
+"""For events whose inputs are the class to explain and the class to compare with: shows both."""
+
+
+class ClassRows(gr.HTML):
+    """The most likely classes, each a button, with a second one to compare with it.
+
+    Its value is a `ClassList`. Event ``select`` (take it with ``event: gr.EventData``): a press
+    gives ``event.target``, the class to explain, and ``event.versus``, the class to compare it
+    with, each None where it stays.
+
+    Args:
+        kwargs: as for ``gr.HTML``.
+    """
+
+    def __init__(self, value: ClassList | None = None, **kwargs: Any) -> None:
+        super().__init__(
+            value=value,
+            elem_classes="ts-classes",
+            html_template='<div class="ts-class-list"></div>',
+            css_template=source("classes.css"),
+            js_on_load=MOUNT_JS,
+            head=tags("classes.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def postprocess(self, value: ClassList | str | None) -> str | None:
+        """The classes as JSON for the page."""
+        if value is None or isinstance(value, str):
+            return value
+        # Gradio warns of script tags, which a label may well contain.
+        return json.dumps(value.to_json()).replace("<", "\\u003c")
+
+    def preprocess(self, payload: str | None) -> str | None:
+        """The JSON that the page holds."""
+        return payload
+
+    def get_block_name(self) -> str:
+        """The page's own component that this one builds on."""
+        return "html"

@@ -1,0 +1,60 @@
+"""The filmstrip: one method's map at each stage of the model, from early to late."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import gradio as gr
+
+from dashboard.actions.film import FilmResult
+from dashboard.components.panels import encode
+from dashboard.components.scripts import source, tags
+
+MOUNT_JS = "window.timmscope.film.mount(element, props, trigger, watch); // fires 'select'"
+
+CHOSEN_JS = "() => window.timmscope.film.chosen()"
+"""For event ``select`` without a function: gives the layer chosen, its summary and its code."""
+
+
+class Film(gr.HTML):
+    """Thumbnails of a `FilmResult`; the one that is pressed goes onto the stage without a request.
+
+    Args:
+        kwargs: as for ``gr.HTML``.
+    """
+
+    def __init__(self, value: FilmResult | None = None, **kwargs: Any) -> None:
+        super().__init__(
+            value=value,
+            elem_classes="ts-film",
+            html_template='<div class="ts-film-strip"></div>',
+            css_template=source("film.css"),
+            js_on_load=MOUNT_JS,
+            head=tags("thumbnail.js", "film.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def postprocess(self, value: FilmResult | str | None) -> str | None:
+        """The maps as JSON for the page, with the picture once."""
+        if value is None or isinstance(value, str):
+            return value
+        if not value.stops:
+            return None
+        panels = encode([stop.panel for stop in value.stops])
+        stops = [
+            {k: v for k, v in dataclasses.asdict(stop).items() if k != "panel"}
+            for stop in value.stops
+        ]
+        text = json.dumps({"panels": panels, "stops": stops, "chosen": value.chosen})
+        return text.replace("<", "\\u003c")  # Gradio warns of script tags
+
+    def preprocess(self, payload: str | None) -> str | None:
+        """The JSON that the page holds."""
+        return payload
+
+    def get_block_name(self) -> str:
+        """The page's own component that this one builds on."""
+        return "html"

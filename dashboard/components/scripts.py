@@ -1,0 +1,37 @@
+"""The page's own scripts and styles, as files that the browser fetches and keeps."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import gradio as gr
+import plotly
+
+HERE = Path(__file__).parent
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+"""Plotly, as its own package brings it."""
+gr.set_static_paths([PLOTLY, *sorted(HERE.glob("*.js"))])
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a file of this folder."""
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def tags(*files: str | Path) -> str:
+    """Script elements, in the order in which they run.
+
+    Args:
+        files: names of files of this folder, or paths.
+    """
+    return "".join(f'<script src="{_url(HERE / file)}"></script>' for file in files)
+
+
+@cache
+def _url(path: Path) -> str:
+    """Relative, so that it holds behind a proxy; another one whenever the file is another."""
+    tag = hashlib.blake2s(path.read_bytes(), digest_size=6).hexdigest()
+    return f"gradio_api/file={path.resolve().as_posix()}?v={tag}"
