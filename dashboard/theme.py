@@ -71,6 +71,15 @@ CSS = """
 #page { gap: 24px; }
 #ask { width: 280px; flex: none !important; }
 
+/* Beside the title, and coloured by the verdict. */
+#explain-answer { position: relative; }
+#test { font-weight: 600; }
+.ts-badge-good { color: #166534 !important; background: #dcfce7 !important; }
+.ts-badge-doubtful { color: #92400e !important; background: #fef3c7 !important; }
+.ts-badge-bad { color: #991b1b !important; background: #fee2e2 !important; }
+.dark .ts-badge-good { color: #bbf7d0 !important; background: #14532d !important; }
+.dark .ts-badge-doubtful { color: #fde68a !important; background: #78350f !important; }
+.dark .ts-badge-bad { color: #fecaca !important; background: #7f1d1d !important; }
 #save { flex-wrap: wrap; gap: 8px; }
 #save button { flex: none; min-width: 0; }
 
@@ -115,10 +124,46 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
   outline-offset: 2px;
 }
 
+@media (min-width: 901px) {
+  #save { position: absolute; z-index: 3; top: 0; right: 0; width: auto; }
+  #result .ts-card[data-kind="map"] > .ts-title { min-height: 34px; padding-right: 430px; }
+}
+
+#phone-bar { display: none; }
+
+/* A narrow screen: the answer first, and everything that is asked in sheets behind a bar. */
 @media (max-width: 900px) {
-  .gradio-container > .main { padding: 0 12px 76px !important; }
+  .gradio-container > .main { padding: 0 12px 84px !important; }
   #page, #explain { flex-direction: column; }
-  #sidebar, #ask { width: 100%; }
+  #sidebar, #ask { width: 100% !important; }
+  #sidebar { display: contents; }
+  .ts-sheet, #view { display: none !important; }
+  :is(.ts-sheet, #view).ts-open {
+    position: fixed;
+    z-index: 60;
+    right: 0;
+    bottom: 60px;
+    left: 0;
+    display: flex !important;
+    max-height: 72vh;
+    overflow-y: auto;
+    padding: 16px;
+    border-radius: 18px 18px 0 0;
+    background: var(--body-background-fill);
+    box-shadow: 0 0 0 100vmax rgba(15, 23, 42, 0.5);
+  }
+  #view.ts-open, #view.ts-open .form { flex-direction: column; align-items: stretch; }
+  #view.ts-open .form { max-width: none; flex: none; }
+  #phone-bar {
+    position: fixed;
+    z-index: 61;
+    right: 0;
+    bottom: 0;
+    left: 0;
+    display: block;
+    border-top: 1px solid var(--border-color-primary);
+    background: var(--body-background-fill);
+  }
   footer .divider { display: none !important; }
 }
 

@@ -15,7 +15,6 @@ from core.tasks.base import Combination, Target
 from core.tasks.outputs import Outputs
 from core.types import Prediction
 
-
 DIFFERENCE = "difference in probability"
 """The unit of scores that are a probability less another."""
 

@@ -30,6 +30,7 @@ from core.views.colour import (
 from core.views.display import display_limits, drawn, smoothing_text
 from core.views.panels import Json, Panel, Smoothing, layout_of, panel, plain
 
+NBSP = "\N{NO-BREAK SPACE}"
 MAX_STEP = {"u1": 255, "u2": 65535}
 """The largest unsigned integer of one and of two bytes."""
 
@@ -297,20 +298,20 @@ def _ticks(
     array: NDArray[np.float32], span: Limits, unit: str, names: tuple[str, str] | None
 ) -> Json:
     """The values at both ends and in the middle; "≤" and "≥" where the map goes beyond."""
-    middle_text = f"{(low + high) / 2:.{significant_digits(span)}g} {plain(unit)}".strip()
-    if names:
-        first, last = (plain(textwrap.shorten(name, 24, placeholder="…")) for name in names)
-        middle_text = f"◀ {first}    {middle_text}    {last} ▶"
     low, high = span
     middle, slack = (low + high) / 2, ROUNDING * max(abs(low), abs(high))
     digits = significant_digits(span)
     below = "≤" if float(array.min()) < low - slack else ""
     above = "≥" if float(array.max()) > high + slack else ""
+    centre = f"{middle:.{digits}g} {plain(unit)}".strip()
+    if names:
+        first, last = (plain(textwrap.shorten(name, 24, placeholder="…")) for name in names)
+        centre = f"◀ {first} {NBSP * 3} {centre} {NBSP * 3} {last} ▶"
     return {
         "tickvals": [low, middle, high],
         "ticktext": [
             f"{below}{low:.{digits}g}",
-            middle_text,
+            centre,
             f"{above}{high:.{digits}g}",
         ],
     }

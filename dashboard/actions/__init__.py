@@ -76,7 +76,7 @@ from dashboard.actions.recommend import (
     recommend,
 )
 from dashboard.actions.save import SaveRequest, save
-from dashboard.actions.verdict import VerdictRequest, VerdictResult, assess
+from dashboard.actions.verdict import VerdictRequest, VerdictResult, assess, check_quietly
 
 __all__ = [
     "COST_HEADERS",
@@ -123,6 +123,7 @@ __all__ = [
     "assess",
     "attention",
     "brief",
+    "check_quietly",
     "compare",
     "curve_choices",
     "curve_step",

@@ -9,7 +9,7 @@ from core.errors import TimmscopeError
 from core.evaluation.verdict import Finding, Verdict
 from core.inputs.batch import OnProgress
 from core.views.panels import Panel, empty_panel, finding_panel
-from dashboard.actions.explain import ExplainRequest, attribution_of
+from dashboard.actions.explain import ExplainRequest, attribution_of, estimated_cost
 from dashboard.actions.question import resolve
 from dashboard.state import Service
 
@@ -33,9 +33,13 @@ class VerdictResult:
 
     Attributes:
         panels: the verdict, then a card for each test that it is drawn from.
+        badge: the verdict in a few words; empty if there is none.
+        tone: "good", "doubtful" or "bad"; empty if there is no verdict.
     """
 
     panels: list[Panel]
+    badge: str = ""
+    tone: str = ""
 
 
 def assess(
@@ -58,7 +62,33 @@ def assess(
         (verdict,) = resolved.explainer.verdict(
             resolved.batch, found, target=resolved.target, on_progress=on_progress
         )
-    return VerdictResult(cards(verdict))
+    return VerdictResult(cards(verdict), badge(verdict), verdict.tone)
+
+
+def check_quietly(
+    service: Service, request: VerdictRequest, on_progress: OnProgress | None = None
+) -> VerdictResult:
+    """Test a map that was cheap to make, unless others wait for the machine.
+
+    Raises:
+        TimmscopeError: there is no verdict.
+    """
+    explanation = request.explanation
+    if explanation is None or service.slow.is_busy or METHODS[explanation.method].is_control:
+        return VerdictResult([])
+    resolved = resolve(service, explanation.question, on_progress)
+    if estimated_cost(resolved, explanation).pace != "instant":
+        return VerdictResult([])
+    return assess(service, request, on_progress)
+
+
+def badge(verdict: Verdict) -> str:
+    """A verdict in a few words, such as "Doubtful: 1 of 4 checks failed"."""
+    total = len(verdict.findings)
+    failed = sum(finding.tone != "good" for finding in verdict.findings)
+    if not failed:
+        return f"{total} of {total} checks passed"
+    return f"{verdict.tone.capitalize()}: {failed} of {total} checks failed"
 
 
 def cards(verdict: Verdict) -> list[Panel]:

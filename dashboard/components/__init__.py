@@ -6,6 +6,7 @@ from dashboard.components.classes import MARK_JS, ClassRows
 from dashboard.components.fields import Canvas, Choice, Picture
 from dashboard.components.film import CHOSEN_JS, Film
 from dashboard.components.panels import DEFAULT_VIEW, VIEW_JS, Answer, Panels
+from dashboard.components.phone_bar import PhoneBar
 from dashboard.components.settings import settings_group, widget_for
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ClassRows",
     "Film",
     "Panels",
+    "PhoneBar",
     "Picture",
     "settings_group",
     "widget_for",

@@ -26,7 +26,8 @@
         const button = Object.assign(document.createElement("button"), { type: "button", title: stop.layer });
         const canvas = document.createElement("canvas");
         button.setAttribute("role", "radio");
-        button.append(canvas, Object.assign(document.createElement("span"), { textContent: stop.text }));
+        const lines = stop.text.split(", ").map((line) => Object.assign(document.createElement("span"), { textContent: line }));
+        button.append(canvas, ...lines);
         button.setAttribute("aria-label", `${stop.layer}, ${stop.text}`);
         button.addEventListener("click", () => this.choose(i));
         timmscope.thumbnail(canvas, this.panels[i], WIDTH);

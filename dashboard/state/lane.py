@@ -33,6 +33,11 @@ class SlowLane:
         """How many wait for a slot."""
         return len(self._waiting)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody would wait."""
+        return not self._free or bool(self._waiting)
+
     @contextmanager
     def slot(self, on_progress: OnProgress | None = None) -> Iterator[None]:
         """A slot, kept inside the block.

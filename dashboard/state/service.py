@@ -18,6 +18,7 @@ class Service:
         cache_bytes: memory for all cached answers, in bytes.
         public: whether strangers can reach the page; they do not get this machine's access to
             the hub.
+        checks: whether every cheap map is tested without being asked.
 
     Attributes:
         models: loaded models.
@@ -28,8 +29,14 @@ class Service:
     """
 
     def __init__(
-        self, models: int = 3, cache_bytes: int = 512 * 2**20, *, public: bool = False
+        self,
+        models: int = 3,
+        cache_bytes: int = 512 * 2**20,
+        *,
+        public: bool = False,
+        checks: bool = True,
     ) -> None:
+        self.checks = checks
         self.models = Models(Cache(cache_bytes), models, public=public)
         self.batches = Batches()
         self.files = SavedFiles()

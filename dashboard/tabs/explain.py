@@ -29,6 +29,8 @@ SAVE_JS = """(file) => {
 }"""
 
 
+ASK = "Can this map be trusted?"
+NO_VERDICT = actions.VerdictResult([])
 EFFECT_JS = "(effect) => window.timmscope.stage.answered(effect)"
 
 
@@ -112,7 +114,7 @@ def _answer() -> dict[str, Any]:
     summary = gr.Markdown(elem_id="summary", elem_classes="ts-note")
     film = Film(elem_id="film")
     with gr.Row(elem_id="save"):
-        test = gr.Button("Can this map be trusted?", elem_id="test", size="sm")
+        test = gr.Button(ASK, elem_id="test", size="sm", elem_classes="ts-badge-unasked")
         save = {
             kind: gr.Button(f"Save {kind.upper()}", size="sm", elem_id=f"save-{kind}")
             for kind in KINDS
@@ -148,11 +150,9 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     explained = _explain(page, tab, area, inputs, picked)
     for kind in KINDS:
         _save(page, tab, kind)
-    _test(page, tab)
     _hide(page, tab)
     _film(page, tab, explained)
-    for event in explained:  # the verdict was on the map before
-        event.then(lambda: [], None, tab.verdict, queue=False, **QUIET)
+    _test(page, tab, explained)
     cancel_on_click(page, tab.cancel, area)
 
 
@@ -266,24 +266,45 @@ def _save(page: Page, tab: ExplainWidgets, kind: str) -> None:
     saved.success(None, tab.file, None, js=SAVE_JS)
 
 
-def _test(page: Page, tab: ExplainWidgets) -> None:
-    """Test whether the map can be trusted."""
+def _test(page: Page, tab: ExplainWidgets, explained: list[Dependency]) -> None:
+    """Test cheap maps at once, and others when asked; a press shows the tests."""
 
-    def failed(request: VerdictRequest, error: TimmscopeError) -> list[Any]:
+    def show(found: actions.VerdictResult) -> dict[Any, Any]:
+        return {tab.test: _badge(found), tab.verdict: found.panels}
+
+    def failed(request: VerdictRequest, error: TimmscopeError) -> dict[Any, Any]:
         if request.explanation is None:
             raise gr.Error(str(error), print_exception=False)
         title = "This map could not be tested"
-        return [actions.fault_card(title, request.explanation.question, error)]
+        return {tab.verdict: [actions.fault_card(title, request.explanation.question, error)]}
 
-    inputs = page.inputs(VerdictRequest, tab)
+    inputs, outputs = page.inputs(VerdictRequest, tab), [tab.test, tab.verdict]
     tab.test.click(
-        page.handler("test", actions.assess, inputs, lambda found: found.panels, failed),
+        page.handler("test", actions.assess, inputs, show, failed),
         inputs.components,
-        tab.verdict,
+        outputs,
         show_progress_on=tab.verdict,
         api_visibility="private",
         trigger_mode="always_last",
     )
+    quietly = page.handler(
+        "test", actions.check_quietly, inputs, _badge, lambda request, error: _badge(NO_VERDICT)
+    )
+    for event in explained:  # the verdict was on the map before
+        cleared = event.then(
+            lambda: {tab.test: _badge(NO_VERDICT), tab.verdict: []},
+            None,
+            outputs,
+            queue=False,
+            **QUIET,
+        )
+        if page.service.checks:
+            cleared.then(quietly, inputs.components, tab.test, **QUIET)
+
+
+def _badge(found: actions.VerdictResult) -> gr.Button:
+    """The button that tells the verdict, and shows what it rests on."""
+    return gr.Button(found.badge or ASK, elem_classes=f"ts-badge-{found.tone or 'unasked'}")
 
 
 @dataclass(frozen=True)
