@@ -105,16 +105,18 @@ def test_the_prediction_comes_with_every_class_to_choose_from(service: Service) 
     assert seen.predicted == 282
     assert seen.classes[0][0].startswith("tiger cat")
     assert len({index for _, index in seen.classes}) == 1000
-    assert seen.panels[0]["title"] == "Prediction"
+    assert seen.likely.title == "Prediction"
+    assert [row.index for row in seen.likely.rows] == [index for _, index in seen.classes[:5]]
+    assert seen.likely.rows[0].share == pytest.approx(0.376, abs=0.01)
 
 
 @pytest.mark.parametrize(
     ("model", "weights", "words"),
     [
-        (LITE0, "pretrained", "Click a bar"),
-        (LITE0, "random", "The weights are random: the prediction means nothing. Click"),
+        (LITE0, "pretrained", ""),
+        (LITE0, "random", "The weights are random: the prediction means nothing."),
         ("world_vit", "pretrained", "world_vit knows only generated scenes of 6 kinds of objects"),
-        ("world_resnet", "pretrained", "such as a photograph, the prediction means nothing. "),
+        ("world_resnet", "pretrained", "such as a photograph, the prediction means nothing."),
         ("world_vit", "random", "The weights are random"),
     ],
 )
@@ -122,11 +124,11 @@ def test_a_prediction_out_of_its_domain_comes_with_a_warning(
     service: Service, model: str, weights: str, words: str
 ) -> None:
     asked = about(model=model, weights=weights)
-    (panel,) = actions.predict(service, asked).panels
-    assert words in panel["caption"]
+    told = " ".join(actions.predict(service, asked).likely.notes)
+    assert words in told
     note = service.models.of(asked).model.domain_note
-    assert note in panel["caption"]
-    assert bool(note) == (words != "Click a bar")
+    assert note in told
+    assert bool(note) == bool(words)
 
 
 def test_models_of_scenes_are_offered_scenes() -> None:
@@ -141,10 +143,12 @@ def test_an_explanation_says_what_it_took_and_where_it_looked(service: Service) 
     found = actions.explain(service, ask_for(about(), "gradcam"))
     (panel,) = found.panels
     assert panel["map"]
-    assert "tiger cat" in panel["title"]
+    assert (panel["title"], panel["method"]) == ("Why tiger cat?", "Grad-CAM")
     assert "layer bn2" in panel["caption"]
     assert "1 forward, 1 backward pass" in panel["caption"]
-    assert "The model saw only the outlined area" in panel["caption"]
+    assert panel["seen"] == "The model sees 51% of this picture"
+    assert panel["words"].startswith("The model says tiger cat, 3")
+    assert "Half of the evidence lies in" in panel["words"]
 
 
 def test_the_recipe_gives_the_same_map(service: Service, tmp_path: Path) -> None:
@@ -435,7 +439,8 @@ def test_an_error_is_told_where_it_belongs_and_nowhere_else(
         assert (card["tone"], card["title"]) == ("", "")
         assert card["caption"] == POINTERS[caught.value.part]
         shown = actions.no_prediction(question, caught.value)
-        assert shown.panels == [card]
+        assert shown.likely.notes == [card["caption"]]
+        assert shown.likely.rows == []
         assert (words in shown.notes) == (part == "picture")
 
     def fail(*_: Any) -> None:
@@ -445,7 +450,7 @@ def test_an_error_is_told_where_it_belongs_and_nowhere_else(
     with pytest.raises(UnusableError) as caught:
         actions.predict(service, about())
     shown = actions.no_prediction(about(), caught.value)
-    assert [panel["caption"] for panel in shown.panels] == ["it broke"]
+    assert shown.likely.notes == ["it broke"]
     assert shown.notes == ""
     assert "it broke" not in fault_card("No map", about(), caught.value)["caption"]
 
@@ -761,7 +766,7 @@ def test_segments_are_drawn_and_saved(
     monkeypatch.setattr(Explainer, "explain", lambda *_, **__: answer)
     (panel,) = actions.explain(service, ask_for(about(), "random")).panels
     shapes = panel["figure"]["layout"]["shapes"]
-    assert [shape["type"] for shape in shapes] == ["path", "path", "rect", "rect"]
+    assert [shape["type"] for shape in shapes] == ["path", "path", "path", "rect", "rect"]
     path = actions.save(service, SaveRequest(ask_for(about(), "random"), "npz"))
     with np.load(path) as saved:
         np.testing.assert_array_equal(saved["segments"], halves)
@@ -791,12 +796,10 @@ def featureless(monkeypatch: pytest.MonkeyPatch) -> Service:
 def test_a_model_without_classes_shows_its_strongest_features(featureless: Service) -> None:
     asked = about(model="test_resnet", weights="random")
     seen = actions.predict(featureless, asked)
-    (panel,) = seen.panels
-    assert panel["title"] == "Strongest features"
+    assert seen.likely.title == "Strongest features"
     assert seen.classes[0][0].startswith(f"feature {seen.predicted} · ")
-    notes = [a["text"] for a in panel["figure"]["layout"]["annotations"]]
-    assert not any("%" in note for note in notes)
-    bars = panel["figure"]["data"][1]["x"]
+    assert not any("%" in row.text for row in seen.likely.rows)
+    bars = [row.share for row in seen.likely.rows]
     assert bars[0] == 1
     assert bars == sorted(bars, reverse=True)
     (explained,) = actions.explain(featureless, ask_for(asked, "gradcam")).panels
@@ -989,7 +992,7 @@ def test_who_waits_for_anothers_explanation_can_be_cancelled() -> None:
 def test_numbers_have_their_unit_and_no_scale(service: Service) -> None:
     asked = about(activation="identity", measured_in=" mm ", target=281)
     shown = actions.predict(service, asked)
-    assert "mm" in repr(shown.panels)
+    assert all(row.text.endswith(" mm") and row.share is None for row in shown.likely.rows)
     found = actions.explain(service, ask_for(asked, "gradcam"))
     assert "unit='mm'" in found.code
     assert re.match(r"[\d.]+ mm · layer", found.panels[0]["caption"])

@@ -148,7 +148,7 @@ def answer(page: Page) -> Any:
 def test_what_is_replaced_is_grey_at_once_and_stops(page: Page) -> None:
     choose(page, "#method", "RISE")
     expect(answer(page)).to_have_class(STALE, timeout=1000)
-    expect(answer(page)).to_have_attribute("data-ribbon", "For: Grad-CAM, tiger cat")
+    expect(answer(page)).to_have_attribute("data-ribbon", "For: Grad-CAM, espresso")
     choose(page, "#method", "Eigen-CAM")
     title(page, "Eigen-CAM")
     expect(answer(page)).not_to_have_class(STALE)
@@ -175,7 +175,7 @@ def test_a_comparison_is_grey_once_the_methods_are_others(page: Page) -> None:
     expect(area).not_to_have_class(STALE)
     page.locator("#compare-methods input").first.press("Backspace")
     expect(area).to_have_class(STALE)
-    expect(area).to_have_attribute("data-ribbon", "For: 2 methods, tiger cat")
+    expect(area).to_have_attribute("data-ribbon", "For: 2 methods, espresso")
 
 
 QUICK = ["Grad-CAM", "Eigen-CAM", "Saliency", "RISE", "LayerCAM"]
@@ -212,7 +212,7 @@ def tour(page: Page, seed: int, choices: int) -> None:
     expect(answer(page)).to_have_attribute("data-ribbon", "")
     shown = page.locator("#result .ts-title").first.inner_text()
     chosen = page.locator("#target input").first.input_value()
-    assert shown == f"HiResCAM: why {chosen.partition(' · ')[0]}"
+    assert shown == f"Why {chosen.partition(' · ')[0]}?HiResCAM"
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -96,13 +96,14 @@ class HideResult:
     """What the model says while the part is hidden.
 
     Attributes:
-        words: the effect on the class explained, in a sentence.
-        after: by class number, how likely each of the classes shown is then.
+        words: the effect on the class explained, in a sentence; or why it cannot be told.
+        after: by class number, how likely each of the classes shown is then; empty if that is
+            unknown.
         likely: the most likely classes then.
     """
 
     words: str
-    after: Mapping[str, ClassRow]
+    after: Mapping[str, ClassRow] = field(default_factory=dict)
     likely: list[ClassRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def hide(
         region = on_input(np.asarray(whole, dtype=bool), geometry)[None]
     except TimmscopeError:
         raise TimmscopeError(
-            "the model does not see that part; mark one inside the bright area"
+            "The model does not see that part; mark one inside the bright area"
         ) from None
     found = resolved.explainer.hide(
         resolved.batch,

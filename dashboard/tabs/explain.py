@@ -327,9 +327,12 @@ def _hide(page: Page, tab: ExplainWidgets) -> None:
         request = actions.HideRequest(marked.question, **{"mask": None, **given})
         return actions.hide(service, request, on_progress)
 
+    def failed(marked: _Marked, error: TimmscopeError) -> dict[str, Any]:
+        return actions.HideResult(f"{actions.brief(error).rstrip('.')}.").to_json()
+
     inputs = page.inputs(_Marked, tab)
     tab.result.submit(
-        page.handler("", hide, inputs, lambda found: found.to_json()),
+        page.handler("", hide, inputs, lambda found: found.to_json(), failed),
         inputs.components,
         tab.effect,
         queue=False,

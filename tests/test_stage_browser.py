@@ -1,0 +1,192 @@
+"""The stage in a real browser: other views, hidden parts, layers, the badge, and the phone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from dashboard.build import build
+from dashboard.state import Service
+from dashboard.theme import launch_options
+from tests.browser import Visit
+from tests.test_dashboard_browser import TIMEOUT, opened, settled, shot, title
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def service() -> Service:
+    return Service(checks=False)
+
+
+@pytest.fixture(scope="module")
+def url(service: Service) -> Iterator[str]:
+    demo = build(service)
+    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    yield address
+    demo.close()
+
+
+@pytest.fixture
+def seen(visit: Callable[..., Visit], url: str) -> Visit:
+    return on_stage(opened(visit(url)))
+
+
+def on_stage(visit: Visit) -> Visit:
+    """The page once its stage and its filmstrip can be used."""
+    expect(visit.page.locator("#result .ts-switch")).to_be_visible(timeout=TIMEOUT)
+    expect(visit.page.locator("#film button").first).to_be_visible(timeout=TIMEOUT)
+    return visit
+
+
+def trace(page: Page) -> dict[str, Any]:
+    """How the map on the stage is drawn."""
+    found: dict[str, Any] = page.evaluate(
+        """() => { const t = document.querySelector('#result .js-plotly-plot')._fullData[0];
+                   return {opacity: t.opacity, colours: t.colorscale, z: t.z.length}; }"""
+    )
+    return found
+
+
+def drag(page: Page, left: float, top: float, right: float, bottom: float) -> None:
+    """Drag over the picture; positions as shares of its width and height."""
+    box = page.locator(".ts-marks").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + left * box["width"], box["y"] + top * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + right * box["width"], box["y"] + bottom * box["height"], steps=6)
+    page.mouse.up()
+
+
+def test_the_view_is_switched_without_a_request(seen: Visit) -> None:
+    page = seen.page
+    settled(seen)
+    count = len(seen.requests)
+    page.get_by_role("button", name="Picture", exact=True).click()
+    assert trace(page)["opacity"] == 0
+    page.get_by_role("button", name="Map", exact=True).click()
+    assert trace(page)["opacity"] == 1
+    page.get_by_role("button", name="Slide", exact=True).click()
+    divider = page.get_by_label("Picture to the left, map to the right")
+    divider.fill("25")
+    assert "75" in (page.locator(".ts-cover").evaluate("one => one.style.clipPath"))
+    page.get_by_role("button", name="Overlay", exact=True).click()
+    assert trace(page)["opacity"] == pytest.approx(0.65)
+    page.locator("#strongest input[type=range]").fill("20")
+    page.wait_for_function(
+        """() => document.querySelector('#result .js-plotly-plot')._fullData[0].colorscale
+                 .some(([, colour]) => colour.endsWith(',0)'))"""
+    )
+    assert len(seen.requests) == count
+
+
+def test_a_hidden_box_changes_the_classes_and_comes_back(seen: Visit) -> None:
+    page = seen.page
+    first = page.locator(".ts-class-value").first
+    before = first.inner_text()
+    page.get_by_role("button", name="Draw a box to hide").click()
+    drag(page, 0.35, 0.2, 0.6, 0.6)
+    effect = page.locator(".ts-effect")
+    expect(effect).to_contain_text(re.compile(r"hidden, espresso goes from .* to"))
+    expect(first).not_to_have_text(before)
+    expect(first).to_contain_text(before)
+    shot(page, "hide-1280-light")
+    page.get_by_role("button", name="Undo", exact=True).click()
+    expect(first).to_have_text(before)
+    expect(effect).to_have_text("")
+    page.get_by_role("button", name="Redo", exact=True).click()
+    expect(effect).to_contain_text("espresso goes from")
+    page.get_by_role("combobox", name="What is hidden").select_option("keep")
+    expect(effect).to_contain_text(re.compile("With [5-9]"))
+    page.get_by_role("button", name="Reset", exact=True).click()
+    expect(first).to_have_text(before)
+
+
+def test_a_part_is_painted_and_the_strongest_part_is_marked(seen: Visit) -> None:
+    page = seen.page
+    page.get_by_role("button", name="Paint a part to hide").click()
+    drag(page, 0.4, 0.3, 0.6, 0.5)
+    effect = page.locator(".ts-effect")
+    expect(effect).to_contain_text("espresso goes from")
+    painted = effect.inner_text()
+    page.get_by_role("button", name="Reset", exact=True).click()
+    page.get_by_role("button", name="Mark the strongest 10 %").click()
+    expect(effect).to_contain_text("With 10% of what the model sees hidden")
+    assert effect.inner_text() != painted
+
+
+def test_a_box_is_moved_by_the_keyboard(seen: Visit) -> None:
+    page = seen.page
+    page.get_by_role("button", name="Draw a box to hide").press("Enter")
+    marks = page.locator(".ts-marks")
+    expect(marks).to_be_focused()
+    for key in ("ArrowRight", "ArrowUp", "Shift+ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator(".ts-effect")).to_contain_text("espresso goes from")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Look", exact=True)).to_have_attribute(
+        "aria-pressed", "true"
+    )
+
+
+def test_a_part_that_the_model_does_not_see_says_so(seen: Visit) -> None:
+    page = seen.page
+    page.get_by_role("button", name="Draw a box to hide").click()
+    drag(page, 0.01, 0.4, 0.08, 0.7)
+    expect(page.locator(".ts-effect")).to_have_text(re.compile("The model does not see that part"))
+
+
+def test_layers_are_scrubbed_without_a_request(seen: Visit) -> None:
+    page = seen.page
+    settled(seen)
+    count = len(seen.requests)
+    stops = page.locator("#film button")
+    expect(stops).to_have_count(6)
+    stops.nth(2).click()
+    expect(page.locator("#result .ts-caption")).to_contain_text("layer blocks.2")
+    expect(page.locator("#layer input")).to_have_value("blocks.2")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#result .ts-caption")).to_contain_text("layer blocks.1")
+    expect(page.locator("#explain-answer")).to_have_attribute("data-ribbon", "")
+    assert len(seen.requests) == count
+    with page.expect_download() as waiting:
+        page.click("#save-json")
+    assert "blocks.1" in waiting.value.path().read_text()
+
+
+def test_a_cheap_map_gets_a_badge(seen: Visit, service: Service) -> None:
+    page = seen.page
+    page.click("#test")
+    badge = page.locator("#test")
+    expect(badge).to_contain_text("checks", timeout=TIMEOUT)
+    expect(badge).to_have_class(re.compile("ts-badge-(good|doubtful|bad)"))
+    expect(page.locator("#verdict .ts-card").first).to_contain_text("Verdict: ")
+    page.locator("#prediction .ts-class-main").nth(1).click()
+    title(page, "Why cup?")
+    expect(badge).to_have_text("Can this map be trusted?")
+
+
+def test_on_a_phone_the_answer_comes_first(visit: Callable[..., Visit], url: str) -> None:
+    page = on_stage(opened(visit(url, width=390, height=844, touch=True))).page
+    box = page.locator("#result .js-plotly-plot").bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] < 500, "the picture is on the first screen"
+    assert box["width"] > 350
+    for name, field in (("Class", "#target"), ("Method", "#method"), ("Model", "#model")):
+        expect(page.locator(field)).to_be_hidden()
+        opener = page.locator(".ts-phone-bar").get_by_role("button", name=name)
+        opener.tap()
+        expect(page.locator(field)).to_be_visible()
+        expect(opener).to_have_attribute("aria-expanded", "true")
+        page.keyboard.press("Escape")
+        expect(page.locator(field)).to_be_hidden()
+        expect(opener).to_be_focused()
+    page.locator(".ts-phone-bar").get_by_role("button", name="Class").tap()
+    page.locator("#prediction .ts-class-main").nth(1).tap()
+    title(page, "Why cup?")
+    expect(page.locator(".ts-phone-bar")).to_contain_text("cup")
+    shot(page, "sheet-390-light")
