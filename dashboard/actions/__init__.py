@@ -8,6 +8,7 @@ what the page shows. What a person can cause or cure is raised as a `TimmscopeEr
 
 from __future__ import annotations
 
+from dashboard.actions.address import read_address
 from dashboard.actions.compare import COST_HEADERS, CompareRequest, CompareResult, compare
 from dashboard.actions.curve_steps import (
     CurveStepRequest,
@@ -144,6 +145,7 @@ __all__ = [
     "no_prediction",
     "open_model",
     "predict",
+    "read_address",
     "recommend",
     "resolve",
     "save",

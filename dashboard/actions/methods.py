@@ -24,6 +24,7 @@ class MethodRequest:
         method: the method's key.
         activation: what the model's outputs are; `FOUND` for what it says.
         measured_in: the unit of outputs that are numbers.
+        layer: the layer chosen, which stays if the method can use it.
     """
 
     model: str
@@ -31,6 +32,7 @@ class MethodRequest:
     method: str
     activation: str = FOUND
     measured_in: str = ""
+    layer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class MethodFacts:
         about: what it is good for, in Markdown, with the reason if the model cannot run it.
         methods: every method as (label, key); those the model cannot run say so.
         layers: the layers it can use.
-        layer: the layer it uses by default.
+        layer: the layer chosen, or else the one it uses by default.
     """
 
     about: str
@@ -108,7 +110,9 @@ def describe_method(
         about = f"{about}\n\n**Not for this model:** {reason.rstrip('.')}."
         return MethodFacts(about, methods)
     needs = METHODS.make(request.method).layer_needs()
-    return MethodFacts(about, methods, handle.choices(needs), handle.resolve_layer(needs, None))
+    layers = handle.choices(needs)
+    kept = request.layer if request.layer in layers else None
+    return MethodFacts(about, methods, layers, handle.resolve_layer(needs, kept))
 
 
 def estimate(

@@ -10,6 +10,7 @@ from core.inputs.batch import OnProgress
 from core.types import Prediction
 from core.views.charts import OUTPUTS, note_on
 from dashboard.actions.question import (
+    NO_CLASS,
     Choices,
     Question,
     UnusableError,
@@ -63,12 +64,16 @@ class PredictResult:
         likely: the most likely classes.
         classes: every class as (label, index), most likely first.
         predicted: the predicted class; of a model without classes, the strongest feature.
+        target: the class to explain: the one asked for, or else the predicted one.
+        versus: the class to compare it with; `NO_CLASS` for none.
         notes: what a person should know of the picture, or why it cannot be used.
     """
 
     likely: ClassList
     classes: Choices = field(default_factory=list)
     predicted: int | None = None
+    target: int | str | None = None
+    versus: int | str = NO_CLASS
     notes: str = ""
 
 
@@ -84,7 +89,9 @@ def predict(
     return PredictResult(
         likely_classes(prediction, explainer.model.domain_note),
         _classes(prediction),
-        prediction.top(1)[0][0],
+        predicted := prediction.top(1)[0][0],
+        predicted if question.target in (None, "") else question.target,
+        question.versus if question.has_versus else NO_CLASS,
         "; ".join(batch.pictures[0].notes),
     )
 

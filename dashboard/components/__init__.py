@@ -5,6 +5,7 @@ from __future__ import annotations
 from dashboard.components.classes import MARK_JS, ClassRows
 from dashboard.components.fields import Canvas, Choice, Picture
 from dashboard.components.film import CHOSEN_JS, Film
+from dashboard.components.history import History
 from dashboard.components.panels import DEFAULT_VIEW, VIEW_JS, Answer, Panels
 from dashboard.components.phone_bar import PhoneBar
 from dashboard.components.settings import settings_group, widget_for
@@ -19,6 +20,7 @@ __all__ = [
     "Choice",
     "ClassRows",
     "Film",
+    "History",
     "Panels",
     "PhoneBar",
     "Picture",

@@ -65,7 +65,7 @@
       const area = areaOf(name);
       const at = stamp();
       area.now = snapshot(names, values);
-      area.sent.set(at, area.now);
+      area.sent.set(at, { texts: area.now, values: Object.fromEntries(names.map((key, i) => [key, values[i]])) });
       if (area.sent.size > KEPT) area.sent.delete(area.sent.keys().next().value);
       area.cancelled = "";
       show(area);
@@ -82,9 +82,16 @@
     // A result has arrived; see `Answer` in panels.py.
     arrived({ area: name, asked_at: at, ...answer }) {
       const area = areaOf(name);
-      area.answer = { ...answer, asked: area.sent.get(at) };
+      const sent = area.sent.get(at);
+      area.answer = { ...answer, asked: sent?.texts, values: sent?.values };
       area.cancelled = "";
       show(area);
+    },
+
+    // What the result of an area is called, and the values that it was asked with; null if unknown.
+    askedOf(name) {
+      const { label, values } = areaOf(name).answer ?? {};
+      return label && values ? { label, values } : null;
     },
 
     // A result of other values has been put in place of the one that was there.
@@ -92,7 +99,8 @@
       const area = areaOf(name);
       if (!area.answer?.asked) return;
       const other = Object.fromEntries(Object.entries(values).map(([key, value]) => [key, text(value)]));
-      area.answer = { ...area.answer, asked: { ...area.answer.asked, ...other }, same: { ...area.answer.same, layer: [] } };
+      const { asked, same, values: before } = area.answer;
+      area.answer = { ...area.answer, asked: { ...asked, ...other }, values: { ...before, ...values }, same: { ...same, layer: [] } };
       area.now = { ...area.now, ...other };
       show(area);
     },

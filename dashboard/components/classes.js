@@ -82,6 +82,7 @@
 
   timmscope.classes = {
     mount(element, props, trigger, watch) {
+      timmscope.examples ??= props.examples;
       for (const list of lists) if (!list.element.isConnected) lists.delete(list);
       const list = new List(element, trigger);
       lists.add(list);

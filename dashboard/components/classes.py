@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -24,10 +26,18 @@ class ClassRows(gr.HTML):
     with, each None where it stays.
 
     Args:
+        value: the classes to start with.
+        examples: bytes of each picture that the page's address may name, by file name.
         kwargs: as for ``gr.HTML``.
     """
 
-    def __init__(self, value: ClassList | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        value: ClassList | None = None,
+        *,
+        examples: Mapping[str, int] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             value=value,
             elem_classes="ts-classes",
@@ -36,6 +46,7 @@ class ClassRows(gr.HTML):
             js_on_load=MOUNT_JS,
             head=tags("classes.js"),
             apply_default_css=False,
+            examples=dict(examples),
             **kwargs,
         )
 

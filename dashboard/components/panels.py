@@ -21,7 +21,15 @@ from core.views.panels import Panel
 from dashboard.actions import Answers
 from dashboard.components.scripts import PLOTLY, source, tags
 
-SCRIPTS = (PLOTLY, "values.js", "panels.js", "answers.js", "hide_tool.js", "stage.js")
+SCRIPTS = (
+    PLOTLY,
+    "values.js",
+    "panels.js",
+    "answers.js",
+    "question.js",
+    "hide_tool.js",
+    "stage.js",
+)
 """What the page runs, in order."""
 
 DEFAULT_VIEW: dict[str, Any] = {
@@ -40,6 +48,7 @@ VIEW_JS = """(colormap, alpha, strongest, fade, smooth = true) => {
   timmscope.redraw?.();
   timmscope.stage?.refresh();
   timmscope.film?.redraw();
+  timmscope.question?.tell();
 }"""
 """For events whose inputs are colormap, alpha, strongest, fade and smooth: the view of every map on
 the page, those that arrive later included. Makes no request."""

@@ -346,6 +346,8 @@
 
   (timmscope.hearers ??= new Set()).add((card) => {
     if (!card.root.stage || card.root.cards[0] !== card) return;
+    const asked = timmscope.answers.askedOf("explain");
+    if (asked && card.panel.map) timmscope.question.answered(asked.values);
     card.tools ??= new Stage(card);
     stages.add(card.tools);
     card.tools.update();

@@ -14,7 +14,7 @@ from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 from dashboard import actions
 from dashboard.actions import ExplainRequest, SaveRequest, VerdictRequest
-from dashboard.components import CHOSEN_JS, Choice, Film, Panels, settings_group
+from dashboard.components import CHOSEN_JS, Choice, Film, History, Panels, settings_group
 from dashboard.state import Service
 from dashboard.state.models import MAX_LOADS
 from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
@@ -49,6 +49,7 @@ class ExplainWidgets:
         result: the map.
         effect: what the model says while a part is hidden.
         film: the map at each stage of the model.
+        history: earlier answers.
         summary: how far it can be believed.
         save: buttons that save the map, by kind of file.
         test: starts testing the map.
@@ -68,6 +69,7 @@ class ExplainWidgets:
     result: Panels
     effect: gr.JSON
     film: Film
+    history: History
     summary: gr.Markdown
     save: Mapping[str, gr.Button]
     test: gr.Button
@@ -113,6 +115,7 @@ def _answer() -> dict[str, Any]:
     effect = gr.JSON(visible="hidden", elem_id="effect")
     summary = gr.Markdown(elem_id="summary", elem_classes="ts-note")
     film = Film(elem_id="film")
+    history = History(elem_id="history")
     with gr.Row(elem_id="save"):
         test = gr.Button(ASK, elem_id="test", size="sm", elem_classes="ts-badge-unasked")
         save = {
@@ -127,6 +130,7 @@ def _answer() -> dict[str, Any]:
         "result": result,
         "effect": effect,
         "film": film,
+        "history": history,
         "summary": summary,
         "save": save,
         "test": test,
@@ -145,7 +149,7 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     inputs = page.inputs(ExplainRequest, tab)
     chosen = [tab.method.input, tab.layer.input, page.settings.change]
     keep_true(page, area, inputs, chosen)
-    picked = _follow_method(page, tab)
+    picked = _follow_method(page, tab, inputs)
     _show_settings(page, tab)
     explained = _explain(page, tab, area, inputs, picked)
     for kind in KINDS:
@@ -156,11 +160,14 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     cancel_on_click(page, tab.cancel, area)
 
 
-def _follow_method(page: Page, tab: ExplainWidgets) -> Dependency:
+def _follow_method(
+    page: Page, tab: ExplainWidgets, asked: Inputs[ExplainRequest]
+) -> list[Dependency]:
     """Say what the method is good for, which layers it can use, and how long it takes.
 
     Returns:
-        The event after a person has picked a method.
+        The events after a person has picked a method, has gone back to an earlier answer, or has
+        opened the page by an address that says what is asked.
     """
 
     def chosen(facts: actions.MethodFacts) -> dict[Any, Any]:
@@ -174,7 +181,11 @@ def _follow_method(page: Page, tab: ExplainWidgets) -> Dependency:
         about = METHODS[request.method].about
         return chosen(actions.MethodFacts(about, actions.method_choices()))
 
-    inputs = page.inputs(actions.MethodRequest, tab)
+    # A method that is picked starts at its own layer; else the layer chosen stays.
+    inputs, afresh = (
+        page.inputs(actions.MethodRequest, tab),
+        page.inputs(actions.MethodRequest, tab, layer=None),
+    )
     outputs = [tab.about, tab.layer]
     followed = page.model_opened.success(
         page.handler("", actions.describe_method, inputs, opened, failed),
@@ -183,16 +194,28 @@ def _follow_method(page: Page, tab: ExplainWidgets) -> Dependency:
         **QUIET,
     )
     picked = tab.method.input(
-        page.handler("", actions.describe_method, inputs, chosen, failed),
-        inputs.components,
+        page.handler("", actions.describe_method, afresh, chosen, failed),
+        afresh.components,
         outputs,
         show_progress="hidden",
         api_name="describe_method",
         trigger_mode="always_last",
         concurrency_limit=MAX_LOADS,
     )
-    _estimate(page, tab, [followed, picked])
-    return picked
+    came_back = tab.history.select(
+        None, None, list(asked.widgets.values()), js=History.values_js(asked.widgets), **QUIET
+    )
+    again = [
+        event.then(
+            page.handler("", actions.describe_method, inputs, chosen, failed),
+            inputs.components,
+            outputs,
+            **QUIET,
+        )
+        for event in (came_back, page.restore({"method": tab.method, "layer": tab.layer}))
+    ]
+    _estimate(page, tab, [followed, picked, *again])
+    return [picked, *again]
 
 
 def _estimate(page: Page, tab: ExplainWidgets, described: list[Dependency]) -> None:
@@ -226,7 +249,7 @@ def _explain(
     tab: ExplainWidgets,
     area: AnswerArea,
     inputs: Inputs[ExplainRequest],
-    picked: Dependency,
+    picked: list[Dependency],
 ) -> list[Dependency]:
     """Explain on request, and whenever there is something new to explain."""
 
@@ -244,7 +267,7 @@ def _explain(
         [tab.run.click, tab.layer.input, *page.target_changed], api_name="explain", **options
     )
     followed = [
-        event.then(api_visibility="private", **options) for event in (picked, *page.explainable)
+        event.then(api_visibility="private", **options) for event in (*picked, *page.explainable)
     ]
     return [asked, *followed]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from gradio.events import Dependency
 
 from core.errors import TimmscopeError
@@ -15,6 +17,7 @@ from core.inputs.assets import asset
 from core.tasks.activation import ACTIVATIONS, IDENTITY
 from dashboard import actions
 from dashboard.actions import NO_CLASS
+from dashboard.actions.address import READERS
 from dashboard.components import MARK_JS, Choice, ClassRows, Picture
 from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
@@ -35,6 +38,14 @@ FIRST = "coffee"
 """The example that the page opens with: one that the default model is sure of."""
 SCENES = asset("synthetic")
 SCENE_EXAMPLES = {path.stem.replace("_", " "): path.name for path in sorted(SCENES.glob("*.png"))}
+EXAMPLE_FILES = {
+    name: str(folder / name)
+    for folder, names in ((SAMPLES, EXAMPLES), (SCENES, SCENE_EXAMPLES))
+    for name in names.values()
+}
+"""Example pictures by file name, as the page's address names them."""
+ADDRESSED = {"picture", *READERS}
+"""Fields that the page's address can set."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ def layout() -> SidebarWidgets:
         picture, photographs, scenes = _picture()
         notes = gr.Markdown(visible=False, elem_classes="ts-note", elem_id="picture-notes")
     with gr.Column(elem_id="class-sheet", elem_classes="ts-sheet"):
-        likely = ClassRows(elem_id="prediction", min_height=240)
+        sizes = {name: Path(path).stat().st_size for name, path in EXAMPLE_FILES.items()}
+        likely = ClassRows(elem_id="prediction", min_height=240, examples=sizes)
         classes = _classes()
     with gr.Column(elem_id="model-sheet", elem_classes="ts-sheet"):
         model, about_model, cancel, reading = _model()
@@ -206,7 +218,7 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         None,
         None,
         [side.target, side.versus],
-        js=f"() => [null, {NO_CLASS}]",
+        js="() => window.timmscope.question.classes()",
     )
     side.activation.change(
         lambda activation: gr.Textbox(visible=activation == IDENTITY.key),
@@ -228,8 +240,22 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         model_opened=opened,
         explainable=explainable,
         target_changed=classes,
+        restore=partial(_restore, demo, {**vars(side), **vars(view)}),
         asked_at=asked_at,
     )
+
+
+def _restore(
+    demo: gr.Blocks, known: Mapping[str, Any], more: Mapping[str, Component]
+) -> Dependency:
+    """Set fields as the page's address says, once the page has been opened."""
+    fields = {name: one for name, one in {**known, **more}.items() if name in ADDRESSED}
+
+    def restore(visitor: gr.Request) -> Any:
+        found = actions.read_address(dict(visitor.query_params), EXAMPLE_FILES)
+        return {fields[name]: found[name] for name in fields if name in found} or gr.skip()
+
+    return demo.load(restore, None, list(fields.values()), queue=False, **QUIET)
 
 
 def _stop_work(service: Service, asked_at: gr.Number, triggers: list[Any]) -> None:
@@ -322,8 +348,8 @@ def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list
     def show(found: actions.PredictResult) -> list[Any]:
         return [
             found.likely,
-            gr.Dropdown(found.classes, value=found.predicted),
-            gr.Dropdown([("—", NO_CLASS), *found.classes], value=NO_CLASS),
+            gr.Dropdown(found.classes, value=found.target),
+            gr.Dropdown([("—", NO_CLASS), *found.classes], value=found.versus),
             gr.Markdown(found.notes, visible=bool(found.notes)),
         ]
 

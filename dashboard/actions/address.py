@@ -1,0 +1,87 @@
+"""What the page's address asks for, so that a reload or another person sees the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from core import METHODS
+from core.tasks.activation import ACTIVATIONS
+from core.views.colour import COLORMAPS
+from dashboard.state.models import FOUND, MAX_UNIT
+
+LONGEST = 4000
+"""The most characters of a value in the address."""
+
+
+def read_address(query: Mapping[str, str], examples: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of the page that an address sets; whatever is not usable is left out.
+
+    Classes are not among them: they belong to a picture that has yet to be predicted.
+
+    Args:
+        query: the address's query string, by name.
+        examples: paths of the example pictures by file name; no other picture can be named.
+
+    >>> read_address({"method": "rise", "alpha": "7", "picture": "/etc/passwd"}, {})
+    {'method': 'rise'}
+    """
+    readers = {**READERS, "picture": examples.get}
+    found = {
+        name: read(text)
+        for name, read in readers.items()
+        if (text := query.get(name)) and len(text) <= LONGEST
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _one_of(*choices: str) -> Callable[[str], str | None]:
+    return lambda text: text if text in choices else None
+
+
+def _share(low: float, high: float) -> Callable[[str], float | None]:
+    """A number within bounds."""
+
+    def read(text: str) -> float | None:
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        return value if math.isfinite(value) and low <= value <= high else None
+
+    return read
+
+
+def _flag(text: str) -> bool | None:
+    return {"true": True, "false": False}.get(text)
+
+
+def _settings(text: str) -> dict[str, Any] | None:
+    """Parameters by method; their values are checked where they are used."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    good = isinstance(found, dict) and all(isinstance(one, dict) for one in found.values())
+    return found if good else None
+
+
+READERS: Mapping[str, Callable[[str], Any]] = {
+    "model": lambda text: text[:200],
+    "weights": _one_of("pretrained", "random"),
+    "activation": _one_of(FOUND, *ACTIVATIONS),
+    "measured_in": lambda text: text[:MAX_UNIT],
+    "unit": _one_of("logit", "probability"),
+    "against": _flag,
+    "method": lambda text: text if text in METHODS else None,
+    "layer": lambda text: text[:200],
+    "settings": _settings,
+    "colormap": _one_of("auto", *COLORMAPS),
+    "alpha": _share(0, 1),
+    "strongest": _share(1, 100),
+    "fade": _flag,
+    "smooth": _flag,
+}
+"""How the value of each field is read; None where it cannot be used."""

@@ -1,0 +1,43 @@
+"""The last answers of the stage, as thumbnails that bring them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import gradio as gr
+
+from dashboard.components.scripts import source, tags
+
+MOUNT_JS = "window.timmscope.history.mount(element, props, trigger); // fires 'select'"
+
+
+class History(gr.HTML):
+    """The last twenty answers, kept by the browser while the page is open.
+
+    Event ``select``, with `values_js` and no function, gives back the fields of the one pressed.
+
+    Args:
+        kwargs: as for ``gr.HTML``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            value="",
+            html_template='<div class="ts-history"></div>',
+            css_template=source("history.css"),
+            js_on_load=MOUNT_JS,
+            head=tags("thumbnail.js", "history.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    @staticmethod
+    def values_js(names: Iterable[str]) -> str:
+        """JavaScript that gives the values of these fields of the answer pressed."""
+        return f"() => window.timmscope.history.values({json.dumps(list(names))})"
+
+    def get_block_name(self) -> str:
+        """The page's own component that this one builds on."""
+        return "html"

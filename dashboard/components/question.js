@@ -1,0 +1,69 @@
+// Which class is to be chosen once a picture has been predicted, where that is not the likeliest one:
+// the page's address or an earlier answer may say so. And the page's address itself, which tells the
+// question and the view, so that a reload or another person sees the same.
+"use strict";
+
+(() => {
+  const timmscope = (window.timmscope ??= {});
+  if (timmscope.question) return;
+
+  const NONE = -1; // stands for "no class", as in dashboard/actions/question.py
+  // Fields that the address tells, with the values that it leaves out.
+  const FIELDS = {
+    model: null, weights: "pretrained", activation: "found", measured_in: "", target: null, versus: NONE, unit: "logit",
+    against: false, method: null, layer: null, settings: {}, colormap: "auto", alpha: 0.65, strongest: 100, fade: false, smooth: true,
+  };
+  const VIEW = ["colormap", "alpha", "strongest", "fade", "smooth"];
+  let wanted = null;
+  let asked = {};
+
+  const given = new URLSearchParams(window.location.search);
+  const number = (text) => (/^-?\d+$/.test(text ?? "") ? Number(text) : text);
+  if (given.has("target")) wanted = { target: number(given.get("target")), versus: number(given.get("versus")) ?? NONE };
+
+  // The file's name, if it is one of the examples; other pictures are nobody's business. An upload
+  // states its size, so that a picture that only has an example's name is not taken for it.
+  function exampleOf(picture) {
+    const name = String(picture?.path ?? "").split("/").pop();
+    const bytes = timmscope.examples?.[name];
+    return bytes && (picture.size ?? bytes) === bytes ? name : null;
+  }
+
+  function address() {
+    const query = new URLSearchParams(window.location.search);
+    const values = { ...asked, ...Object.fromEntries(VIEW.map((name) => [name, timmscope.state?.[name]])) };
+    for (const [name, usual] of Object.entries(FIELDS)) {
+      const value = values[name];
+      const text = typeof value === "object" && value !== null ? JSON.stringify(value) : String(value ?? "");
+      const plain = typeof usual === "object" && usual !== null ? JSON.stringify(usual) : String(usual ?? "");
+      if (text === plain || text === "") query.delete(name);
+      else query.set(name, text);
+    }
+    const example = exampleOf(asked.picture);
+    if (example) query.set("picture", example);
+    else query.delete("picture");
+    return query;
+  }
+
+  timmscope.question = {
+    // Classes to be chosen with the next prediction.
+    want: ({ target, versus }) => { wanted = { target, versus: versus ?? NONE }; },
+
+    // The classes for a picture or a model that is new to the page.
+    classes: () => (wanted ? [wanted.target, wanted.versus] : [null, NONE]),
+
+    // An answer has come: its question goes into the address.
+    answered(values) {
+      wanted = null;
+      asked = values;
+      timmscope.question.tell();
+    },
+
+    // The view has changed, or the question.
+    tell() {
+      if (!asked.model) return;
+      const query = address().toString();
+      window.history.replaceState(window.history.state, "", query ? `?${query}` : window.location.pathname);
+    },
+  };
+})();
