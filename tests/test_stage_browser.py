@@ -13,7 +13,7 @@ from dashboard.build import build
 from dashboard.state import Service
 from dashboard.theme import launch_options
 from tests.browser import Visit
-from tests.test_dashboard_browser import TIMEOUT, opened, settled, shot, title
+from tests.test_dashboard_browser import TIMEOUT, choose, opened, settled, shot, title
 
 pytestmark = pytest.mark.browser
 
@@ -190,3 +190,39 @@ def test_on_a_phone_the_answer_comes_first(visit: Callable[..., Visit], url: str
     title(page, "Why cup?")
     expect(page.locator(".ts-phone-bar")).to_contain_text("cup")
     shot(page, "sheet-390-light")
+
+
+def test_an_earlier_answer_comes_back(seen: Visit) -> None:
+    page = seen.page
+    page.get_by_role("button", name="rocket", exact=True).click()
+    title(page, "Why missile?")
+    choose(page, "#method", "Eigen-CAM")
+    title(page, "Eigen-CAM")
+    page.locator("#prediction .ts-class-main").nth(2).click()
+    title(page, "Why drilling platform?")
+    page.get_by_role("button", name="Back to Grad-CAM, espresso").click()
+    title(page, "Why espresso?")
+    expect(page.locator("#method input")).to_have_value(re.compile("Grad-CAM"))
+    expect(page.locator("#target input")).to_have_value(re.compile("espresso"))
+    expect(page.locator("#explain-answer")).to_have_attribute("data-ribbon", "")
+    page.get_by_role("button", name="Back to Eigen-CAM, drilling platform").click()
+    title(page, re.compile("Why drilling platform.*Eigen-CAM"))
+    expect(page.locator("#explain-answer")).to_have_attribute("data-ribbon", "", timeout=TIMEOUT)
+
+
+def test_a_reload_shows_the_same(seen: Visit) -> None:
+    page = seen.page
+    page.get_by_role("button", name="rocket", exact=True).click()
+    title(page, "Why missile?")
+    page.locator("#prediction .ts-class-main").nth(1).click()
+    title(page, "Why projectile?")
+    choose(page, "#method", "LayerCAM")
+    title(page, "LayerCAM")
+    page.locator("#alpha input[type=range]").fill("0.3")
+    page.wait_for_url(re.compile(r"picture=rocket.jpg.*alpha=0.3|alpha=0.3.*picture=rocket.jpg"))
+    address = page.url
+    page.goto("about:blank")
+    seen.errors.clear()  # leaving a page ends its streams
+    page.goto(address)
+    title(page, re.compile("Why projectile.*LayerCAM"))
+    assert trace(page)["opacity"] == pytest.approx(0.3)

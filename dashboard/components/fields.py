@@ -17,6 +17,9 @@ class Choice(gr.Dropdown):
         """Whatever was chosen or sent."""
         return payload
 
+    def _warn_if_invalid_choice(self, value: Any) -> None:
+        """Nothing: the value may arrive before the choices."""
+
     def api_info(self) -> dict[str, Any]:
         """Text or a whole number, for callers of the API."""
         return {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "as on the page"}

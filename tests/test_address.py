@@ -1,0 +1,42 @@
+"""What the page's address may ask for, and what it may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dashboard.actions import read_address
+from dashboard.tabs.sidebar import ADDRESSED, EXAMPLE_FILES
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, {}),
+        ({"method": "rise", "layer": "bn2"}, {"method": "rise", "layer": "bn2"}),
+        ({"method": "../rise"}, {}),
+        ({"picture": "rocket.jpg"}, {"picture": EXAMPLE_FILES["rocket.jpg"]}),
+        ({"picture": "/etc/passwd"}, {}),
+        ({"picture": EXAMPLE_FILES["rocket.jpg"]}, {}),
+        ({"weights": "random", "activation": "sigmoid"},) * 2,
+        ({"weights": "/tmp/x.pth", "activation": "exec"}, {}),
+        ({"alpha": "0.5", "strongest": "20"}, {"alpha": 0.5, "strongest": 20.0}),
+        ({"alpha": "nan", "strongest": "0"}, {}),
+        ({"alpha": "inf"}, {}),
+        ({"fade": "true", "smooth": "false"}, {"fade": True, "smooth": False}),
+        ({"fade": "1"}, {}),
+        ({"settings": '{"rise": {"samples": 9}}'}, {"settings": {"rise": {"samples": 9}}}),
+        ({"settings": "[1]"}, {}),
+        ({"settings": '{"rise": 3}'}, {}),
+        ({"settings": "[" * 3000}, {}),
+        ({"settings": "x" * 10**6}, {}),
+        ({"measured_in": "m" * 100}, {"measured_in": "m" * 16}),
+        ({"colormap": "viridis", "unit": "probability"},) * 2,
+        ({"colormap": "<script>"}, {}),
+        ({"target": "3", "__theme": "dark", "unknown": "x"}, {}),
+    ],
+)
+def test_only_what_is_usable_is_taken(query: dict[str, str], expected: dict[str, Any]) -> None:
+    assert read_address(query, EXAMPLE_FILES) == expected
+    assert set(read_address(query, EXAMPLE_FILES)) <= ADDRESSED
