@@ -33,12 +33,13 @@ test: $(VENV)/dev ## Run the tests (ARGS="-k gradcam" and the like)
 slow: $(VENV)/dev ## Run the tests that are too slow for every time: promises, families of timm
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
-lint: $(VENV)/dev ## Check style, types and the direction of imports
+lint: $(VENV)/dev ## Check style, types, the direction of imports, and JavaScript
 	@find core dashboard -name '*.pyi' -delete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/oxlint --deny-warnings dashboard
 
 format: $(VENV)/dev ## Put the code in order
 	$(BIN)/ruff check --fix .
@@ -71,7 +72,7 @@ meta: $(VENV)/dev ## Score the true evidence with every metric, into docs/metric
 synthetic: $(VENV)/run ## Train the models of the synthetic scenes anew
 	$(BIN)/python -m core.synthetic.train $(ARGS)
 
-docs: $(VENV)/run ## Write docs/methods.md from the registries
+docs: $(VENV)/run ## Write docs/methods.md from the registries, and the endpoints of docs/api.md
 	$(BIN)/python -m docs.generate
 
 screenshots: $(VENV)/dev ## Make the pictures of the documentation; takes some minutes

@@ -1,0 +1,236 @@
+"""The page's JavaScript, module by module, on an empty page of a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page
+
+from core.views import maps
+from core.views.colour import COLORMAPS
+from dashboard.components import panels
+from dashboard.components.panels import SCRIPTS
+from tests.browser import Visit
+
+pytestmark = pytest.mark.browser
+
+COMPONENTS = Path(panels.__file__).parent
+MODULES = [path for path in SCRIPTS if path.parent == COMPONENTS]
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def page(visit: Callable[..., Visit]) -> Page:
+    """An empty page with every module, in the order in which the dashboard loads them."""
+    empty = visit("about:blank").page
+    for path in MODULES:
+        empty.add_script_tag(path=path)
+    return empty
+
+
+def call(page: Page, function: str, *values: Any) -> Any:
+    """What a function of `window.timmscope` gives; typed arrays come as lists."""
+    text = page.evaluate(
+        """([path, values]) => {
+          const found = path.split(".").reduce((one, name) => one[name], window.timmscope);
+          const listed = (key, value) => (ArrayBuffer.isView(value) ? [...value] : value);
+          return JSON.stringify(found(...values) ?? null, listed);
+        }""",
+        [function, values],
+    )
+    return json.loads(text)
+
+
+# -- modules ------------------------------------------------------------------------------------
+
+
+def test_every_module_is_loaded_by_the_page() -> None:
+    assert set(MODULES) == set(COMPONENTS.glob("*.js"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_a_module_is_strict_and_keeps_its_names_to_itself(
+    path: Path, visit: Callable[..., Visit]
+) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    code = [line for line in lines if line and not line.startswith("//")]
+    assert lines[0].startswith("// "), "its first line says what it is for"
+    assert code[:2] == ['"use strict";', "(() => {"]
+    assert code[-1] == "})();"
+    empty = visit("about:blank").page
+    before = set(empty.evaluate("Object.keys(window)"))
+    for _ in range(2):  # Gradio may load it again
+        empty.add_script_tag(path=path)
+    assert set(empty.evaluate("Object.keys(window)")) - before == {"timmscope"}
+
+
+# -- values.js: packed maps ---------------------------------------------------------------------
+
+MAPS = {
+    "signed": RNG.normal(size=(7, 5)),
+    "one value": np.full((3, 4), 2.5),
+    "zero": np.zeros((2, 2)),
+    "tiny": RNG.normal(size=(4, 4)) * 1e-30,
+    "huge": RNG.normal(size=(4, 4)) * 1e30,
+    "one cell": np.array([[-1.5]]),
+    "far from zero": 1000 + RNG.random((6, 6)),
+    "large": RNG.normal(size=(224, 224)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+@pytest.mark.parametrize("name", MAPS)
+def test_a_map_is_unpacked_as_python_unpacks_it(page: Page, name: str, dtype: Any) -> None:
+    packed = maps.pack(MAPS[name], dtype)
+    found = np.array(call(page, "values.unpack", packed), np.float32)
+    expected = maps.unpack(packed)
+    assert found.shape == MAPS[name].shape
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * float(np.ptp(MAPS[name])))
+
+
+def test_a_smoothed_map_tells_its_own_values(page: Page) -> None:
+    own, means = maps.pack(MAPS["signed"]), maps.pack(MAPS["signed"] / 2, "u1")
+    trace = {"z": own, "zmin": -1, "colorbar": {"len": 1}}
+    smoothing = {"z": means, "unsmoothed": {"zmin": -3}, "caption": ""}
+    exact, halved = (maps.unpack(one).tolist() for one in (own, means))
+
+    plain = call(page, "values.ofMap", trace, {"smoothing": None}, True)
+    assert "customdata" not in plain
+    np.testing.assert_allclose(plain["z"], exact, rtol=1e-5, atol=1e-6)
+    smooth = call(page, "values.ofMap", trace, {"smoothing": smoothing}, True)
+    np.testing.assert_allclose(smooth["z"], halved, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(smooth["customdata"], exact, rtol=1e-5, atol=1e-6)
+    assert smooth["zmin"] == -1
+    bare = call(page, "values.ofMap", trace, {"smoothing": smoothing}, False)
+    assert bare["zmin"] == -3
+    assert bare["z"] == bare["customdata"]
+    assert bare["colorbar"] == {"len": 1}
+
+
+# -- values.js: colours -------------------------------------------------------------------------
+
+
+def panel(signed: bool, over: bool) -> dict[str, Any]:
+    layout = {"images": [{}]} if over else {}
+    return {"signed": signed, "figure": {"layout": layout, "data": []}}
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_map_has_the_colours_of_its_kind_of_range(page: Page, signed: bool) -> None:
+    tables = panels._colormaps()
+    for colormap in ("auto", *COLORMAPS):
+        found = call(page, "values.look", panel(signed, True), {"colormap": colormap}, tables)
+        stops = tables[colormap]["signed" if signed else "unsigned"]
+        shown = [[at, f"rgba({r},{g},{b},1)"] for at, (r, g, b), _ in stops]
+        assert found["colorscale"] == shown, colormap
+
+
+def alphas(found: dict[str, Any]) -> list[float]:
+    return [float(colour.rpartition(",")[2].rstrip(")")) for _, colour in found["colorscale"]]
+
+
+def test_only_a_map_over_a_picture_fades_and_lets_it_through(page: Page) -> None:
+    tables, view = panels._colormaps(), {"alpha": "0.5", "fade": True}
+    over = call(page, "values.look", panel(True, True), view, tables)
+    assert over["opacity"] == 0.5
+    assert min(alphas(over)) < 1
+    alone = call(page, "values.look", panel(True, False), view, tables)
+    assert alone["opacity"] == 1
+    assert set(alphas(alone)) == {1.0}
+    solid = call(page, "values.look", panel(True, True), {**view, "fade": False}, tables)
+    assert set(alphas(solid)) == {1.0}
+
+
+def test_an_unknown_colormap_is_the_default_one(page: Page) -> None:
+    tables = panels._colormaps()
+    odd, own = (
+        call(page, "values.look", panel(False, True), {"colormap": name}, tables)
+        for name in ("no such", "auto")
+    )
+    assert odd == own
+
+
+# -- answers.js ---------------------------------------------------------------------------------
+
+PICTURE, AGAIN = {"path": "/a.jpg", "url": "x"}, {"path": "/a.jpg", "url": "y"}
+DIFFERENCES: list[tuple[str, Any, Any, dict[str, Any], bool]] = [
+    ("method", "rise", "rise", {}, False),
+    ("method", "rise", "lime", {}, True),
+    ("method", "rise", None, {}, True),
+    ("target", 3, "3", {}, True),
+    ("target", None, 3, {"same": {"target": [None, "", 3]}}, False),
+    ("target", "", 3, {"same": {"target": [None, "", 3]}}, False),
+    ("target", 3, 4, {"same": {"target": [None, "", 3]}}, True),
+    ("target", 4, 5, {"same": {"target": "any"}}, False),
+    ("picture", PICTURE, AGAIN, {}, False),
+    ("picture", PICTURE, {"path": "/b.jpg", "url": "x"}, {}, True),
+    ("picture", PICTURE, None, {}, True),
+    ("methods", ["a", "b"], ["b", "a"], {}, True),
+    ("settings", {"rise": {"masks": 9}}, {"rise": {"masks": 8}}, {"settings": ["rise"]}, True),
+    ("settings", {"lime": {"samples": 9}}, {"lime": {"samples": 8}}, {"settings": ["rise"]}, False),
+    ("settings", None, {"rise": {}}, {"settings": ["rise"]}, False),
+    ("settings", {}, {"rise": {}}, {"settings": None}, True),
+    ("settings", {}, {"rise": {"masks": 8}}, {"settings": []}, False),
+]
+"""A field, what was asked, what the page asks now, the answer's facts, and whether it is stale."""
+
+
+@pytest.mark.parametrize(("name", "asked", "now", "facts", "stale"), DIFFERENCES)
+def test_an_answer_is_stale_if_what_it_depends_on_has_changed(
+    page: Page, name: str, asked: Any, now: Any, facts: dict[str, Any], stale: bool
+) -> None:
+    page.set_content('<div id="explain-answer"></div>')
+    stamp = call(page, "answers.ask", "explain", [name], [asked, 0])[-1]
+    about = {"label": "RISE, cat", "same": {}, "settings": None, **facts}
+    call(page, "answers.arrived", {"area": "explain", "asked_at": stamp, **about})
+    call(page, "answers.changed", "explain", [name], [now])
+    area = page.locator("#explain-answer")
+    assert ("ts-stale" in (area.get_attribute("class") or "")) is stale
+    assert area.get_attribute("data-ribbon") == ("For: RISE, cat" if stale else "")
+
+
+RIBBONS: dict[str, tuple[list[tuple[str, Any]], str]] = {
+    "nothing asked": ([("cancelled", None)], "Cancelled. Press Explain"),
+    "asked": ([("ask", 1)], ""),
+    "answered": ([("ask", 1), ("arrived", 1)], ""),
+    "changed": ([("ask", 1), ("arrived", 1), ("changed", 2)], "For: RISE"),
+    "back again": ([("ask", 1), ("arrived", 1), ("changed", 2), ("changed", 1)], ""),
+    "cancelled, but answered": ([("ask", 1), ("arrived", 1), ("cancelled", None)], ""),
+    "cancelled another": (
+        [("ask", 1), ("arrived", 1), ("ask", 2), ("cancelled", None)], "Cancelled. Press Explain"
+    ),
+    "asked again": (
+        [("ask", 1), ("arrived", 1), ("ask", 2), ("cancelled", None), ("ask", 2)], "For: RISE"
+    ),
+    "no stamp of ours": ([("changed", 2), ("arrived", 7)], ""),
+}  # fmt: skip
+"""What happens to an area, and what its ribbon says then."""
+
+
+@pytest.mark.parametrize("case", RIBBONS)
+def test_a_ribbon_says_what_has_happened(page: Page, case: str) -> None:
+    events, said = RIBBONS[case]
+    page.set_content('<div id="explain-answer"></div>')
+    stamps: dict[Any, Any] = {}
+    for event, value in events:
+        if event == "ask":
+            stamps[value] = call(page, "answers.ask", "explain", ["x"], [value, 0])[-1]
+        elif event == "arrived":
+            about = {"label": "RISE", "same": {}, "settings": None}
+            at = stamps.get(value, 0)
+            call(page, "answers.arrived", {"area": "explain", "asked_at": at, **about})
+        elif event == "changed":
+            call(page, "answers.changed", "explain", ["x"], [value])
+        else:
+            call(page, "answers.cancelled", "explain", "Explain")
+    assert (page.locator("#explain-answer").get_attribute("data-ribbon") or "") == said
+
+
+def test_later_stamps_are_larger(page: Page) -> None:
+    stamps = [call(page, "answers.stamp") for _ in range(20)]
+    assert stamps == sorted(set(stamps))
