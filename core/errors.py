@@ -56,3 +56,8 @@ def unknown(kind: str, name: object, known: Iterable[str], where: str = "") -> U
     else:
         hint = f"there are {len(names)}, from {names[0]} to {names[-1]}"
     return UnknownNameError(f"no {kind} {str(name)[:80]!r}{place}; {hint}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).partition("\n")[0]

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import gradio as gr
 
+from dashboard.api import serve
 from dashboard.components import PhoneBar
 from dashboard.state import Service
 from dashboard.tabs import compare, explain, features, metrics, sidebar, view
@@ -49,6 +50,7 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
                         with gr.Tab(tab.TITLE, id=tab.TITLE.lower()):
                             tab.wire(page, tab.layout())
         PhoneBar(elem_id="phone-bar")
+        serve(service, demo)
         demo.unload(leave)
         # Slow work waits in a lane of its own, `Service.slow`: a queue would let quick work wait.
         demo.queue(default_concurrency_limit=None)

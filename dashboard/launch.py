@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from importlib.util import find_spec
 
+from dashboard import gpu
 from dashboard.build import build
 from dashboard.state import Service
 from dashboard.theme import launch_options
@@ -26,12 +28,17 @@ def main(program: str | None = None) -> None:
     parser.add_argument("--host", help="address to listen on; by default this machine only")
     parser.add_argument("--port", type=int, help="port; by default the first free one from 7860 on")
     parser.add_argument("--browser", action="store_true", help="open a browser")
+    parser.add_argument("--mcp", action="store_true", help="offer the API as MCP tools, too")
     arguments = parser.parse_args()
+    if arguments.mcp and find_spec("mcp") is None:
+        parser.error("--mcp needs the package mcp: pip install 'timmscope[mcp]'")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     host = arguments.host or os.environ.get("GRADIO_SERVER_NAME", OURS[0])
-    build(Service(public=host not in OURS)).launch(
+    device = "cpu" if gpu.is_lent() else None
+    build(Service(public=host not in OURS, device=device)).launch(
         server_name=host,
         server_port=arguments.port,
         inbrowser=arguments.browser,
+        mcp_server=arguments.mcp,
         **launch_options(),
     )

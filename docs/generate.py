@@ -1,17 +1,20 @@
-"""Writes `docs/methods.md` from the registries of methods and metrics."""
+"""Writes `docs/methods.md` from the registries, and the last chapter of `docs/api.md`."""
 
 from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
+from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
+from gradio import FileData
 
 from core import METHODS, METRICS, Explainer, ModelHandle, load_model
 from core.errors import NotApplicableError
@@ -19,8 +22,11 @@ from core.methods.base import Family, Method
 from core.metrics.base import Category, Metric
 from core.registry import Parameters
 from core.types import Cost, Group, Need, Property
+from dashboard.api import ENDPOINTS
+from dashboard.api.handlers import description, descriptions, parameters_of
 
 PAGE = Path(__file__).parent / "methods.md"
+API_PAGE = Path(__file__).parent / "api.md"
 
 INTRO = """\
 # Methods and metrics
@@ -164,6 +170,47 @@ def qualities() -> dict[str, list[str]]:
     }
 
 
+# -- the API --------------------------------------------------------------------------------------
+
+ENDPOINTS_TITLE = "## Every endpoint\n"
+
+
+def api_page() -> str:
+    """The page of the API: what a person wrote, then every endpoint with its parameters."""
+    written = API_PAGE.read_text(encoding="utf-8").partition(ENDPOINTS_TITLE)[0]
+    return "\n".join([written.rstrip(), "", ENDPOINTS_TITLE, *map(_endpoint, ENDPOINTS)])
+
+
+def _endpoint(endpoint: Callable[..., Any]) -> str:
+    hints = typing.get_type_hints(endpoint)
+    words = descriptions(hints["request"])
+    rows = [
+        [f"`{one.name}`", _type(one.annotation), _given(one.default), words[one.name]]
+        for one in parameters_of(hints["request"])
+    ]
+    parts = [f"### `/{endpoint.__name__}`\n", f"{description(endpoint)}\n"]
+    if rows:
+        parts.append(_table(["parameter", "type", "default", "meaning"], rows))
+    gives = descriptions(hints["return"]) if typing.is_typeddict(hints["return"]) else {}
+    if gives:
+        parts.append(_table(["gives", "meaning"], ([f"`{n}`", w] for n, w in gives.items())))
+    return "\n".join(parts)
+
+
+def _type(hint: Any) -> str:
+    """A type as a person writes it."""
+    if hint in (FileData, FileData | None):
+        return "file"
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
+    text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    return f"`{text}`"
+
+
+def _given(default: Any) -> str:
+    return "required" if default is Parameter.empty else f"`{default!r}`"
+
+
 # -- parts of the page ----------------------------------------------------------------------------
 
 
@@ -246,3 +293,4 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    API_PAGE.write_text(api_page(), encoding="utf-8")

@@ -6,7 +6,6 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from core.cli.shared import (
     add_evidence_arguments,
     add_method_arguments,
     check_writable,
-    first_line,
     model_of,
     parse_methods,
     parse_metrics,
@@ -32,17 +30,21 @@ from core.cli.shared import (
     to_json,
     writing,
 )
-from core.errors import CancelledError, PictureError, TimmscopeError
-from core.evaluation.agreement import Agreement
-from core.evaluation.recommendation import Recommendation
-from core.evaluation.verdict import Verdict
+from core.errors import CancelledError, PictureError, TimmscopeError, first_line
 from core.explainer import Explainer
-from core.export import context_facts, cost_facts, result_facts, save_npz, save_png
+from core.export import context_facts, result_facts, save_npz, save_png
 from core.inputs.batch import InputBatch
 from core.methods.configuration import Configuration
-from core.metrics.base import Metric, MetricInput
+from core.metrics.base import Metric
+from core.report import (
+    add_recommendation,
+    add_scores,
+    add_summaries,
+    add_verdicts,
+    agreement_facts,
+)
 from core.tasks.query import Query
-from core.types import Comparison, Need, Score, finite
+from core.types import Comparison, Need
 
 SAVES = ("png", "npz", "json")
 
@@ -201,161 +203,6 @@ def _ground_truth(explainer: Explainer, batch: InputBatch, arguments: argparse.N
         )
     except TimmscopeError as error:
         raise PictureError(str(error)) from error
-
-
-def add_scores(
-    report: dict[str, Any],
-    explainer: Explainer,
-    query: Query,
-    compared: Comparison,
-    key: str,
-    metric: Metric,
-    random_maps: int = 0,
-) -> None:
-    """Enter the score of each result by `metric`, beside the scores of the controls.
-
-    A metric that does not apply to a method says so under `errors` as "method.metric", one that
-    applies to none as "metric"; the maps are kept.
-    """
-    controls: dict[str, float | None] = {}
-    with suppress(TimmscopeError):  # what is wrong is reported with the methods
-        found = explainer.controls(query, metric)
-        controls = {name: finite(float(score.value[0])) for name, score in found.items()}
-    reasons = {}
-    for name, attribution in compared.results.items():
-        try:
-            score = explainer.measure(query, attribution, metric)
-        except CancelledError:
-            raise
-        except TimmscopeError as error:
-            reasons[name] = first_line(error)
-            continue
-        facts = {**score_facts(score, metric), "controls": controls}
-        report["results"][name].setdefault("scores", {})[key] = facts
-        if random_maps and MetricInput.METHOD not in metric.needs:
-            rank = explainer.percentile_rank(query, attribution, metric, maps=random_maps)
-            facts["percentile"] = finite(float(rank.percentile[0]))
-    if len(reasons) == len(compared.results) and len(set(reasons.values())) == 1:
-        reasons = {key: reasons.popitem()[1]}
-    else:
-        reasons = {f"{name}.{key}": reason for name, reason in reasons.items()}
-    report["errors"].update(reasons)
-
-
-def score_facts(score: Score, metric: Metric) -> dict[str, Any]:
-    """The score of one map as JSON."""
-    facts: dict[str, Any] = {
-        "value": finite(float(score.value[0])),
-        "higher_is_better": metric.higher_is_better,
-        "params": dict(score.params),
-        "cost": cost_facts(score.cost),
-    }
-    if reason := score.reason():
-        facts["cannot_tell"] = reason
-    if score.notes and score.notes[0]:
-        facts["note"] = score.notes[0]
-    if score.advice and score.advice[0]:
-        facts["advice"] = score.advice[0]
-    if score.low is not None and score.high is not None:
-        facts["interval"] = [finite(float(end[0])) for end in (score.low, score.high)]
-    return facts
-
-
-def add_summaries(
-    report: dict[str, Any], explainer: Explainer, query: Query, compared: Comparison
-) -> None:
-    """Enter where half of each map's evidence lies, and what hiding that does."""
-    for name, attribution in compared.results.items():
-        (found,) = explainer.evidence(query, attribution)
-        report["results"][name]["summary"] = {
-            "words": found.words,
-            "area": finite(found.area),
-            "where": found.where,
-            "unit": found.hiding.unit,
-            "before": finite(float(found.hiding.score_before[0])),
-            "after": finite(float(found.hiding.score_after[0])),
-        }
-
-
-def add_verdicts(
-    report: dict[str, Any], explainer: Explainer, query: Query, compared: Comparison
-) -> None:
-    """Enter the verdict on each result; why there is none stands under `errors`."""
-    for name, attribution in compared.results.items():
-        try:
-            (found,) = explainer.verdict(query, attribution)
-        except CancelledError:
-            raise
-        except TimmscopeError as error:
-            report["errors"][f"{name}.verdict"] = first_line(error)
-        else:
-            report["results"][name]["verdict"] = verdict_facts(found)
-
-
-def add_recommendation(
-    report: dict[str, Any], explainer: Explainer, query: Query, compared: Comparison
-) -> None:
-    """Enter which method to use; why there is none stands under `errors`."""
-    try:
-        found = explainer.recommend(query, compared.results)
-    except CancelledError:
-        raise
-    except TimmscopeError as error:
-        report["errors"]["recommendation"] = first_line(error)
-    else:
-        report["recommendation"] = recommendation_facts(found)
-
-
-def recommendation_facts(found: Recommendation) -> dict[str, Any]:
-    """A recommendation as JSON."""
-    return {
-        "method": found.method,
-        "firm": found.firm,
-        "words": found.words,
-        "ranking": [
-            {
-                "method": one.method,
-                "srg": finite(one.gain),
-                "range": [finite(min(one.gains)), finite(max(one.gains))],
-                "forward": one.cost.forward,
-                "backward": one.cost.backward,
-            }
-            for one in found.ranking
-        ],
-        "controls": {key: finite(value) for key, value in found.controls.items()},
-        "doubtful": dict(found.doubtful),
-    }
-
-
-def agreement_facts(found: Agreement) -> dict[str, Any]:
-    """How far methods agree as JSON: square tables, rows and columns in the order of `methods`."""
-    tables = {name: getattr(found, name) for name in ("spearman", "overlap", "ssim")}
-    return {
-        "methods": list(found.methods),
-        **{
-            name: [[finite(round(v, 4)) for v in row] for row in t.tolist()]
-            for name, t in tables.items()
-        },
-    }
-
-
-def verdict_facts(found: Verdict) -> dict[str, Any]:
-    """A verdict as JSON."""
-    findings = {
-        finding.metric: {
-            "value": finite(finding.value),
-            "tone": finding.tone,
-            "words": finding.words,
-            "controls": {key: finite(value) for key, value in finding.controls.items()},
-        }
-        for finding in found.findings
-    }
-    return {
-        "tone": found.tone,
-        "words": found.words,
-        "findings": findings,
-        "unanswered": dict(found.unanswered),
-    }
 
 
 def save(

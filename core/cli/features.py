@@ -14,7 +14,7 @@ from core.cli.files import ResultFiles, replacing, request_key
 from core.cli.shared import Command, check_writable, model_of, writing
 from core.explainer import Explainer
 from core.export import sign_npz
-from core.types import finite
+from core.report import features_facts
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
@@ -36,19 +36,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
             picture, layer=arguments.layer, top=arguments.top, by=arguments.by
         )
         maps, names = found.maps, [f"channel{int(i)}" for i in found.channels]
-        report = {
-            "model": handle.name,
-            "layer": found.layer,
-            "grid": found.maps.shape[1:],
-            "channels": found.channels.tolist(),
-            "statistics": {
-                "mean": finite(found.mean),
-                "std": finite(found.std),
-                "sparsity": found.sparsity,
-                "active_channels": found.active,
-                "channels": found.total,
-            },
-        }
+        report = {"model": handle.name, **features_facts(found)}
     report["files"] = {}
     if arguments.output_dir is not None:
         found_maps = dict(zip(names, maps.numpy(), strict=True))

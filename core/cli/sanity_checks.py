@@ -8,13 +8,12 @@ from typing import Any
 from core.cli.shared import (
     Command,
     add_method_arguments,
-    first_line,
     model_of,
     parse_methods,
     parse_settings,
     refuse_unused,
 )
-from core.errors import TimmscopeError, UnknownNameError
+from core.errors import TimmscopeError, UnknownNameError, first_line
 from core.evaluation.assess import mean_check
 from core.evaluation.verdict import finding_of
 from core.explainer import Explainer

@@ -241,11 +241,6 @@ def refuse_unused(settings: Mapping[str, object], where: str) -> None:
         )
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).partition("\n")[0]
-
-
 def printable(name: str) -> str:
     """A file's name for a line on a terminal: no control characters, no broken encoding."""
     return "".join(c if c.isprintable() else "?" for c in name)

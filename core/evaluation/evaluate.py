@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.errors import CancelledError, NotApplicableError, TimmscopeError
+from core.errors import CancelledError, NotApplicableError, TimmscopeError, first_line
 from core.evaluation.assess import ExplainerLike, control_methods, percentile_rank
 from core.evaluation.rows import Row, RowKey
 from core.methods.base import control_keys
@@ -77,7 +77,7 @@ def evaluate(
         except CancelledError:
             raise
         except TimmscopeError as error:
-            yield from (Row(str(path), *pair, error=_first_line(error)) for pair in left)
+            yield from (Row(str(path), *pair, error=first_line(error)) for pair in left)
             continue
         wanted = [configurations[name] for name in dict.fromkeys(name for name, _ in left)]
         compared = explainer.compare(query, wanted)
@@ -147,7 +147,7 @@ def _measured(
         except CancelledError:
             raise
         except TimmscopeError as error:
-            yield Row(**row, error=_first_line(error))
+            yield Row(**row, error=first_line(error))
 
 
 def _row(
@@ -178,10 +178,6 @@ def _row(
         backward=attribution.cost.backward + score.cost.backward,
         seconds=round(attribution.cost.seconds + score.cost.seconds, 4),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def picture_files(paths: Iterable[Path]) -> list[Path]:

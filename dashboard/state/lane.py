@@ -24,7 +24,7 @@ class SlowLane:
 
     def __init__(self, slots: int = 2, most_waiting: int = 32) -> None:
         self.most_waiting = most_waiting
-        self._free = slots
+        self._slots = self._free = slots
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
@@ -37,6 +37,11 @@ class SlowLane:
     def is_busy(self) -> bool:
         """Whether somebody would wait."""
         return not self._free or bool(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How many slots are taken."""
+        return self._slots - self._free
 
     @contextmanager
     def slot(self, on_progress: OnProgress | None = None) -> Iterator[None]:

@@ -14,6 +14,7 @@ import gradio as gr
 from core.errors import CancelledError, TimmscopeError
 from core.inputs.batch import OnProgress
 from core.runtime.model_call import failure_of
+from dashboard import gpu
 from dashboard.actions import brief
 from dashboard.components import Answer
 from dashboard.state import Service
@@ -78,6 +79,7 @@ def handler(
         stamped: whether the last input says when the visitor asked; every `Answer` among the
             outputs bears that time.
     """
+    compute = gpu.borrowing(action, service)
 
     def outcomes(*values: Any) -> Iterator[Any]:
         *given, visitor, progress = values
@@ -85,7 +87,7 @@ def handler(
         request = inputs.build(given)
         on_progress = _begin(service, task, visitor, progress, asked_at)
         try:
-            for result in _results(action, service, request, on_progress):
+            for result in _results(compute, service, request, on_progress):
                 yield _bearing(show(result), asked_at)
         except CancelledError:
             yield on_cancel(request) if on_cancel else gr.skip()

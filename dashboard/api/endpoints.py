@@ -1,0 +1,328 @@
+"""The endpoints: functions ``endpoint(service, request, on_progress) -> JSON``.
+
+They are to programs what `dashboard.actions` are to the page, and give numbers where those give
+cards. A docstring up to its "Raises" is what the API says of the endpoint.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+from gradio import FileData
+from torch import Tensor
+
+from core import METHODS, METRICS, Attribution
+from core.errors import NotApplicableError
+from core.export import context_facts, result_facts
+from core.inputs.batch import OnProgress
+from core.methods.configuration import Configuration
+from core.models.listing import list_models
+from core.registry import key_of, named_instances, parse_instance
+from core.report import (
+    add_scores,
+    agreement_facts,
+    features_facts,
+    layers_facts,
+    method_facts,
+    metric_facts,
+    recommendation_facts,
+    verdict_facts,
+)
+from core.tasks.query import Query
+from core.types import Comparison, Need, finite
+from dashboard import actions
+from dashboard.actions.code_snippet import code_snippet
+from dashboard.actions.evidence import ground_truth_of
+from dashboard.actions.explain import estimated_cost, summary
+from dashboard.actions.methods import why_not
+from dashboard.actions.question import load_and_predict
+from dashboard.api import requests, results
+from dashboard.state import MODELS, Service
+
+DIGITS = 7
+"""Significant digits of a map's values, as many as they have."""
+
+
+def predict(
+    service: Service, request: requests.PredictRequest, on_progress: OnProgress | None = None
+) -> results.Predicted:
+    """What the model says of a picture: the likeliest classes with their probability.
+
+    Raises:
+        TimmscopeError: the model or the picture cannot be used.
+    """
+    explainer, batch, prediction = load_and_predict(service, request.question, on_progress)
+    notes = [*batch.pictures[0].notes, explainer.model.domain_note]
+    return {
+        "model": explainer.model.name,
+        "kind": prediction.kind,
+        "activation": prediction.activation,
+        "predictions": [
+            {"index": index, "label": label, "value": finite(value)}
+            for index, label, value in prediction.top(request.top)
+        ],
+        "notes": [note for note in notes if note],
+        "crop": batch.geometries[0].to_dict(),
+    }
+
+
+def explain(
+    service: Service, request: requests.MapRequest, on_progress: OnProgress | None = None
+) -> results.Explained:
+    """The map of one method: how much each part of the picture speaks for the class.
+
+    Raises:
+        TimmscopeError: there is none; the sentence is the reason.
+    """
+    resolved, found = _explained(service, request, on_progress)
+    facts = _map_facts(found, request.values)
+    return {
+        "target": resolved.target_name,
+        "method": found.method,
+        **{name: facts.pop(name) for name in ("score", "layer", "params", "cost", "values")},
+        "summary": summary(found),
+        "errors": facts,
+        "python": code_snippet(resolved, found),
+        "context": _context(resolved),
+    }  # type: ignore[typeddict-item]
+
+
+def compare(
+    service: Service, request: requests.MapsRequest, on_progress: OnProgress | None = None
+) -> results.Compared:
+    """The maps of several methods about the same class, and how far they agree.
+
+    Raises:
+        TimmscopeError: the question cannot be answered by any method.
+    """
+    resolved, found = _compared(service, request, on_progress)
+    maps = found.results
+    agreement = resolved.explainer.agreement(resolved.batch, maps) if len(maps) > 1 else None
+    return {
+        "results": {key: _map_facts(one, request.values) for key, one in maps.items()},
+        "errors": dict(found.errors),
+        "agreement": agreement and agreement_facts(agreement),
+        "context": _context(resolved),
+    }
+
+
+def measure(
+    service: Service, request: requests.MeasureRequest, on_progress: OnProgress | None = None
+) -> results.Measured:
+    """Metrics of the maps of several methods, beside those of controls that know no model.
+
+    Raises:
+        TimmscopeError: the question cannot be answered by any method, there is no such metric, or
+            the evidence cannot be read.
+    """
+    metrics = named_instances(parse_instance(METRICS, name) for name in request.metrics)
+    resolved, found = _compared(service, request, on_progress)
+    file = request.evidence and request.evidence.path
+    evidence = actions.Evidence(request.box, file, request.label)
+    query = resolved.explainer.query(
+        resolved.batch,
+        target=resolved.target,
+        ground_truth=ground_truth_of(resolved, evidence),
+        on_progress=on_progress,
+    )
+    report: dict[str, Any] = {"results": {k: {} for k in found.results}, "errors": {**found.errors}}
+    with service.slow.slot(on_progress):
+        for name, metric in metrics.items():
+            add_scores(report, resolved.explainer, query, found, name, metric, request.random_maps)
+    return {
+        "scores": {key: facts.get("scores", {}) for key, facts in report["results"].items()},
+        "errors": report["errors"],
+        "context": _context(resolved),
+    }
+
+
+def verdict(
+    service: Service, request: requests.OfMap, on_progress: OnProgress | None = None
+) -> results.Trusted:
+    """Whether a map can be trusted: tests of it, and what they mean.
+
+    Raises:
+        TimmscopeError: there is no map, or it is that of a control.
+    """
+    if METHODS[key_of(request.method)].is_control:
+        raise NotApplicableError(
+            "A control does not depend on the model; its map explains nothing."
+        )
+    resolved, found = _explained(service, request, on_progress)
+    with service.slow.slot(on_progress):
+        (tested,) = resolved.explainer.verdict(
+            resolved.batch, found, target=resolved.target, on_progress=on_progress
+        )
+    return {**verdict_facts(tested), "target": resolved.target_name}  # type: ignore[typeddict-item]
+
+
+def recommend(
+    service: Service, request: requests.OfMethods, on_progress: OnProgress | None = None
+) -> results.Recommended:
+    """Which of several methods to use for a picture, and why.
+
+    Raises:
+        TimmscopeError: none of the methods can be compared.
+    """
+    resolved, found = _compared(service, request, on_progress)
+    if not found.results:
+        (reason, *_) = found.errors.values()
+        raise NotApplicableError(reason)
+    with service.slow.slot(on_progress):
+        advice = resolved.explainer.recommend(
+            resolved.batch, found.results, target=resolved.target, on_progress=on_progress
+        )
+    return {**recommendation_facts(advice), "errors": dict(found.errors)}  # type: ignore[typeddict-item]
+
+
+def features(
+    service: Service, request: requests.FeaturesRequest, on_progress: OnProgress | None = None
+) -> results.Channels:
+    """The channels of a layer that respond most, with their maps.
+
+    Raises:
+        TimmscopeError: there is no such layer, or it has no feature maps.
+    """
+    explainer, batch, _ = load_and_predict(service, request.question, on_progress)
+    found = explainer.features(
+        batch, layer=request.layer, top=request.top, by=request.by, on_progress=on_progress
+    )
+    return {**features_facts(found), "maps": [_values(one) for one in found.maps]}  # type: ignore[typeddict-item]
+
+
+def attention(
+    service: Service, request: requests.AttentionRequest, on_progress: OnProgress | None = None
+) -> results.Heads:
+    """Where each attention head of a layer looks.
+
+    Raises:
+        TimmscopeError: the model has no attention that can be drawn, or no such layer or query.
+    """
+    explainer, batch, _ = load_and_predict(service, request.question, on_progress)
+    heads = explainer.attention(
+        batch, layer=request.layer, query=request.query, on_progress=on_progress
+    )
+    layer = explainer.model.resolve_layer([Need.ATTENTION], request.layer)
+    return {
+        "layer": str(layer),
+        "grid": list(heads.shape[1:]),
+        "maps": [_values(head) for head in heads],
+    }
+
+
+def save(
+    service: Service, request: requests.SaveRequest, on_progress: OnProgress | None = None
+) -> FileData:
+    """The map of one method as a file: a picture, raw values, or all that makes it again.
+
+    Raises:
+        TimmscopeError: there is no map.
+    """
+    _explained(service, request, on_progress)
+    look = (request.colormap, request.opacity, request.fade, request.smooth)
+    wanted = actions.SaveRequest(request.explanation, request.kind, *look)
+    path = actions.save(service, wanted, on_progress)
+    return FileData(path=path, meta={"_type": "gradio.FileData"})
+
+
+def methods(
+    service: Service, request: requests.OfModel, on_progress: OnProgress | None = None
+) -> dict[str, dict[str, Any]]:
+    """Every method: what it is good for, its parameters, what it costs, and where it is refused.
+
+    Raises:
+        TimmscopeError: the model cannot be loaded.
+    """
+    handle = service.models.of(request, on_progress).model
+    found = {}
+    for key, cls in METHODS.items():
+        reason = why_not(handle, key)
+        facts = method_facts(cls(), None if reason else handle)
+        found[key] = {**facts, "refused": reason}
+    return found
+
+
+def metrics(
+    service: Service, request: requests.NothingRequest, on_progress: OnProgress | None = None
+) -> dict[str, dict[str, Any]]:
+    """Every metric: the question it answers, and its parameters."""
+    return {key: metric_facts(cls) for key, cls in METRICS.items()}
+
+
+def models(
+    service: Service, request: requests.ModelsRequest, on_progress: OnProgress | None = None
+) -> dict[str, dict[str, Any]]:
+    """Models by name: whether they have weights, whether these need a download, input, classes."""
+    if request.pattern:
+        return list_models(request.pattern, request.limit)
+    return {name: facts for one in MODELS for name, facts in list_models(one, 1).items()}
+
+
+def layers(
+    service: Service, request: requests.OfModel, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """The layers of a model: their grid, and which ones compute attention.
+
+    Raises:
+        TimmscopeError: the model cannot be loaded.
+    """
+    return layers_facts(service.models.of(request, on_progress).model)
+
+
+ENDPOINTS = (
+    predict, explain, compare, measure, verdict, recommend, features, attention, save,
+    methods, metrics, models, layers,
+)  # fmt: skip
+"""Every endpoint; each has the name of its function."""
+
+
+def _explained(
+    service: Service, request: requests.OfMap, on_progress: OnProgress | None
+) -> tuple[actions.ResolvedQuestion, Attribution]:
+    """A question and its map; a slow method takes its turn."""
+    configuration = Configuration.parse(request.method)
+    resolved = actions.resolve(service, request.question, on_progress)
+    explainer, layer = resolved.explainer, request.layer or None
+    instant = estimated_cost(resolved, request.explanation).pace == "instant"
+    with nullcontext() if instant else service.slow.slot(on_progress):
+        found = explainer.explain(
+            resolved.batch,
+            configuration,
+            target=resolved.target,
+            layer=layer,
+            on_progress=on_progress,
+        )
+    return resolved, found
+
+
+def _compared(
+    service: Service, request: requests.OfMethods, on_progress: OnProgress | None
+) -> tuple[actions.ResolvedQuestion, Comparison]:
+    """A question and the maps of several methods."""
+    resolved = actions.resolve(service, request.question, on_progress)
+    with service.slow.slot(on_progress):
+        return resolved, resolved.explainer.compare(
+            resolved.batch,
+            request.methods,
+            target=resolved.target,
+            layer=request.layer or None,
+            on_progress=on_progress,
+        )
+
+
+def _context(resolved: actions.ResolvedQuestion) -> dict[str, Any]:
+    query = Query(resolved.batch, resolved.target)
+    return context_facts(resolved.explainer.model, query, resolved.prediction)
+
+
+def _map_facts(found: Attribution, values: bool) -> dict[str, Any]:
+    """An attribution as JSON, with its map if that is asked for."""
+    facts = result_facts(found)
+    del facts["files"]
+    return {**facts, "values": _values(found.values[0]) if values else None}
+
+
+def _values(found: Tensor) -> results.Values:
+    """A map (h, w) as lists."""
+    return [[float(f"{value:.{DIGITS}g}") for value in row] for row in found.tolist()]
