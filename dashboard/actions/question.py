@@ -106,6 +106,9 @@ class UnusableError(TimmscopeError):
         super().__init__(reason)
         self.part: Part = part
 
+    def __reduce__(self) -> tuple[type[UnusableError], tuple[Part, str]]:
+        return type(self), (self.part, str(self))
+
 
 @contextmanager
 def using(part: Part) -> Iterator[None]:

@@ -75,11 +75,15 @@ class Models:
         limit: how many models stay loaded; the least recently used goes first.
         public: whether strangers can reach the page; they do not get this machine's access to
             the hub.
+        device: where models are; None for the fastest device.
     """
 
-    def __init__(self, cache: Cache, limit: int = 3, *, public: bool = False) -> None:
+    def __init__(
+        self, cache: Cache, limit: int = 3, *, public: bool = False, device: str | None = None
+    ) -> None:
         self.cache = cache
         self.public = public
+        self.device = device
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(MAX_LOADS, "load")
         self._loading: dict[ModelKey, Future[Explainer]] = {}
@@ -174,6 +178,7 @@ class Models:
             name,
             name=name,
             weights="random" if weights == "random" else None,
+            device=self.device,
             token=False if self.public else None,
         )
         handle.probe  # noqa: B018  slow, and here the wait can be cancelled

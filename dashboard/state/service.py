@@ -19,6 +19,7 @@ class Service:
         public: whether strangers can reach the page; they do not get this machine's access to
             the hub.
         checks: whether every cheap map is tested without being asked.
+        device: where models are; None for the fastest device.
 
     Attributes:
         models: loaded models.
@@ -35,10 +36,17 @@ class Service:
         *,
         public: bool = False,
         checks: bool = True,
+        device: str | None = None,
     ) -> None:
         self.checks = checks
-        self.models = Models(Cache(cache_bytes), models, public=public)
+        self._limits = models, cache_bytes, public, checks
+        self.models = Models(Cache(cache_bytes), models, public=public, device=device)
         self.batches = Batches()
         self.files = SavedFiles()
         self.tasks = Tasks()
         self.slow = SlowLane()
+
+    def on(self, device: str) -> Service:
+        """A service of its own, with the same limits, whose models are on a device."""
+        models, cache_bytes, public, checks = self._limits
+        return Service(models, cache_bytes, public=public, checks=checks, device=device)
