@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from dashboard import gpu
 from dashboard.build import build
 from dashboard.state import Service
+from dashboard.state.memory import limit_pools
 from dashboard.theme import launch_options
 
 OURS = ("127.0.0.1", "localhost", "::1")
@@ -33,6 +34,7 @@ def main(program: str | None = None) -> None:
     if arguments.mcp and find_spec("mcp") is None:
         parser.error("--mcp needs the package mcp: pip install 'timmscope[mcp]'")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    limit_pools()
     host = arguments.host or os.environ.get("GRADIO_SERVER_NAME", OURS[0])
     device = "cpu" if gpu.is_lent() else None
     build(Service(public=host not in OURS, device=device)).launch(

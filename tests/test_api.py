@@ -26,8 +26,9 @@ from dashboard.build import build
 from dashboard.state import Service
 from dashboard.theme import launch_options
 from tests.conftest import SAMPLES
+from tests.failing import KINDS, Moody
 from tests.test_docs import ROOT, blocks
-from tests.test_failing_models import KINDS, Faulty, faulty  # noqa: F401
+from tests.test_failing_models import faulty  # noqa: F401
 
 COFFEE = handle_file(str(SAMPLES / "coffee.jpg"))
 UPLOADED = {"path": str(SAMPLES / "coffee.jpg"), "meta": {"_type": "gradio.FileData"}}
@@ -235,11 +236,11 @@ def test_a_file_that_is_no_picture_is_told(client: Client, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_a_model_raises_is_told(faulty: Faulty, kind: str) -> None:  # noqa: F811
+def test_whatever_a_model_raises_is_told(faulty: Moody, kind: str) -> None:  # noqa: F811
     values = {"picture": UPLOADED, "model": "test_resnet", "weights": "random"}
     service = Service()
     assert answer(service, api.ENDPOINTS[1], requests.MapRequest, values, None)["values"]
-    faulty.raised = KINDS[kind]
+    faulty.forward_error = KINDS[kind]()
     with pytest.raises(Exception, match=r"fail|memory") as raised:
         answer(
             Service(), api.ENDPOINTS[1], requests.MapRequest, {**values, "method": "saliency"}, None

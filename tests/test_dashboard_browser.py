@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
 from playwright.sync_api import Page, Route, expect
 
 from core import ModelHandle, load_model
@@ -515,40 +513,6 @@ def test_outputs_can_be_read_as_numbers_with_a_unit(page: Page) -> None:
     choose(page, "#activation", "Softmax")
     expect(unit).to_be_hidden()
     expect(page.locator("#prediction")).not_to_contain_text("mm")
-
-
-def test_what_the_page_does_is_an_api(url: str) -> None:
-    client = Client(url, verbose=False)
-    names = set(client.view_api(return_format="dict")["named_endpoints"])
-    assert {
-        "/explain",
-        "/compare",
-        "/features",
-        "/attention",
-        "/measure",
-        "/predict",
-        "/curve_step",
-    } <= names
-    picture = handle_file(str(SAMPLES / "coffee.jpg"))
-    common = {"model": "tf_efficientnet_lite0", "weights": "pretrained", "unit": "logit"}
-    panels, summary, code = client.predict(
-        picture,
-        target=967,
-        versus=-1,
-        method="integrated_gradients",
-        layer="",
-        settings={"integrated_gradients": {"steps": 3}},
-        api_name="/explain",
-        **common,
-    )
-    assert "espresso" in json.loads(panels)["panels"][0]["title"]
-    assert "The map misses the score by" in summary
-    assert "steps=3" in code
-    panels, *_ = client.predict(
-        picture, target=10**6, versus=-1, method="gradcam", layer="", settings={},
-        api_name="/explain", **common,
-    )  # fmt: skip
-    assert "does not exist" in json.loads(panels)["panels"][0]["caption"]
 
 
 def test_evidence_is_drawn_and_a_curve_is_inspected(page: Page) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
 
 from core import load_model
 from core.errors import MemoryExhaustedError, ModelFailure, TimmscopeError
@@ -24,50 +22,11 @@ from dashboard.state import Service
 from dashboard.tabs.binding import inputs_of
 from dashboard.tabs.handlers import handler
 from tests.conftest import SAMPLES
+from tests.failing import KINDS, Moody
 
 CAT = str(SAMPLES / "chelsea.jpg")
 QUESTION = Question(CAT, "test_resnet", "random", None, None, "logit")
 EXPLANATION = ExplainRequest(QUESTION, "gradcam", None, {})
-
-Raised = Callable[[], Exception]
-KINDS: dict[str, Raised] = {
-    "runtime": lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
-    "key": lambda: KeyError("tokens"),
-    "assertion": lambda: AssertionError(),
-    "value": lambda: ValueError("Input height (7) doesn't match model (8)."),
-    "memory": lambda: torch.OutOfMemoryError("CUDA out of memory"),
-    "own": lambda: type("Peculiar", (Exception,), {})("many\nlines"),
-}
-"""What a model may raise."""
-
-
-class Raising(torch.autograd.Function):
-    """Passes values on, and raises in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, raised: Raised) -> Tensor:
-        ctx.raised = raised
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[None, None]:
-        raise ctx.raised()
-
-
-class Faulty(nn.Module):
-    """A model that works until it is told to raise: in its forward pass or in the backward one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = timm.create_model("test_resnet", num_classes=7)
-        self.raised: Raised | None = None
-        self.backward_only = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.raised is not None and not self.backward_only:
-            raise self.raised()
-        scores: Tensor = self.inner(x)
-        return scores if self.raised is None else Raising.apply(scores, self.raised)
 
 
 def requests() -> dict[str, Any]:
@@ -118,9 +77,9 @@ def test_every_action_is_asked_here() -> None:
 
 
 @pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> Faulty:
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Moody:
     """The model that every service of the test opens, whatever its name."""
-    model = Faulty().eval()
+    model = Moody(timm.create_model("test_resnet", num_classes=7)).eval()
     size = Preprocessing.from_model(model.inner)
     monkeypatch.setattr(
         "dashboard.state.models.load_model",
@@ -145,14 +104,18 @@ def told(service: Service, name: str) -> Any:
     return list(found)[-1] if inspect.isgenerator(found) else found
 
 
-def prepared(faulty: Faulty, stage: str) -> Service:
+def prepared(faulty: Moody, stage: str, kind: str) -> Service:
     """A service whose model fails from a stage on."""
     service = Service()
     if stage != "loading":
         service.models.of(QUESTION)
     if stage in ("explaining", "backward"):
         actions.predict(service, QUESTION)
-    faulty.backward_only = stage == "backward"
+    error = KINDS[kind]()
+    if stage == "backward":
+        faulty.backward_error = error
+    else:
+        faulty.forward_error = error
     return service
 
 
@@ -164,10 +127,9 @@ STAGES = ("loading", "predicting", "explaining", "backward")
     ("stage", "kind"), [*((stage, "own") for stage in STAGES), ("explaining", "memory")]
 )
 def test_what_a_model_raises_is_one_sentence(
-    faulty: Faulty, caplog: pytest.LogCaptureFixture, name: str, stage: str, kind: str
+    faulty: Moody, caplog: pytest.LogCaptureFixture, name: str, stage: str, kind: str
 ) -> None:
-    service = prepared(faulty, stage)
-    faulty.raised = KINDS[kind]
+    service = prepared(faulty, stage, kind)
     found = told(service, name)
     assert [record for record in caplog.records if record.exc_info] == []
     if isinstance(found, TimmscopeError):
@@ -180,13 +142,13 @@ def test_what_a_model_raises_is_one_sentence(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_reaches_a_handler_raw_is_told_as_well(
-    faulty: Faulty, caplog: pytest.LogCaptureFixture, kind: str, monkeypatch: pytest.MonkeyPatch
+    faulty: Moody, caplog: pytest.LogCaptureFixture, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def raw(service: Service, request: Any, on_progress: object = None) -> None:
         faulty(torch.zeros(1, 3, 160, 160))
 
     monkeypatch.setattr(actions, "predict", raw)
-    faulty.raised = KINDS[kind]
+    faulty.forward_error = KINDS[kind]()
     found = told(Service(), "predict")
     assert isinstance(found, MemoryExhaustedError if kind == "memory" else ModelFailure)
     assert "\n" not in str(found)

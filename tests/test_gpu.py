@@ -36,7 +36,10 @@ class Lender:
 
             def lent(*arguments: Any) -> Any:
                 self.calls.append(arguments)
-                gave = work(*pickle.loads(pickle.dumps(arguments)))
+                try:
+                    gave = work(*pickle.loads(pickle.dumps(arguments)))
+                except (ValueError, KeyError) as error:  # no more than this is told
+                    raise RuntimeError(type(error).__name__) from None
                 if isinstance(gave, Iterator):
                     return (pickle.loads(pickle.dumps(one)) for one in gave)
                 return pickle.loads(pickle.dumps(gave))
@@ -117,7 +120,7 @@ def test_errors_come_back_as_sentences(lender: Lender) -> None:
     def broken(service: Service, request: int, on_progress: Any = None) -> int:
         raise KeyError("ours")
 
-    with pytest.raises(KeyError, match="ours"):
+    with pytest.raises(RuntimeError, match="KeyError"):
         gpu.borrowing(broken, Service())(Service(), 2, None)
 
 

@@ -105,3 +105,15 @@ def test_slow_work_waits_for_a_place(full: Service, request_: object) -> None:
         act(full, request_, waiting)  # type: ignore[operator]
     assert checks[-1] == 1
     assert full.slow.waiting == 0
+
+
+def test_it_is_told_when_the_last_slow_work_has_ended() -> None:
+    told = threading.Event()
+    lane = SlowLane(when_idle=told.set)
+    with lane.slot():
+        with lane.slot():
+            assert lane.running == 2
+        assert lane.running == 1
+        assert not told.is_set(), "the other slot is still taken"
+    assert told.wait(60)
+    assert lane.running == 0

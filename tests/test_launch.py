@@ -67,3 +67,22 @@ def test_port_and_browser_are_handed_on(
     launch.main()
     assert (launched.options["server_port"], launched.options["inbrowser"]) == (8000, True)
     assert launched.options["max_file_size"] == "25mb"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_tools_are_offered_where_their_package_is(
+    there: bool,
+    launched: Launched,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(launch, "find_spec", lambda name: object() if there else None)
+    monkeypatch.setattr(sys, "argv", ["app.py", "--mcp"])
+    if there:
+        launch.main()
+        assert launched.options["mcp_server"] is True
+        return
+    with pytest.raises(SystemExit):
+        launch.main()
+    assert "pip install 'timmscope[mcp]'" in capsys.readouterr().err
+    assert launched.options == {}

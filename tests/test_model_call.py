@@ -31,41 +31,9 @@ from core.runtime.model_call import call_model, copy_model, differentiate
 from core.runtime.run import Run
 from core.tasks.classification import ClassScore
 from tests.conftest import handle, images
+from tests.failing import FAULTS, KINDS, Moody, TheirError
 from tests.test_code_rules import ROOT, SOURCES, calls
 from tests.test_contract import assert_same, state_of
-
-
-class TheirError(Exception):
-    """An exception class of the model's author."""
-
-
-class Raises(torch.autograd.Function):
-    """Raises in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, error: BaseException) -> Tensor:
-        ctx.error = error
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        raise ctx.error
-
-
-class Moody(nn.Module):
-    """A model around another one that raises what it is told to, forward or backward."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.forward_error: BaseException | None = None
-        self.backward_error: BaseException | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.inner(x)
-        if self.forward_error is not None:
-            raise self.forward_error
-        return out if self.backward_error is None else Raises.apply(out, self.backward_error)
 
 
 def moody(name: str) -> tuple[Moody, ModelHandle]:
@@ -83,13 +51,6 @@ def state(model: nn.Module, x: Tensor) -> dict[str, Any]:
     return found
 
 
-ERRORS = [
-    RuntimeError("no such kernel\nand many more lines"),
-    KeyError("scale"),
-    AttributeError("no attribute 'head'"),
-    TheirError("on a Monday"),
-    AssertionError(),
-]
 QUESTIONS: dict[str, tuple[str, Callable[[Explainer, Tensor], object]]] = {
     "predict": ("resnet", lambda asker, x: asker.predict(x)),
     "saliency": ("resnet", lambda asker, x: asker.explain(x, "saliency", target=1)),
@@ -102,10 +63,11 @@ QUESTIONS: dict[str, tuple[str, Callable[[Explainer, Tensor], object]]] = {
 }
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("kind", FAULTS)
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_model_that_raises_is_named(question: str, error: Exception) -> None:
+def test_a_model_that_raises_is_named(question: str, kind: str) -> None:
     name, ask = QUESTIONS[question]
+    error = KINDS[kind]()
     model, owner = moody(name)
     asker, x = Explainer(owner), images(owner, 1)
     before = state(model, x)
@@ -121,10 +83,11 @@ def test_a_model_that_raises_is_named(question: str, error: Exception) -> None:
     assert_same(before, state(model, x))
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("kind", FAULTS)
 @pytest.mark.parametrize("question", ["saliency", "gradcam", "relevance", "fullgrad"])
-def test_a_model_that_raises_in_its_backward_pass_is_named(question: str, error: Exception) -> None:
+def test_a_model_that_raises_in_its_backward_pass_is_named(question: str, kind: str) -> None:
     name, ask = QUESTIONS[question]
+    error = KINDS[kind]()
     model, owner = moody(name)
     model.eval()
     asker, x = Explainer(owner), images(owner, 1)

@@ -15,7 +15,6 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from gradio_client import Client
 
 from core import METHODS, METRICS
 from core.errors import TimmscopeError
@@ -26,7 +25,6 @@ from dashboard.build import TABS, build
 from dashboard.state import Service
 from dashboard.tabs.binding import inputs_of
 from dashboard.tabs.handlers import handler
-from dashboard.theme import launch_options
 
 DASHBOARD = Path(__file__).parent.parent / "dashboard"
 QUESTION = Question("cat.jpg", "resnet18", "random", 3, None, "logit")
@@ -94,35 +92,18 @@ def test_a_field_may_be_a_constant_but_not_missing() -> None:
         inputs_of(SaveRequest, state)
 
 
-def test_the_api_has_the_names_of_the_fields() -> None:
-    endpoints = build(Service()).get_api_info()["named_endpoints"]
-    shared, with_defaults = (
-        ["settings", "layer"],
-        {"activation", "measured_in", "against", "asked_at"},
-    )
+def test_an_event_takes_the_fields_of_its_request_by_name() -> None:
+    events = {one.name: one for one in build(Service()).fns.values()}
     for name, own in {
-        "/explain": ["method", "layer", "settings"],
-        "/compare": ["methods", *shared, "colour_range"],
-        "/measure": [
-            "methods",
-            "metrics",
-            "settings",
-            "layer",
-            "box",
-            "file",
-            "label",
-            "random_maps",
-        ],
-        "/features": ["layer", "by", "top"],
-        "/curve_step": ["curve", "share", *shared],
+        "explain": ["method", "layer", "settings"],
+        "features": ["layer", "by", "top"],
     }.items():
-        parameters = [p["parameter_name"] for p in endpoints[name]["parameters"]]
-        assert [p for p in parameters if p not in with_defaults] == [
-            *reversed(ABOUT),
-            *own,
-        ]
-        stamped = name != "/curve_step"
-        assert with_defaults - (set() if stamped else {"asked_at"}) <= set(parameters)
+        event = events[name]
+        assert event.fn is not None
+        taken = [*inspect.signature(event.fn).parameters]
+        assert [one for one in taken if one in own] == own
+        assert taken[0] == "picture"
+        assert event.api_visibility == "private"
 
 
 # -- handlers -----------------------------------------------------------------------------------
@@ -249,7 +230,7 @@ def layout():
 def wire(page, tab):
     inputs = page.inputs(ShoutRequest, tab)
     run = page.handler("shout", shout, inputs, lambda said: said)
-    tab.run.click(run, inputs.components, tab.heard, api_name="shout")
+    tab.run.click(run, inputs.components, tab.heard)
 """
 
 
@@ -262,13 +243,10 @@ def test_a_tab_is_an_action_and_a_module_of_widgets(
     demo = build(Service(), tabs=[*TABS, importlib.import_module("toy_tab")])
     titles = [block.label for block in demo.blocks.values() if isinstance(block, gr.Tab)]
     assert titles == ["Explain", "Compare", "Features", "Metrics", "Shout"]
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    try:
-        question = {**dataclasses.asdict(QUESTION), "picture": None, "versus": -1}
-        said = Client(url, verbose=False).predict(word="ho", api_name="/shout", **question)
-    finally:
-        demo.close()
-    assert said == "HO RESNET18"
+    (event,) = [one for one in demo.fns.values() if one.name == "shout"]
+    question = [getattr(QUESTION, field.name) for field in dataclasses.fields(QUESTION)]
+    assert event.fn is not None
+    assert event.fn(*question, "ho", VISITOR, None) == "HO RESNET18"
 
 
 @pytest.mark.parametrize(

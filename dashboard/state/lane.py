@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from core.errors import TimmscopeError
@@ -20,10 +20,17 @@ class SlowLane:
     Args:
         slots: how much slow work runs at a time.
         most_waiting: how many may wait; others are told to come back.
+        when_idle: called, in a thread of its own, when the last slow work has ended.
     """
 
-    def __init__(self, slots: int = 2, most_waiting: int = 32) -> None:
+    def __init__(
+        self,
+        slots: int = 2,
+        most_waiting: int = 32,
+        when_idle: Callable[[], object] | None = None,
+    ) -> None:
         self.most_waiting = most_waiting
+        self._when_idle = when_idle
         self._slots = self._free = slots
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
@@ -61,6 +68,9 @@ class SlowLane:
             with self._changed:
                 self._free += 1
                 self._changed.notify_all()
+                idle = self._free == self._slots and not self._waiting
+            if idle and self._when_idle is not None:
+                threading.Thread(target=self._when_idle, daemon=True).start()
 
     def _take(self, on_progress: OnProgress | None) -> None:
         mine = object()

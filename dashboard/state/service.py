@@ -6,6 +6,7 @@ from core.runtime.cache import Cache
 from dashboard.state.batches import Batches
 from dashboard.state.files import SavedFiles
 from dashboard.state.lane import SlowLane
+from dashboard.state.memory import give_back
 from dashboard.state.models import Models
 from dashboard.state.tasks import Tasks
 
@@ -44,7 +45,7 @@ class Service:
         self.batches = Batches()
         self.files = SavedFiles()
         self.tasks = Tasks()
-        self.slow = SlowLane()
+        self.slow = SlowLane(when_idle=give_back)
 
     def on(self, device: str) -> Service:
         """A service of its own, with the same limits, whose models are on a device."""
