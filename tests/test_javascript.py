@@ -14,22 +14,21 @@ from playwright.sync_api import Page
 from core.views import maps
 from core.views.colour import COLORMAPS
 from dashboard.components import panels
-from dashboard.components.panels import SCRIPTS
 from tests.browser import Visit
 
 pytestmark = pytest.mark.browser
 
 COMPONENTS = Path(panels.__file__).parent
-MODULES = [path for path in SCRIPTS if path.parent == COMPONENTS]
+MODULES = sorted(COMPONENTS.glob("*.js"))
 RNG = np.random.default_rng(0)
 
 
 @pytest.fixture
 def page(visit: Callable[..., Visit]) -> Page:
-    """An empty page with every module, in the order in which the dashboard loads them."""
+    """An empty page with the modules whose functions are tested here."""
     empty = visit("about:blank").page
-    for path in MODULES:
-        empty.add_script_tag(path=path)
+    for name in ("values.js", "answers.js"):
+        empty.add_script_tag(path=COMPONENTS / name)
     return empty
 
 
@@ -50,7 +49,8 @@ def call(page: Page, function: str, *values: Any) -> Any:
 
 
 def test_every_module_is_loaded_by_the_page() -> None:
-    assert set(MODULES) == set(COMPONENTS.glob("*.js"))
+    code = "".join(path.read_text(encoding="utf-8") for path in COMPONENTS.glob("*.py"))
+    assert [path.name for path in MODULES if f'"{path.name}"' not in code] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
@@ -234,3 +234,24 @@ def test_a_ribbon_says_what_has_happened(page: Page, case: str) -> None:
 def test_later_stamps_are_larger(page: Page) -> None:
     stamps = [call(page, "answers.stamp") for _ in range(20)]
     assert stamps == sorted(set(stamps))
+
+
+# -- values.js: the strongest part of a map -----------------------------------------------------
+
+
+def test_the_strongest_values_are_those_of_the_largest_size(page: Page) -> None:
+    rows = [[0.0, -4.0], [3.0, 1.0]]
+    sizes = call(page, "values.sizesOf", rows)
+    assert sizes == [0, 1, 3, 4]
+    cuts = {percent: call(page, "values.cutOf", sizes, percent) for percent in (100, 75, 50, 25)}
+    assert cuts == {100: 0, 75: 1, 50: 3, 25: 4}
+    assert call(page, "values.cutOf", sizes, 0) is None, "infinity, which JSON does not know"
+
+
+def test_weak_values_of_both_signs_are_clear(page: Page) -> None:
+    stops = [[0, [0, 0, 0], 1], [0.5, [100, 100, 100], 1], [1, [200, 200, 200], 1]]
+    found = call(page, "values.withoutWeak", stops, -2, 2, 1)
+    assert [[at, a] for at, _, a in found] == [
+        [0, 1], [0.25, 1], [0.25, 0], [0.75, 0], [0.75, 1], [1, 1],
+    ]  # fmt: skip
+    assert [colour[0] for _, colour, _ in found] == [0, 50, 50, 150, 150, 200]

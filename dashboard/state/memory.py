@@ -22,8 +22,7 @@ def limit_pools() -> bool:
     Returns:
         Whether the C library knows pools.
     """
-    library = _library()
-    return hasattr(library, "mallopt") and bool(library.mallopt(M_ARENA_MAX, POOLS))
+    return bool(_call("mallopt", M_ARENA_MAX, POOLS))
 
 
 def give_back() -> bool:
@@ -32,9 +31,10 @@ def give_back() -> bool:
     Returns:
         Whether there was any.
     """
-    library = _library()
-    return hasattr(library, "malloc_trim") and bool(library.malloc_trim(0))
+    return bool(_call("malloc_trim", 0))
 
 
-def _library() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if sys.platform == "linux" else None
+def _call(name: str, *numbers: int) -> int:
+    """A function of the C library; 0 where it has none of that name."""
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    return 0 if function is None else int(function(*numbers))
