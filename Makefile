@@ -28,10 +28,10 @@ run: $(VENV)/run ## Open the dashboard (ARGS="--port 8000" and the like)
 	$(BIN)/python app.py --browser $(ARGS)
 
 test: $(VENV)/dev ## Run the tests (ARGS="-k gradcam" and the like)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	MALLOC_ARENA_MAX=2 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 slow: $(VENV)/dev ## Run the tests that are too slow for every time: promises, families of timm
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
+	MALLOC_ARENA_MAX=2 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 lint: $(VENV)/dev ## Check style, types, the direction of imports, and JavaScript
 	@find core dashboard -name '*.pyi' -delete

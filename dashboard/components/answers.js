@@ -88,10 +88,15 @@
       show(area);
     },
 
-    // What the result of an area is called, and the values that it was asked with; null if unknown.
+    // What the result of an area is called, the values that it was asked with, and a text that two
+    // results share if they answer the same question; null if unknown.
     askedOf(name) {
-      const { label, values } = areaOf(name).answer ?? {};
-      return label && values ? { label, values } : null;
+      const { label, values, same = {} } = areaOf(name).answer ?? {};
+      if (!label || !values) return null;
+      const layer = same.layer?.at(-1) ?? values.layer; // the one taken where none was chosen
+      // The label tells the classes, and a file is known by its path.
+      const told = { ...values, target: null, versus: null, picture: text(values.picture), layer };
+      return { label, values, key: JSON.stringify([label, told]) };
     },
 
     // A result of other values has been put in place of the one that was there.

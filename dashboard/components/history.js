@@ -18,9 +18,8 @@
   function record(panel) {
     const asked = timmscope.answers.askedOf(AREA);
     if (!asked) return;
-    const key = JSON.stringify(asked.values);
-    const known = entries.find((entry) => entry.key === key);
-    entries = [{ key, panel, ...asked, canvas: known?.canvas }, ...entries.filter((entry) => entry !== known)].slice(0, MOST);
+    const known = entries.find((entry) => entry.key === asked.key);
+    entries = [{ ...asked, panel, canvas: known?.canvas }, ...entries.filter((entry) => entry !== known)].slice(0, MOST);
     list?.show();
   }
 

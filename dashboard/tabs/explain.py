@@ -205,14 +205,10 @@ def _follow_method(
     came_back = tab.history.select(
         None, None, list(asked.widgets.values()), js=History.values_js(asked.widgets), **QUIET
     )
+    restored = page.restore({"method": tab.method, "layer": tab.layer})
+    describe = page.handler("", actions.describe_method, inputs, chosen, failed)
     again = [
-        event.then(
-            page.handler("", actions.describe_method, inputs, chosen, failed),
-            inputs.components,
-            outputs,
-            **QUIET,
-        )
-        for event in (came_back, page.restore({"method": tab.method, "layer": tab.layer}))
+        event(describe, inputs.components, outputs, **QUIET) for event in (came_back.then, restored)
     ]
     _estimate(page, tab, [followed, picked, *again])
     return [picked, *again]

@@ -48,7 +48,7 @@ class Page:
         explainable: there is something new to explain: a picture, a model, or a class picked by
             its bar.
         target_changed: a person chose another class or score.
-        restore: sets the page's fields, and more by name, as its address says.
+        restore: sets the page's fields, and more by name, as its address says; the event after it.
         asked_at: when a person asked for an answer, filled in by the browser.
     """
 
@@ -58,7 +58,7 @@ class Page:
     model_opened: Dependency
     explainable: Sequence[Dependency]
     target_changed: Sequence[Trigger]
-    restore: Callable[[Mapping[str, Component]], Dependency]
+    restore: Callable[[Mapping[str, Component]], Trigger]
     asked_at: gr.Number
 
     @property

@@ -23,7 +23,7 @@ from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
 from dashboard.tabs.binding import inputs_of
 from dashboard.tabs.handlers import handler, session
-from dashboard.tabs.page import AT_ONCE, QUIET, STAMP_JS, Page
+from dashboard.tabs.page import AT_ONCE, QUIET, STAMP_JS, Page, Trigger
 from dashboard.tabs.view import ViewWidgets
 
 SAMPLES = asset("samples")
@@ -245,17 +245,23 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     )
 
 
-def _restore(
-    demo: gr.Blocks, known: Mapping[str, Any], more: Mapping[str, Component]
-) -> Dependency:
-    """Set fields as the page's address says, once the page has been opened."""
+def _restore(demo: gr.Blocks, known: Mapping[str, Any], more: Mapping[str, Component]) -> Trigger:
+    """Set fields as the page's address says, once the page has been opened.
+
+    Returns:
+        The event after it; there is none where the address says nothing.
+    """
     fields = {name: one for name, one in {**known, **more}.items() if name in ADDRESSED}
+    done = gr.Checkbox(False, visible="hidden", elem_id="restored")
 
     def restore(visitor: gr.Request) -> Any:
         found = actions.read_address(dict(visitor.query_params), EXAMPLE_FILES)
-        return {fields[name]: found[name] for name in fields if name in found} or gr.skip()
+        values = {fields[name]: found[name] for name in fields if name in found}
+        return {**values, done: True} if values else gr.skip()
 
-    return demo.load(restore, None, list(fields.values()), queue=False, **QUIET)
+    demo.load(restore, None, [done, *fields.values()], queue=False, **QUIET)
+    trigger: Trigger = done.change
+    return trigger
 
 
 def _stop_work(service: Service, asked_at: gr.Number, triggers: list[Any]) -> None:
