@@ -426,7 +426,7 @@ class Explainer:
         with no_grad_no_autocast(self.model.device):
             before = run.outputs()
             rows, after = outputs_without(run, hidden, baseline)
-            scores = [target(one, run.owner).detach().float().cpu() for one in (before, after)]
+            first, then = (target(one, run.owner).detach().float().cpu() for one in (before, after))
             prediction = self._prediction(before)
             return Hiding(
                 hidden.cpu(),
@@ -434,7 +434,8 @@ class Explainer:
                 prediction,
                 self._prediction(after),
                 tuple(run.target.describe(prediction, image) for image in range(len(run.x))),
-                *scores,
+                first,
+                then,
                 unit_of(target),
                 self.model.to_pixels(rows).cpu(),
             )

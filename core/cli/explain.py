@@ -187,12 +187,11 @@ def at_each_layer(
 ) -> tuple[Query, list[Configuration]]:
     """Methods that look at a layer, at the last layer of each stage; all share one pass."""
     stages = [layer.name for layer in explainer.model.stages()]
-    each = [
-        one if Need.LAYER not in one.method.layer_needs() or one.layer else replace(one, layer=name)
-        for one in methods
-        for name in stages or [None]
-    ]
-    return replace(query, extra_layers=tuple(stages)), list(dict.fromkeys(each))
+    each: list[Configuration] = []
+    for one in methods:
+        looks = Need.LAYER in one.method.layer_needs() and not one.layer
+        each += [replace(one, layer=name) for name in stages] if looks and stages else [one]
+    return replace(query, extra_layers=tuple(stages)), each
 
 
 def _ground_truth(explainer: Explainer, batch: InputBatch, arguments: argparse.Namespace) -> Tensor:

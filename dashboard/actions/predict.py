@@ -73,7 +73,7 @@ class PredictResult:
     classes: Choices = field(default_factory=list)
     predicted: int | None = None
     target: int | str | None = None
-    versus: int | str = NO_CLASS
+    versus: int | str | None = NO_CLASS
     notes: str = ""
 
 

@@ -77,7 +77,7 @@ def explain(
     """
     resolved, found = _explained(service, request, on_progress)
     facts = _map_facts(found, request.values)
-    return {
+    answer: Any = {
         "target": resolved.target_name,
         "method": found.method,
         **{name: facts.pop(name) for name in ("score", "layer", "params", "cost", "values")},
@@ -85,7 +85,9 @@ def explain(
         "errors": facts,
         "python": code_snippet(resolved, found),
         "context": _context(resolved),
-    }  # type: ignore[typeddict-item]
+    }
+    explained: results.Explained = answer
+    return explained
 
 
 def compare(
@@ -102,7 +104,7 @@ def compare(
     return {
         "results": {key: _map_facts(one, request.values) for key, one in maps.items()},
         "errors": dict(found.errors),
-        "agreement": agreement and agreement_facts(agreement),
+        "agreement": None if agreement is None else agreement_facts(agreement),
         "context": _context(resolved),
     }
 
@@ -118,7 +120,7 @@ def measure(
     """
     metrics = named_instances(parse_instance(METRICS, name) for name in request.metrics)
     resolved, found = _compared(service, request, on_progress)
-    file = request.evidence and request.evidence.path
+    file = None if request.evidence is None else request.evidence.path
     evidence = actions.Evidence(request.box, file, request.label)
     query = resolved.explainer.query(
         resolved.batch,

@@ -21,6 +21,7 @@ from typing import Any
 
 import gradio as gr
 from anyio import to_thread
+from gradio.events import api
 from pydantic import TypeAdapter, ValidationError
 
 from core.errors import CancelledError, TimmscopeError
@@ -48,14 +49,15 @@ def serve(service: Service, demo: gr.Blocks) -> None:
     for event in demo.fns.values():
         event.api_visibility, event.api_name = "private", f"page_{event.api_name}"
     for endpoint in ENDPOINTS:
-        event = gr.api(
+        event = api(
             handler(service, demo, endpoint),
             api_name=endpoint.__name__,
             api_description=description(endpoint),
         )
         words = descriptions(typing.get_type_hints(endpoint)["request"])
         parameters = parameters_of(typing.get_type_hints(endpoint)["request"])
-        for parameter, taken in zip(parameters, demo.fns[event["id"]].inputs, strict=True):
+        inputs: list[Any] = list(demo.fns[event["id"]].inputs)
+        for parameter, taken in zip(parameters, inputs, strict=True):
             taken._api_info["additional_description"] = words[parameter.name]
 
 
