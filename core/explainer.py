@@ -25,7 +25,14 @@ from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.measure import check_target, maps_of, measure
 from core.evaluation.recommendation import Recommendation
 from core.evaluation.verdict import Verdict
-from core.inputs.batch import InputBatch, OnProgress, Pictures, prepare, to_input_size
+from core.inputs.batch import (
+    InputBatch,
+    OnPartial,
+    OnProgress,
+    Pictures,
+    prepare,
+    to_input_size,
+)
 from core.inputs.display import shown_pictures
 from core.inputs.ground_truth import Box, ground_truth_of, on_input
 from core.methods.base import METHODS, Method, attribute
@@ -46,6 +53,7 @@ from core.registry import key_of
 from core.runtime.batching import Progress, joint_progress
 from core.runtime.cache import Cache, CacheScope
 from core.runtime.evaluation_mode import no_grad_no_autocast
+from core.runtime.painting import Stopped
 from core.runtime.run import Run
 from core.tasks.base import Target, TargetLike
 from core.tasks.outputs import Outputs
@@ -68,7 +76,10 @@ logger = logging.getLogger(__name__)
 DEFAULT_METHODS = ("gradcam", "layercam", "integrated_gradients", "occlusion")
 """What is compared where no method is named."""
 QUERY_OPTIONS = frozenset(
-    {"target", "layer", "extra_layers", "seed", "ground_truth", "on_progress"}
+    {
+        *("target", "layer", "extra_layers", "seed", "ground_truth"),
+        *("on_progress", "on_partial", "stop_after"),
+    }
 )
 """Keyword arguments that `Explainer.query` takes; no method or metric has a parameter of that
 name."""
@@ -130,6 +141,8 @@ class Explainer:
         seed: int = 0,
         ground_truth: Tensor | None = None,
         on_progress: OnProgress | None = None,
+        on_partial: OnPartial | None = None,
+        stop_after: int | None = None,
     ) -> Query:
         """A checked question about pictures, to be asked of several methods or metrics.
 
@@ -145,12 +158,22 @@ class Explainer:
             ground_truth: (B, H, W) True where the evidence is, in the pixels of the model's input.
             on_progress: called with the rows done and expected; raise `CancelledError` in it to
                 stop.
+            on_partial: called about once a second, while a slow method works on one picture, with
+                the map of the samples so far, an `Attribution` whose `partial` counts them; return
+                True from it to stop and keep that map. Methods that are quick, or of which a part
+                means nothing, do not call it.
+            stop_after: how many samples (masks, copies, steps) a slow method takes at most: those
+                that it would take first otherwise. So a map that was stopped is computed again by
+                the samples that its `partial` counts.
 
         Raises:
             PictureError: a picture cannot be read.
             UnknownNameError: the target does not exist in this model.
             TypeError: a `Query` is given and options too.
+            TimmscopeError: `stop_after` is not positive.
         """
+        if stop_after is not None and stop_after < 1:
+            raise TimmscopeError(f"stop_after is {stop_after}; give a number of samples from 1")
         if isinstance(pictures, Query):
             given = {
                 "target": target is not None,
@@ -159,6 +182,8 @@ class Explainer:
                 "seed": seed != 0,
                 "ground_truth": ground_truth is not None,
                 "on_progress": on_progress is not None,
+                "on_partial": on_partial is not None,
+                "stop_after": stop_after is not None,
             }
             if any(given.values()):
                 names = ", ".join(name for name, stated in given.items() if stated)
@@ -173,6 +198,8 @@ class Explainer:
             seed,
             ground_truth,
             on_progress,
+            on_partial,
+            stop_after,
         )
 
     def target(self, target: TargetLike, images: int = 1) -> Target | None:
@@ -234,29 +261,53 @@ class Explainer:
         Args:
             pictures: one or several pictures, see `prepare`; or a `Query`.
             method: a method's key, a `Method`, or a `Configuration` or its name.
-            **options: those of `query` (target, layer, extra_layers, seed, on_progress), and the
-                method's parameters.
+            **options: those of `query` (target, layer, extra_layers, seed, on_progress, on_partial,
+                stop_after), and the method's parameters.
 
         Raises:
             UnknownNameError: no such method, parameter, layer or class.
             NotApplicableError: the model cannot be explained that way; the message is the reason.
             PictureError: a picture cannot be read.
             ModelFailure: the model's own code failed.
+            TimmscopeError: partial maps are asked for of several pictures.
         """
         query, params = self._query(pictures, options)
+        if len(query) > 1 and not (query.on_partial is None and query.stop_after is None):
+            raise TimmscopeError(
+                "on_partial and stop_after take one picture at a time; explain the pictures one by "
+                "one"
+            )
         configuration = to_configuration(method)
         instance = METHODS.make(configuration.method, params)
         named = layer_name(self.model, configuration.layer) or query.layer
         layer = self._layer_for(instance, named)
         run = self._run(query, layer)
-        key = "explain", instance.key, instance.model_dump_json(), run.asked, layer, query.seed
         with no_grad_no_autocast(self.model.device):
-            kept, words = run.cache_scope.get_or_compute(
-                key, lambda: (attribute(instance, run), self._words(run))
-            )
-        found = copy.deepcopy(kept)  # the caller may write into it
-        shown = shown_pictures(query.batch)
-        return replace(found, pictures=tuple(map(ShownPicture.saying, shown, words)))
+            return self._explained(query, instance, run)
+
+    def _explained(self, query: Query, method: Method, run: Run) -> Attribution:
+        """The attribution, with its pictures; a map that was stopped is kept as what it is."""
+        asked = "explain", method.key, method.model_dump_json(), run.asked, run.layer, query.seed
+
+        def with_pictures(found: Attribution, words: Sequence[PictureWords]) -> Attribution:
+            shown = shown_pictures(query.batch)
+            return replace(found, pictures=tuple(map(ShownPicture.saying, shown, words)))
+
+        def show(found: Attribution) -> object:
+            assert query.on_partial is not None
+            return query.on_partial(with_pictures(found, self._words(run)))
+
+        def compute() -> tuple[Attribution, list[PictureWords]]:
+            on_partial = None if query.on_partial is None else show
+            return attribute(method, run, on_partial, query.stop_after), self._words(run)
+
+        try:
+            answer = run.cache_scope.get_or_compute((*asked, query.stop_after), compute)
+        except Stopped as stop:
+            answer = stop.found, self._words(run)
+            run.cache_scope.put((*asked, stop.done), answer)
+        kept, words = answer
+        return with_pictures(copy.deepcopy(kept), words)  # the caller may write into it
 
     def explain_layers(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,10 @@ def prediction_facts(prediction: Prediction) -> dict[str, Any]:
 
 
 def result_facts(attribution: Attribution) -> dict[str, Any]:
-    """An attribution as JSON; the map itself is in the files."""
+    """An attribution as JSON; the map itself is in the files.
+
+    Of a map that was stopped, `partial` counts the samples taken.
+    """
     facts: dict[str, Any] = {
         "files": {},
         "score": finite(float(attribution.score[0])),
@@ -76,6 +80,8 @@ def result_facts(attribution: Attribution) -> dict[str, Any]:
         "params": dict(attribution.params),
         "cost": cost_facts(attribution.cost),
     }
+    if attribution.partial is not None:
+        facts["partial"] = asdict(attribution.partial)
     return facts | {name: finite(value) for name, value in attribution.facts().items()}
 
 
@@ -119,11 +125,14 @@ def save_npz(path: Path, batch: InputBatch, attribution: Attribution, request: s
     `values` (H, W) float32 are signed and never normalised, in model-input pixels, a layer's map
     upsampled bilinearly; `native` is the map on its own grid; `crop` is (left, top, right, bottom)
     of what the model saw, in picture pixels; `picture` and `input` are (height, width).
-    What else the method found, such as `segments`, stands under its own name. For `request` see
+    What else the method found, such as `segments`, stands under its own name; of a map that was
+    stopped, `samples` are those taken and those that were to be taken. For `request` see
     `request_of`.
     """
     geometry = batch.geometries[0]
     extras: dict[str, Any] = {n: extra[0].numpy() for n, extra in attribution.extras.items()}
+    if attribution.partial is not None:
+        extras["samples"] = np.array([attribution.partial.done, attribution.partial.of])
     np.savez_compressed(
         path,
         values=map_on_input(batch, attribution),

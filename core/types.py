@@ -437,6 +437,27 @@ class ShownPicture:
         return left <= 0 and top <= 0 and right >= self.picture[1] and bottom >= self.picture[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """How far a map was taken that was stopped before its end, or is still being worked on.
+
+    Attributes:
+        done: samples taken.
+        of: samples that the method was to take.
+        unit: what is counted, such as "masks".
+
+    >>> str(Partial(1200, 4000, "masks"))
+    '1,200 of 4,000 masks'
+    """
+
+    done: int
+    of: int
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.done:,} of {self.of:,} {self.unit}"
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Attribution(Result):
     """The attributions of one method for a batch of images.
@@ -457,6 +478,8 @@ class Attribution(Result):
         extras: further results by name, such as `completeness_error` (B,).
         pictures: what is displayed of each picture; empty if the values were not computed by an
             `Explainer`.
+        partial: how far the map was taken, if the method was stopped before its end; None for a
+            map that is finished.
 
     Two attributions are equal whatever they cost and whatever is displayed with them.
     """
@@ -470,6 +493,7 @@ class Attribution(Result):
     cost: Cost = field(default=Cost(), compare=False, repr=False)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     pictures: tuple[ShownPicture, ...] = field(default=(), compare=False, repr=False)
+    partial: Partial | None = None
 
     def __len__(self) -> int:
         """Number of images."""

@@ -97,6 +97,7 @@ CSS = """
   font-size: 13px;
 }
 .ts-answer[data-ribbon]:not([data-ribbon=""])::before { display: block; }
+.ts-answer:not(.ts-painting) .ts-enough { display: none !important; }
 .ts-stale :is(.ts-grid, .ts-note, button, .table-wrap, label) {
   opacity: 0.35;
   filter: grayscale(1);

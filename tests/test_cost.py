@@ -180,7 +180,7 @@ def test_memory_that_runs_out_halves_the_rows_and_is_remembered() -> None:
     owner.owned = True  # the hook goes unnoticed: what is counted is the work of one question
     x = images(owner, 1)
     maps = Explainer(owner).explain(x, "integrated_gradients", target=1, steps=20).values
-    assert sizes[:4] == [10, 5, 2, 3]
+    assert sizes[:6] == [1, 1, 10, 5, 2, 3], "both ends of the path, then the steps"
     assert sizes.count(10) == 1
     assert max(sizes[-5:]) <= 2
     twin = Explainer(shared_handle("resnet"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from core.cli.shared import (
 from core.errors import CancelledError, PictureError, TimmscopeError, first_line
 from core.explainer import Explainer
 from core.export import context_facts, result_facts, save_npz, save_png
-from core.inputs.batch import InputBatch
+from core.inputs.batch import InputBatch, OnPartial
 from core.methods.configuration import Configuration
 from core.metrics.base import Metric
 from core.report import (
@@ -158,7 +159,8 @@ def _report(
     methods = list(request.methods.values())
     if arguments.each_layer:
         query, methods = at_each_layer(explainer, query, methods)
-    compared = explainer.compare(query, methods)
+    asked = replace(query, on_partial=_enough_after(arguments.seconds))
+    compared = explainer.compare(asked, methods)
     report: dict[str, Any] = {
         "image": picture.name,
         "notes": [*batch.pictures[0].notes, *filter(None, [explainer.model.domain_note])],
@@ -192,6 +194,11 @@ def at_each_layer(
         looks = Need.LAYER in one.method.layer_needs() and not one.layer
         each += [replace(one, layer=name) for name in stages] if looks and stages else [one]
     return replace(query, extra_layers=tuple(stages)), each
+
+
+def _enough_after(seconds: float | None) -> OnPartial | None:
+    """Stops a method that has worked for so long, and keeps its map."""
+    return None if seconds is None else lambda found: found.cost.seconds >= seconds
 
 
 def _ground_truth(explainer: Explainer, batch: InputBatch, arguments: argparse.Namespace) -> Tensor:
@@ -249,6 +256,18 @@ def file_name(key: str) -> str:
     return re.sub(r"[^\w.@-]+", "_", key.replace("=", "-")).strip("_")
 
 
+def _seconds(text: str) -> float:
+    """A number of seconds, as an argument's type.
+
+    Raises:
+        ArgumentTypeError: the text is no positive number.
+    """
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a positive number of seconds")
+
+
 def configure(command: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     command.add_argument("images", nargs="+", metavar="IMAGE", help=PICTURES)
@@ -259,6 +278,10 @@ def configure(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--each-layer", action="store_true", help="CAM methods at the last layer of each stage"
     )
+    command.add_argument(
+        "--seconds", type=_seconds, metavar="N",
+        help="stop a slow method after about N seconds and keep the map of the samples so far",
+    )  # fmt: skip
     command.add_argument("--metrics", default="", help="names, comma separated; see 'metrics'")
     add_evidence_arguments(command, "a mask, VOC .xml, COCO .json")
     command.add_argument(

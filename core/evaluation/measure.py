@@ -20,6 +20,10 @@ MISSING = {
 """Why a metric cannot be measured, by what it lacks."""
 
 
+STOPPED = "runs the method again to its end; this map was stopped after"
+"""Why it cannot be measured on a map of some samples only."""
+
+
 def measure(
     run: Run, values: Attribution | Tensor, metric: Metric, ground_truth: Tensor | None = None
 ) -> Score:
@@ -40,7 +44,7 @@ def measure(
         check_target(run, attribution)
     maps = to_input_size(maps_of(values), run.x)
     again = signed = None
-    if attribution is not None:
+    if attribution is not None and attribution.partial is None:
         method = METHODS.make(attribution.method, attribution.params)
         again = _rerun(method)
         if getattr(method, "relu", False):
@@ -48,7 +52,9 @@ def measure(
     context = MetricContext(ground_truth, attribution, again, signed)
     for needed in sorted(metric.needs):
         if not context.has(needed):
-            raise NotApplicableError(f"{metric.label} {MISSING[needed]}")
+            partial = attribution and needed is MetricInput.METHOD and attribution.partial
+            reason = f"{STOPPED} {partial}" if partial else MISSING[needed]
+            raise NotApplicableError(f"{metric.label} {reason}")
     key = (
         "measure",
         metric.key,

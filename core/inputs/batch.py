@@ -14,13 +14,15 @@ from core.errors import TimmscopeError
 from core.inputs.image import Bytes, Picture, Source, open_picture
 from core.inputs.preprocessing import Geometry, Preprocessing
 from core.result import Result
-from core.types import upsample
+from core.types import Attribution, upsample
 
 PictureLike = Source
 """One picture: a file, its bytes, an open file, a PIL image, an array, a tensor of integers, or a
 decoded `Picture`."""
 OnProgress = Callable[[int, int], None]
 """``callback(done, expected)`` in rows; raise `CancelledError` in it to stop."""
+OnPartial = Callable[[Attribution], object]
+"""``callback(attribution)`` with a partial map; return True from it to stop and keep the map."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import ClassVar, TypeVar
 
@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import NotApplicableError
+from core.inputs.batch import OnPartial
 from core.models.structure import structure
 from core.registry import Parameters, Registry
 from core.runtime.batching import peak_memory
 from core.runtime.noise import rounding
+from core.runtime.painting import Painter
 from core.runtime.run import Run
 from core.runtime.subject import Subject
-from core.types import Attribution, Cost, Group, Need, Property
+from core.types import Attribution, Cost, Group, Need, Partial, Property
 
 
 class Family(Group):
@@ -220,33 +222,58 @@ def relative_error(run: Run, found: Tensor, asked: Tensor, *scores: Tensor) -> T
     return error.where(asked.abs() > noise, torch.nan)
 
 
-def attribute(method: Method, run: Run) -> Attribution:
+def attribute(
+    method: Method,
+    run: Run,
+    on_partial: OnPartial | None = None,
+    stop_after: int | None = None,
+) -> Attribution:
     """The attribution of a method, with its cost; what it returns shares nothing with the cache.
 
     Args:
         method: the method.
-        run: the images and the target.
+        run: the images and the target; one image if the next arguments are given.
+        on_partial: called with partial maps; returns True to stop.
+        stop_after: how many samples to take at most; None for all.
 
     Raises:
         NotApplicableError: the model does not suit, or the map is not finite.
+        Stopped: a partial map was good enough; it bears the map.
     """
     with peak_memory(run.x.device) as peak:
+
+        def build(
+            values: Tensor, score: Tensor, extras: Mapping[str, Tensor], partial: Partial | None
+        ) -> Attribution:
+            _check_finite(method, run, values)
+            return Attribution(
+                values=_detached(values.float()),
+                score=_detached(score.float()),
+                method=method.key,
+                params=method.model_dump(),
+                target=run.target.key,
+                layer=run.layer,
+                cost=replace(run.cost_counter.cost(), peak_bytes=peak()),
+                extras={name: _detached(extra) for name, extra in extras.items()},
+                partial=partial,
+            )
+
+        if on_partial is not None or stop_after is not None:
+            run.painter = Painter(
+                lambda partial, values, extras: build(values, run.score(), extras, partial),
+                on_partial or (lambda found: None),
+                stop_after,
+            )
         values, score = method.attribute(run)
+    return build(values, score, run.extras, None if run.painter is None else run.painter.partial)
+
+
+def _check_finite(method: Method, run: Run, values: Tensor) -> None:
     if not torch.isfinite(values).all():
         raise NotApplicableError(
             f"{method.label} gave values that are not finite (NaN or infinite) on "
             f"{run.subject.name}; choose another method or layer"
         )
-    return Attribution(
-        values=_detached(values.float()),
-        score=_detached(score.float()),
-        method=method.key,
-        params=method.model_dump(),
-        target=run.target.key,
-        layer=run.layer,
-        cost=replace(run.cost_counter.cost(), peak_bytes=peak()),
-        extras={name: _detached(extra) for name, extra in run.extras.items()},
-    )
 
 
 def _detached(tensor: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ AFFINE_TOLERANCE = 1e-5
 UNIFORM_TOLERANCE = 1e-6
 """A Score-CAM that differs from the mean of the channels by less than this share does not depend on
 the target."""
+FEWEST = 16
+"""Channels before the first partial map."""
 CHANNELS_PER_CHUNK = 16
 """Channels masked at a time, before chunks are merged or split to fit into memory."""
 
@@ -45,6 +47,13 @@ def most_varied(act: Tensor, count: int) -> Tensor:
         count: how many channels; 0 for all.
     """
     return _largest(act.flatten(2).var(2, correction=0), count)
+
+
+def most_varied_first(act: Tensor, count: int) -> Tensor:
+    """The channels of `most_varied`, those with the largest variance first."""
+    spread = act.flatten(2).var(2, correction=0)
+    order: Tensor = spread.argsort(stable=True, dim=1, descending=True)
+    return order[:, :count] if count else order
 
 
 def _largest(sizes: Tensor, count: int) -> Tensor:
@@ -103,16 +112,26 @@ class ScoreCAM(Method):
         act = run.activation()
         outliers = outlying_tokens(run, act)
         act = without(act, outliers) if self.mask_outliers else act
-        picked = most_varied(act, self.channels)
+        picked = most_varied_first(act, self.channels)
+        picked = picked[:, : run.samples(picked.shape[1], "channels", FEWEST)]
         act = act.gather(1, picked[:, :, None, None].expand(-1, -1, *act.shape[2:]))
         score = run.score()
         varies = act.amax((2, 3)) > act.amin((2, 3))  # (B, n)
         has_constant = ~varies.all(1)
         counts = (varies.sum(1) + has_constant).tolist()
+        seen: list[Tensor] = []
+
+        def watch(scores: Tensor) -> None:
+            seen.append(scores)
+            done = sum(map(len, seen))
+            if FEWEST <= done <= int(varies[0].sum()):
+                run.paint(done, lambda: self._so_far(torch.cat(seen), act[:, :done]))
+
         found = run.scores(
             self._copies(run, act, varies),
             sum(counts),
-            ("scorecam", self.channels, self.mask_outliers, run.layer),
+            ("scorecam", self.channels, act.shape[1], self.mask_outliers, run.layer),
+            watch,
         )
         rows = []
         for varying, scores in zip(varies, found.split(counts), strict=True):
@@ -137,6 +156,20 @@ class ScoreCAM(Method):
                 "the picture with them does not change this score; choose another method or layer"
             )
         return values.relu() if self.relu else values, score
+
+    def _so_far(self, scores: Tensor, act: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The map of one image by its most varied channels, and its standard error.
+
+        The error is that of a mean with these weights, if the channels were drawn at random.
+
+        Args:
+            scores: (n,) of the image masked by each channel.
+            act: (1, n, h, w) the channels.
+        """
+        weights = scores.softmax(0)[None, :, None, None]
+        values = (weights * act).sum(1)
+        error = (weights * (act - values[:, None])).square().sum(1).sqrt()
+        return values.relu() if self.relu else values, {"standard_error": error}
 
     def _copies(self, run: Run, act: Tensor, varies: Tensor) -> Iterator[Chunk]:
         """Masked copies of each image; one black copy stands for all its constant channels."""

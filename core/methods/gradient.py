@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -89,6 +88,33 @@ def _add_base_methods(schema: dict[str, Any]) -> None:
     ]
 
 
+Drawn = tuple[Tensor, dict[str, Tensor]]
+"""A map (B, h, w), and extras."""
+
+
+class Moments:
+    """Mean and spread of maps that come a few at a time.
+
+    Attributes:
+        seen: number of maps.
+        mean: (B, h, w) their mean.
+        squares: (B, h, w) the sum of the squares of their distances from the mean.
+    """
+
+    def __init__(self) -> None:
+        self.seen, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, maps: Tensor) -> None:
+        """Adds maps (n, B, h, w). Moments are merged, because sums of squares would cancel."""
+        step, delta = len(maps), maps.mean(0) - self.mean.to(maps)
+        share = step / (self.seen + step)
+        self.squares = (
+            self.squares.to(maps) + maps.var(0, correction=0) * step + delta**2 * self.seen * share
+        )
+        self.mean = self.mean.to(maps) + delta * share
+        self.seen += step
+
+
 class Noisy(Method):
     """Base class of methods that apply another method to noisy copies of the picture."""
 
@@ -133,13 +159,31 @@ class Noisy(Method):
             self.samples * each.seconds,
         )
 
-    def noisy_maps(self, run: Run) -> Iterator[Tensor]:
+    def moments(self, run: Run, draw: Callable[[Moments], Drawn]) -> tuple[Tensor, Tensor]:
+        """The map that `draw` makes of the base method's maps of noisy copies, and the score.
+
+        Args:
+            run: the images and the target.
+            draw: gives the map (B, h, w) and extras, from the maps so far.
+        """
+        found = Moments()
+        taken = run.samples(self.samples, "noisy copies", 2)
+        for maps in self.noisy_maps(run, taken):
+            found.add(maps)
+            if found.seen >= 2:
+                run.paint(found.seen, lambda: draw(found))
+        values, extras = draw(found)
+        run.extras |= extras
+        return values, run.score()
+
+    def noisy_maps(self, run: Run, samples: int) -> Iterator[Tensor]:
         """Yields the base method's maps of noisy copies, (n, B, h, w), n copies at a time."""
         base, count, generator = METHODS.make(self.base), len(run.x), run.generator()
         spread = self.noise * (run.x.amax((1, 2, 3)) - run.x.amin((1, 2, 3)))[:, None, None, None]
-        at_once = max(1, run.subject.budget.rows(backward=True) // count)
-        for first in range(0, self.samples, at_once):
-            copies = min(at_once, self.samples - first)
+        each = max(1, base.estimate_cost(run.subject, run.layer).forward)
+        at_once = max(1, run.subject.budget.rows(backward=True) // (count * each))
+        for first in range(0, samples, at_once):
+            copies = min(at_once, samples - first)
             # One draw per copy: a large draw gives other numbers than several small ones, and the
             # result must not depend on the memory budget.
             drawn = [torch.randn(run.x.shape[1:], generator=generator) for _ in range(copies)]
@@ -160,11 +204,19 @@ class Noisy(Method):
     properties=[Property.CLASS_SENSITIVE, Property.LOCALISES],
 )
 class SmoothGrad(Noisy):
-    """A base method's map, averaged over noisy copies of the picture (Smilkov et al., 2017)."""
+    """A base method's map, averaged over noisy copies of the picture (Smilkov et al., 2017).
+
+    `extras["standard_error"]` is a map of standard errors of that mean.
+    """
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        total = functools.reduce(operator.add, (maps.sum(0) for maps in self.noisy_maps(run)))
-        return total / self.samples, run.score()
+        def draw(found: Moments) -> Drawn:
+            if found.seen < 2:
+                return found.mean, {}
+            spread = (found.squares / (found.seen - 1)).sqrt()
+            return found.mean, {"standard_error": spread / math.sqrt(found.seen)}
+
+        return self.moments(run, draw)
 
 
 @register(
@@ -180,14 +232,15 @@ class VarGrad(Noisy):
     """The variance of a base method's map over noisy copies (Adebayo et al., 2018).
 
     It is the population variance (divided by the number of copies), so one copy gives 0.
+    `extras["standard_error"]` is a map of its standard errors, as for values of a normal
+    distribution.
     """
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        seen, mean, squares = 0, torch.zeros(()), torch.zeros(())
-        for maps in self.noisy_maps(run):  # moments are merged because sums of squares would cancel
-            step, delta = len(maps), maps.mean(0) - mean.to(maps)
-            share = step / (seen + step)
-            squares = squares.to(maps) + maps.var(0, correction=0) * step + delta**2 * seen * share
-            mean = mean.to(maps) + delta * share
-            seen += step
-        return squares / seen, run.score()
+        def draw(found: Moments) -> Drawn:
+            variance = found.squares / found.seen
+            if found.seen < 2:
+                return variance, {}
+            return variance, {"standard_error": variance * math.sqrt(2 / (found.seen - 1))}
+
+        return self.moments(run, draw)

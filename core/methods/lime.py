@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,20 @@ from core.types import Cost, Property
 Floats = NDArray[np.float64]
 
 
+class Fit(NamedTuple):
+    """A local linear model.
+
+    Attributes:
+        coefficients: (d,) of the segments, 0 for those that are not kept.
+        errors: (d,) their standard errors.
+        r2: the weighted R^2.
+    """
+
+    coefficients: Floats
+    errors: Floats
+    r2: float
+
+
 @register(
     "lime",
     label="LIME",
@@ -40,7 +54,8 @@ class Lime(Segmented):
 
     A linear model predicts the score of copies in which random segments are hidden. Copies are
     weighted by their similarity to the picture. A pixel's value is the coefficient of its segment.
-    `extras["r2"]` is the weighted R^2 of the fit (1 is perfect), `extras["segments"]` the labels.
+    `extras["r2"]` is the weighted R^2 of the fit (1 is perfect), `extras["standard_error"]` a map
+    of the coefficients' standard errors, `extras["segments"]` the labels.
     The reference implementation uses ridge regression. The lasso penalty is a share of the smallest
     penalty that removes all segments, so that it does not depend on the scale of the score.
     """
@@ -88,36 +103,60 @@ class Lime(Segmented):
         return Cost(self.samples)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        labels = [self.labels(run, image) for image in range(len(run.x))]
-        fits = [self._fitted(run, image, parts) for image, parts in enumerate(labels)]
-        run.extras["r2"] = torch.tensor([r2 for _, r2 in fits])
-        run.extras["segments"] = torch.stack(labels)
-        maps = [fit[parts] for (fit, _), parts in zip(fits, labels, strict=True)]
-        return torch.stack(maps), run.score()
+        maps, extras = zip(*(self._explain(run, i) for i in range(len(run.x))), strict=True)
+        run.extras |= {name: torch.cat([one[name] for one in extras]) for name in extras[0]}
+        return torch.cat(maps), run.score()
 
-    def _fitted(self, run: Run, image: int, labels: Tensor) -> tuple[Tensor, float]:
-        """The coefficient (d,) of each segment of one image, and the weighted R^2 of the fit."""
+    def _explain(self, run: Run, image: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The map (1, H, W) of one image, with what is known of the fit."""
+        labels = self.labels(run, image)
         count = int(labels.max()) + 1
         shown = torch.randint(0, 2, (self.samples, count), generator=run.generator()).bool()
         shown[0] = True
+        fewest = max(10, count // 2)
+        shown = shown[: run.samples(self.samples, "copies", fewest)]
         copies = segment_masked_copies(
             run, image, self._masker(run, image, labels), shown[1:], labels
         )
         # Parameters of the fit are not part of the key, so changing them reuses the scores.
         settings = self.model_dump_json(include={*Segmented.model_fields, "samples", "baseline"})
-        key = "lime", settings, image, run.seed
-        copy_scores = run.scores(copies, self.samples - 1, keep=key)
-        scores = torch.cat([run.score()[image : image + 1], copy_scores]).cpu().double()
-        fit, r2 = self._fit(shown.double().numpy(), scores.numpy())
-        return torch.from_numpy(fit), r2
+        key = "lime", settings, len(shown), image, run.seed
+        seen = run.score()[image : image + 1]
+
+        def watch(scores: Tensor) -> None:
+            nonlocal seen
+            seen = torch.cat([seen, scores])
+            if len(seen) >= fewest:
+                run.paint(len(seen), lambda: self._map(shown[: len(seen)], seen, labels))
+
+        whole = seen
+        copy_scores = run.scores(copies, len(shown) - 1, keep=key, watch=watch)
+        return self._map(shown, torch.cat([whole, copy_scores]), labels)
+
+    def _map(
+        self, shown: Tensor, scores: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The map (1, H, W) fitted to copies, with the extras of `Lime`.
+
+        Args:
+            shown: (n, d) True where a copy shows a segment.
+            scores: (n,) of the copies.
+            labels: (H, W) the segments.
+        """
+        found = self._fit(shown.double().numpy(), scores.cpu().double().numpy())
+        return torch.from_numpy(found.coefficients)[labels][None], {
+            "r2": torch.tensor([found.r2]),
+            "segments": labels[None],
+            "standard_error": torch.from_numpy(found.errors)[labels][None],
+        }
 
     def _masker(self, run: Run, image: int, labels: Tensor) -> Masker:
         if self.baseline != "segment":
             return make_masker(run, image, self.baseline)
         return replacement_masker(run.x[image], segment_means(run.x[image], labels))
 
-    def _fit(self, shown: Floats, scores: Floats) -> tuple[Floats, float]:
-        """Coefficients (d,), 0 for segments that are not kept, and the weighted R^2."""
+    def _fit(self, shown: Floats, scores: Floats) -> Fit:
+        """The linear model of the scores (n,) of copies that show segments (n, d)."""
         # Imported here because the import is slow and few callers need it.
         from sklearn.linear_model import Ridge  # type: ignore[import-untyped]
 
@@ -128,9 +167,13 @@ class Lime(Segmented):
             kept = np.argsort(-np.abs(first), kind="stable")[: self.top]
         model = self._regression(shown[:, kept], scores, weights)
         model.fit(shown[:, kept], scores, weights)
-        fit = np.zeros(shown.shape[1])
+        fit, errors = np.zeros(shown.shape[1]), np.zeros(shown.shape[1])
         fit[kept] = model.coef_
-        return fit, float(model.score(shown[:, kept], scores, weights))
+        used = kept[model.coef_ != 0]
+        penalty = self.alpha if self.regression == "ridge" else 0.0
+        residuals = scores - model.predict(shown[:, kept])
+        errors[used] = standard_errors(shown[:, used], residuals, weights, penalty)
+        return Fit(fit, errors, float(model.score(shown[:, kept], scores, weights)))
 
     def _regression(self, shown: Floats, scores: Floats, weights: Floats) -> Any:
         from sklearn.linear_model import Lasso, Ridge
@@ -140,6 +183,32 @@ class Lime(Segmented):
         share = weights / weights.sum()
         largest = np.abs((share * (scores - share @ scores)) @ (shown - share @ shown)).max()
         return Lasso(alpha=max(self.sparsity * largest, 1e-30), max_iter=100_000)
+
+
+def standard_errors(
+    shown: Floats, residuals: Floats, weights: Floats, penalty: float = 0.0
+) -> Floats:
+    """Standard errors of the coefficients of a weighted linear fit with an intercept.
+
+    They hold whatever the spread of the residuals is (White, 1980), and take the segments that the
+    fit uses as given. They shrink with the square root of the number of copies.
+
+    Args:
+        shown: (n, d) 1 where a copy shows a segment, else 0.
+        residuals: (n,) what the fit misses.
+        weights: (n,) of the copies.
+        penalty: that of ridge regression.
+
+    Returns:
+        (d,) in the unit of the coefficients.
+    """
+    count, width = shown.shape
+    rows = shown - weights @ shown / weights.sum()  # the intercept goes with the means
+    inverse = np.linalg.pinv(rows.T @ (weights[:, None] * rows) + penalty * np.eye(width))
+    pulls = (weights * residuals)[:, None] * rows
+    freedom = max(1, count - width - 1) / count  # residuals of a fit are too small
+    variance: Floats = np.diagonal(inverse @ (pulls.T @ pulls) @ inverse) / freedom
+    return np.sqrt(np.maximum(variance, 0))
 
 
 def similarity(shown: Floats, width: float) -> Floats:

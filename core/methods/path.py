@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -12,12 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.methods.base import MORE_STEPS, Method, register, relative_error
-from core.methods.quadrature import integrate
+from core.methods.quadrature import INITIAL_NODES, MAX_BYTES, coarse_to_fine, integrate
 from core.perturb.baselines import Baseline, Baselines, baseline_images
 from core.runtime.batching import Chunk
 from core.runtime.run import Run
 from core.runtime.subject import Subject
 from core.types import Cost, Need, Property
+
+FEWEST = 4
+"""Steps before the first partial map of a path."""
 
 
 @register(
@@ -86,41 +91,62 @@ class IntegratedGradients(Method):
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         generator = run.generator()
         starts = torch.stack([baseline_images(name, run, generator) for name in self.baselines])
-        values = self._adaptive(run, starts) if self.tolerance else self._fixed(run, starts)
         floor = mean_score(run, starts, keep=self.baselines)
+        explain = self._adaptive if self.tolerance else self._fixed
+        values = explain(run, starts, floor)
         run.extras["completeness_error"] = completeness_error(values, run, floor)
         return values, run.score()
 
-    def _adaptive(self, run: Run, starts: Tensor) -> Tensor:
+    def _adaptive(self, run: Run, starts: Tensor, floor: Tensor) -> Tensor:
         """The map (B, H, W), with as many steps as the tolerance needs."""
-        rise = run.score() - mean_score(run, starts, keep=self.baselines)
-        found = integrate(run, starts, self.tolerance * rise.abs(), self.steps)
+        taken = run.samples(self.steps, "steps", INITIAL_NODES)
+
+        def paint(done: int, integral: Callable[[], Tensor]) -> None:
+            run.paint(done, lambda: with_error(integral(), run, floor))
+
+        rise = run.score() - floor
+        found = integrate(run, starts, self.tolerance * rise.abs(), taken, paint)
+        if found.converged.all():
+            run.samples(taken, "steps")  # these were all that it takes
         run.extras |= {"converged": found.converged, "passes": found.passes}
         return found.values
 
-    def _fixed(self, run: Run, starts: Tensor) -> Tensor:
-        """The map (B, H, W), by Gauss-Legendre quadrature with a fixed number of steps."""
+    def _fixed(self, run: Run, starts: Tensor, floor: Tensor) -> Tensor:
+        """The map (B, H, W), by Gauss-Legendre quadrature with a fixed number of steps.
+
+        The steps are taken from coarse to fine. So those taken so far, with their weights scaled to
+        a sum of 1, are a rule over the whole path.
+        """
         nodes, weights = _gauss_legendre(self.steps)
+        order = coarse_to_fine(self.steps)[: run.samples(self.steps, "steps", FEWEST)]
         stem, flat_starts = run.stem(), starts.flatten(0, 1)  # (baselines * B, C, H, W)
         begin, end = (flat_starts, run.x) if stem is None else (stem(flat_starts), stem(run.x))
 
         def path() -> Iterator[Chunk]:
-            for start in begin.split(len(end)):
-                for node in nodes:
-                    yield torch.lerp(start, end, node), run.owner
+            for step in order:
+                for start in begin.split(len(end)):
+                    yield torch.lerp(start, end, nodes[step]), run.owner
 
-        count, seen = len(run.x), 0
+        def values(steps: int) -> Tensor:
+            scale = 1 if steps == self.steps else 1 / sum(weights[step] for step in order[:steps])
+            grad = total if stem is None else stem.input_gradient(total, flat_starts)
+            return scale * ((run.x - starts) * grad.view_as(starts)).sum(2).mean(0)
+
+        def so_far(steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+            return with_error(values(steps), run, floor)
+
+        seen, paths = 0, len(flat_starts)
         total = torch.zeros_like(begin)
-        for _, _, grad in run.gradients(path(), len(flat_starts) * self.steps, stem):
+        for _, _, grad in run.gradients(path(), paths * len(order), stem):
             row = torch.arange(seen, seen + len(grad))
-            image = row // (count * self.steps) * count + row % count
-            shares = torch.zeros(len(total), len(grad))
-            shares[image, row - seen] = torch.tensor(weights)[row // count % self.steps]
+            shares = torch.zeros(paths, len(grad))
+            shares[row % paths, row - seen] = torch.tensor(weights)[order][row // paths]
             total += (shares.to(grad) @ grad.flatten(1)).view_as(total)
             seen += len(grad)
-        if stem is not None:
-            total = stem.input_gradient(total, flat_starts)
-        return ((run.x - starts) * total.view_as(starts)).sum(2).mean(0)
+            steps, rest = divmod(seen, paths)
+            if steps >= FEWEST and not rest:
+                run.paint(steps, functools.partial(so_far, steps))
+        return values(len(order))
 
 
 @register(
@@ -153,22 +179,59 @@ class IDGI(Method):
         return Cost(self.steps + 1, self.steps)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        start, count = baseline_images(self.baseline, run), len(run.x)
+        starts, (height, width) = baseline_images(self.baseline, run), run.x.shape[-2:]
+        at_once = max(1, MAX_BYTES // (4 * self.steps * height * width))
+        images = torch.arange(len(run.x)).split(at_once)
+        found = [self._explain(run, starts, some) for some in images]
+        values, floor = (torch.cat(part) for part in zip(*found, strict=True))
+        run.extras["completeness_error"] = completeness_error(values, run, floor)
+        return values, run.score()
+
+    def _explain(self, run: Run, starts: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps (b, H, W) of some of the images, and the scores (b,) of their baselines.
+
+        The steps are taken from coarse to fine, and the map of those taken so far is that of a path
+        with these steps alone.
+        """
+        start, end, owner = starts[images], run.x[images], run.owner[images]
+        later = [1 + step for step in coarse_to_fine(self.steps - 1)]
+        order = [0, *later][: run.samples(self.steps, "steps", FEWEST)]
 
         def path() -> Iterator[Chunk]:
-            for step in range(self.steps):
-                yield torch.lerp(start, run.x, step / self.steps), run.owner
+            for step in order:
+                yield torch.lerp(start, end, step / self.steps), owner
 
-        scores: list[Tensor] = []
-        shares, values = torch.zeros_like(run.x[:, 0]), torch.zeros_like(run.x[:, 0])
-        for score, grad in in_steps(run.gradients(path(), self.steps * count), count):
-            change = score - scores[-1] if scores else torch.zeros_like(score)
-            values += change[:, None, None] * shares
-            scores.append(score)
-            shares = F.normalize(grad.flatten(1)).view_as(grad).square().sum(1)
-        values += (run.score() - scores[-1])[:, None, None] * shares
-        run.extras["completeness_error"] = completeness_error(values, run, scores[0])
-        return values, run.score()
+        nodes: dict[int, tuple[Tensor, Tensor]] = {}
+        score = run.score()[images]
+        passes = in_steps(run.gradients(path(), len(order) * len(images)), len(images))
+        for step, (at, grad) in zip(order, passes, strict=True):
+            nodes[step] = at, F.normalize(grad.flatten(1)).view_as(grad).square().sum(1)
+            if len(nodes) >= FEWEST:
+                run.paint(len(nodes), lambda: self._so_far(nodes, order, score))
+        return self._distributed(nodes, score), nodes[0][0]
+
+    def _so_far(
+        self, nodes: dict[int, tuple[Tensor, Tensor]], order: list[int], score: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The map of the steps so far, and how much it changed with the later half of them."""
+        values = self._distributed(nodes, score)
+        half = self._distributed({step: nodes[step] for step in order[: len(nodes) // 2]}, score)
+        change = (values - half).abs().sum((1, 2)) / values.abs().sum((1, 2))
+        return values, {"refinement_error": change}
+
+    def _distributed(self, nodes: dict[int, tuple[Tensor, Tensor]], score: Tensor) -> Tensor:
+        """(b, H, W) each change of the score, distributed by the squared gradients before it.
+
+        Args:
+            nodes: by step, the score (b,) and each pixel's share (b, H, W).
+            score: (b,) at the end of the path.
+        """
+        taken = [nodes[step] for step in sorted(nodes)]
+        values = torch.zeros_like(taken[0][1])
+        scores = [*(at for at, _ in taken), score]
+        for (here, after), (_, shares) in zip(pairwise(scores), taken, strict=True):
+            values += (after - here)[:, None, None] * shares
+        return values
 
 
 def in_steps(
@@ -207,6 +270,11 @@ def mean_score(run: Run, starts: Tensor, keep: Hashable) -> Tensor:
     rows = ((start, run.owner) for start in starts)
     key = "baselines", keep, run.seed
     return run.scores(rows, len(starts) * len(run.x), keep=key).view(len(starts), -1).mean(0)
+
+
+def with_error(values: Tensor, run: Run, floor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """A map, and its completeness error among the extras; see `completeness_error`."""
+    return values, {"completeness_error": completeness_error(values, run, floor)}
 
 
 def completeness_error(values: Tensor, run: Run, floor: Tensor) -> Tensor:

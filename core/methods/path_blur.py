@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -9,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from core.methods.base import MORE_STEPS, Method, register
-from core.methods.path import completeness_error, in_steps
+from core.methods.path import FEWEST, in_steps, with_error
+from core.methods.quadrature import coarse_to_fine
 from core.runtime.batching import Chunk
 from core.runtime.run import Run
 from core.runtime.subject import Subject
@@ -30,6 +32,8 @@ class BlurIG(Method):
 
     The path consists of Gaussian blurs with evenly spaced sigmas. Each gradient is taken half-way
     between two of them and multiplied by their difference, so the map is exact on a linear model.
+    The steps are taken from coarse to fine; a map of some of them is scaled by the length of their
+    part of the path.
     Pixels outside the picture count as 0 in model units, as in the authors' code. The completeness
     error is relative to the score of the most blurred picture.
     """
@@ -51,20 +55,41 @@ class BlurIG(Method):
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         width = self.max_sigma / self.steps
+        order = coarse_to_fine(self.steps)[: run.samples(self.steps, "steps", FEWEST)]
+        softest = blurred(run.x, self.max_sigma)
+        floor = run.scores([(softest, run.owner)], len(softest), keep=(self.key, self.max_sigma))
 
         def path() -> Iterator[Chunk]:
-            for step in range(self.steps):
+            for step in order:
                 yield blurred(run.x, (step + 0.5) * width), run.owner
 
-        values, sharp = torch.zeros_like(run.x[:, 0]), run.x
-        stream = run.gradients(path(), expected=self.steps * len(run.x))
-        for step, (_, grad) in enumerate(in_steps(stream, len(run.x))):
-            soft = blurred(run.x, (step + 1) * width)
-            values += ((sharp - soft) * grad).sum(1)
-            sharp = soft
-        floor = run.scores([(sharp, run.owner)], len(sharp), keep=(self.key, self.max_sigma))
-        run.extras["completeness_error"] = completeness_error(values, run, floor)
-        return values, run.score()
+        total, length = torch.zeros_like(run.x[:, 0]), run.x.new_zeros(len(run.x))
+        done, whole = 0, list[Tensor]()  # found when it is first needed
+
+        def values(done: int) -> Tensor:
+            if done == self.steps:
+                return total
+            if not whole:
+                whole.append(torch.stack([part(step)[1] for step in range(self.steps)]).sum(0))
+            return total * (whole[0] / length)[:, None, None]
+
+        def so_far(done: int) -> tuple[Tensor, dict[str, Tensor]]:
+            return with_error(values(done), run, floor)
+
+        def part(step: int) -> tuple[Tensor, Tensor]:
+            sharp = blurred(run.x, step * width) if step else run.x
+            change = sharp - blurred(run.x, (step + 1) * width)
+            return change, change.abs().sum((1, 2, 3))
+
+        stream = run.gradients(path(), expected=len(order) * len(run.x))
+        for step, (_, grad) in zip(order, in_steps(stream, len(run.x)), strict=True):
+            change, size = part(step)
+            total, length, done = total + (change * grad).sum(1), length + size, done + 1
+            if done >= FEWEST:
+                run.paint(done, functools.partial(so_far, done))
+        found, extras = so_far(done)
+        run.extras |= extras
+        return found, run.score()
 
 
 def blurred(x: Tensor, sigma: float) -> Tensor:

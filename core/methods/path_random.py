@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from itertools import cycle, islice
 from typing import NamedTuple
@@ -11,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from core.methods.base import Method, register
-from core.methods.path import completeness_error, in_steps
+from core.methods.path import FEWEST, in_steps, with_error
+from core.methods.quadrature import coarse_to_fine
 from core.perturb.baselines import Baseline, Baselines, baseline_images
 from core.runtime.batching import Chunk
 from core.runtime.run import Run
@@ -48,8 +50,9 @@ class ExpectedGradients(Method):
     """Expectation of Integrated Gradients over baselines (Erion et al., 2021); also GradientSHAP.
 
     The baselines are used in turn. The path of each is divided into equal parts with one random
-    point in each part; this is unbiased and less noisy than independent points. The completeness
-    error is relative to the mean score of the baselines.
+    point in each part; this is unbiased and less noisy than independent points. The parts are
+    visited from coarse to fine, so that the first samples are spread over all of it. The
+    completeness error is relative to the mean score of the baselines.
     """
 
     samples: int = Field(
@@ -77,18 +80,25 @@ class ExpectedGradients(Method):
         return "take more samples"
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
+        floor = self._mean_baseline_score(run)
+        taken = run.samples(self.samples, "samples", FEWEST)
+
         def path() -> Iterator[Chunk]:
-            for draw in self._draws(run):
+            for draw in islice(self._draws(run), taken):
                 yield torch.lerp(draw.start, draw.end, draw.position), run.owner
 
-        values = torch.zeros_like(run.x[:, 0])
-        stream = run.gradients(path(), expected=self.samples * len(run.x))
+        def so_far(done: int) -> tuple[Tensor, dict[str, Tensor]]:
+            return with_error(total / done, run, floor)
+
+        total = torch.zeros_like(run.x[:, 0])
+        stream = run.gradients(path(), expected=taken * len(run.x))
         steps = in_steps(stream, len(run.x))
-        for draw, (_, grad) in zip(self._draws(run), steps, strict=True):
-            values += ((draw.end - draw.start) * grad).sum(1) / self.samples
-        run.extras["completeness_error"] = completeness_error(
-            values, run, self._mean_baseline_score(run)
-        )
+        for done, (draw, (_, grad)) in enumerate(zip(self._draws(run), steps, strict=False), 1):
+            total += ((draw.end - draw.start) * grad).sum(1)
+            if done >= FEWEST:
+                run.paint(done, functools.partial(so_far, done))
+        values, extras = so_far(taken)
+        run.extras |= extras
         return values, run.score()
 
     def _draws(self, run: Run) -> Iterator[Draw]:
@@ -99,7 +109,8 @@ class ExpectedGradients(Method):
         for sample, kind in enumerate(self._kinds()):
             turn, index = divmod(sample, len(self.baselines))
             parts = len(range(index, self.samples, len(self.baselines)))
-            position = (turn + float(torch.rand((), generator=generator))) / parts
+            part = coarse_to_fine(parts)[turn]
+            position = (part + float(torch.rand((), generator=generator))) / parts
             start = fixed[kind] if kind in fixed else baseline_images(kind, run, generator)
             end = x
             if self.noise:

@@ -10,7 +10,7 @@ only added, so every pass is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -147,7 +147,29 @@ class Path:
         return self._changes[a, b]
 
 
-def integrate(run: Run, starts: Tensor, tolerance: Tensor, max_passes: int) -> Integral:
+def coarse_to_fine(count: int) -> list[int]:
+    """The numbers from 0 to `count` - 1 in an order whose beginnings are spread over all of them.
+
+    They come in pairs about the middle, bit-reversed (van der Corput), so that the mean of a
+    function over the first of them is an estimate of the mean over all, and exact for a straight
+    line if their number is even.
+
+    >>> coarse_to_fine(8), coarse_to_fine(5)
+    ([2, 5, 1, 6, 3, 4, 0, 7], [1, 3, 0, 4, 2])
+    """
+    half = (count + 1) // 2
+    bits = half.bit_length()
+    turned = (int(f"{k:0{bits}b}"[::-1], 2) * half >> bits for k in range(1, 2**bits))
+    return list(dict.fromkeys(i for one in turned for i in (one, count - 1 - one)))
+
+
+def integrate(
+    run: Run,
+    starts: Tensor,
+    tolerance: Tensor,
+    max_passes: int,
+    paint: Callable[[int, Callable[[], Tensor]], None] | None = None,
+) -> Integral:
     """Integrates along the straight paths from each baseline to each picture of a run.
 
     Args:
@@ -155,6 +177,8 @@ def integrate(run: Run, starts: Tensor, tolerance: Tensor, max_passes: int) -> I
         starts: (baselines, B, C, H, W) where the paths start.
         tolerance: (B,) the error at which to stop, in the unit of the score.
         max_passes: maximum number of gradient passes per path.
+        paint: called between rounds with the passes taken per path, and what gives the integral
+            (1, H, W) so far; for one picture.
     """
     count, (height, width) = len(run.x), run.x.shape[-2:]
     pairs = [(k, i) for k in range(len(starts)) for i in range(count)]
@@ -173,7 +197,12 @@ def integrate(run: Run, starts: Tensor, tolerance: Tensor, max_passes: int) -> I
             )
             for k, i in chunk
         ]
-        _add_nodes(run, paths)
+
+        def after_round(paths: list[Path] = paths) -> None:
+            if paint is not None and len(paths) == len(starts):
+                paint(max(path.passes for path in paths), lambda: _mean_integral(paths))
+
+        _add_nodes(run, paths, after_round)
         for path, (_, i) in zip(paths, chunk, strict=True):
             values[i] += path.integral() / len(starts)
             converged[i] *= path.converged
@@ -181,7 +210,12 @@ def integrate(run: Run, starts: Tensor, tolerance: Tensor, max_passes: int) -> I
     return Integral(values, converged, passes)
 
 
-def _add_nodes(run: Run, paths: list[Path]) -> None:
+def _mean_integral(paths: list[Path]) -> Tensor:
+    """(1, H, W) the mean over paths that end in the same picture."""
+    return torch.stack([path.integral() for path in paths]).mean(0, keepdim=True)
+
+
+def _add_nodes(run: Run, paths: list[Path], after_round: Callable[[], None]) -> None:
     """Adds nodes to all paths together until each has converged or is out of passes."""
     while nodes := [(path, position) for path in paths for position in path.next_positions()]:
 
@@ -194,3 +228,4 @@ def _add_nodes(run: Run, paths: list[Path]) -> None:
             for score, grad in zip(scores, grads, strict=True):
                 path, position = next(pending)
                 path.record(position, score, grad)
+        after_round()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from core.types import Cost, Property
 EVALUATIONS_PER_STEP = 32
 """Copies evaluated between two decisions on which blocks to halve next. It is fixed, so that the
 map does not depend on the batch size."""
+
+FEWEST = 34
+"""Copies before the first partial map: enough for some 16 blocks."""
 
 Block = tuple[int, int, int, int]
 """Top, bottom, left and right edge of a block of the picture, in pixels; bottom and right are
@@ -82,7 +86,8 @@ class PartitionShap(Method):
     marginal contribution, averaged over the contexts in which its siblings are shown or hidden, and
     spread evenly over its pixels. Blocks that change the outputs most are halved first. The map
     sums to the score minus the score of the fully hidden picture; `extras["efficiency_error"]` is
-    the relative difference.
+    the relative difference. `extras["block_share"]` says how fine the map is: the share of the
+    picture that a block takes, on average over the evidence.
     """
 
     evaluations: int = Field(
@@ -103,17 +108,28 @@ class PartitionShap(Method):
         return Cost(self.evaluations)
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
-        maps, rises = zip(*(self._explain(run, i) for i in range(len(run.x))), strict=True)
-        values = torch.stack(maps)
-        score, asked = run.score(), torch.stack(rises)
-        run.extras["efficiency_error"] = relative_error(run, values.sum((1, 2)), asked, score)
-        return values, score
-
-    def _explain(self, run: Run, image: int) -> tuple[Tensor, Tensor]:
-        """The map (H, W) of one image, and the sum that it should have."""
+        taken = run.samples(self.evaluations, "copies", FEWEST)
         criterion = run.target.key if self.order == "target" else ""
-        key = "shap", self.model_dump_json(), image, criterion
-        found = run.cache_scope.get_or_compute(key, lambda: self._partition(run, image))
+        key = "shap", self.model_dump_json(), taken, criterion
+        partitions = [
+            run.cache_scope.get_or_compute(
+                (*key, image), functools.partial(self._partition, run, image, taken)
+            )
+            for image in range(len(run.x))
+        ]
+        values, extras = self._maps(run, partitions)
+        run.extras |= extras
+        return values, run.score()
+
+    def _maps(self, run: Run, partitions: Sequence[Partition]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The maps (B, H, W) of partitions of all images, with the extras."""
+        found = [self._map(run, image, one) for image, one in enumerate(partitions)]
+        values, rises, blocks = (torch.stack(part) for part in zip(*found, strict=True))
+        error = relative_error(run, values.sum((1, 2)), rises, run.score())
+        return values, {"efficiency_error": error, "block_share": blocks}
+
+    def _map(self, run: Run, image: int, found: Partition) -> tuple[Tensor, Tensor, Tensor]:
+        """The map (H, W) of one image, the sum that it should have, and its block share."""
         scores = run.target(found.outputs, run.owner[image].expand(len(found.outputs)))
         scores = scores.cpu().double()
         hidden, shown = scores[found.copies].unbind(1)
@@ -121,27 +137,35 @@ class PartitionShap(Method):
         values = torch.zeros(run.x.shape[2:], dtype=torch.float64)
         for (top, bottom, left, right), gain in zip(found.blocks.tolist(), gains, strict=True):
             values[top:bottom, left:right] += gain / ((bottom - top) * (right - left))
-        return values, scores[0] - scores[1]
+        return values, scores[0] - scores[1], _block_share(found.blocks, gains, values.numel())
 
-    def _partition(self, run: Run, image: int) -> Partition:
+    def _partition(self, run: Run, image: int, evaluations: int) -> Partition:
         """Spends all evaluations on one image, halving the most important blocks first."""
-        run.progress.expect(self.evaluations - 1)
+        run.progress.expect(evaluations - 1)
         height, width = run.x.shape[-2:]
         whole = run.outputs().select(torch.tensor([image]))
         outputs, done = joined([whole, self._outputs(run, image, [()])]), list[Marginal]()
         queue = [(0.0, Marginal((0, height, 0, width), (), 1, 0, 1.0))]
-        while chosen := self._next_splits(queue, done, self.evaluations - len(outputs)):
+        while chosen := self._next_splits(queue, done, evaluations - len(outputs)):
             copies = [(*m.context, half) for m in chosen for half in halves(m.block)]
             parts = [p for i, m in enumerate(chosen) for p in split(m, len(outputs) + 2 * i)]
             outputs = joined([outputs, self._outputs(run, image, copies)])
             self._enqueue(run, image, outputs, queue, parts)
-        done += [marginal for _, marginal in queue]
-        return Partition(
-            outputs,
-            torch.tensor([m.block for m in done]),
-            torch.tensor([(m.hidden, m.shown) for m in done]),
-            torch.tensor([m.weight for m in done], dtype=torch.float64),
-        )
+            if len(outputs) >= FEWEST:
+                so_far = functools.partial(self._so_far, run, outputs, done, queue)
+                run.paint(len(outputs), so_far)
+        return _as_partition(outputs, [*done, *(marginal for _, marginal in queue)])
+
+    def _so_far(
+        self,
+        run: Run,
+        outputs: Outputs,
+        done: list[Marginal],
+        queue: list[tuple[float, Marginal]],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The map of the blocks as they are cut now, of a run with one image."""
+        marginals = [*done, *(marginal for _, marginal in queue)]
+        return self._maps(run, [_as_partition(outputs, marginals)])
 
     def _next_splits(
         self, queue: list[tuple[float, Marginal]], done: list[Marginal], left: int
@@ -183,6 +207,22 @@ class PartitionShap(Method):
         masker = make_masker(run, image, self.baseline)
         rows = masked_copies(run, image, masker, block_masks(run.x, shown))
         return joined([out for _, out in run.stream(rows, step, expected=len(shown))])
+
+
+def _as_partition(outputs: Outputs, marginals: Sequence[Marginal]) -> Partition:
+    return Partition(
+        outputs,
+        torch.tensor([m.block for m in marginals]),
+        torch.tensor([(m.hidden, m.shown) for m in marginals]),
+        torch.tensor([m.weight for m in marginals], dtype=torch.float64),
+    )
+
+
+def _block_share(blocks: Tensor, gains: Sequence[float], pixels: int) -> Tensor:
+    """The share of the picture that a block takes, on average over the evidence; see `shap`."""
+    sizes = ((blocks[:, 1] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 2])).double() / pixels
+    evidence = torch.tensor(gains, dtype=torch.float64).abs()
+    return (evidence @ sizes) / evidence.sum().clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def halves(block: Block) -> tuple[Block, ...]:

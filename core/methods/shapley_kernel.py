@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -67,32 +69,54 @@ class KernelShap(Segmented):
 
     def attribute(self, run: Run) -> tuple[Tensor, Tensor]:
         labels = [self.labels(run, image) for image in range(len(run.x))]
-        maps = [self._explain(run, image, own) for image, own in enumerate(labels)]
-        values, errors, rises = (torch.stack(part) for part in zip(*maps, strict=True))
-        total, score = values.sum((1, 2)), run.score()
-        run.extras["efficiency_error"] = relative_error(run, total, rises, score)
-        run.extras["standard_error"] = errors
-        run.extras["segments"] = torch.stack(labels)
-        return values, score
+        solved = [self._explain(run, image, own) for image, own in enumerate(labels)]
+        values, extras = self._maps(run, labels, solved)
+        run.extras |= extras
+        return values, run.score()
 
-    def _explain(self, run: Run, image: int, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The map (H, W) of one image, its standard error (H, W), and the sum it should have."""
+    def _maps(
+        self, run: Run, labels: Sequence[Tensor], solved: Sequence[Solution]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The maps (B, H, W), with the extras; labels (H, W) and values for every image."""
+        areas = [own.flatten().bincount() for own in labels]
+        parts = list(zip(labels, areas, solved, strict=True))
+        values = torch.stack([(one.values / area)[own] for own, area, one in parts])
+        rises, total = torch.stack([one.rise for one in solved]), values.sum((1, 2))
+        return values, {
+            "efficiency_error": relative_error(run, total, rises, run.score()),
+            "standard_error": torch.stack([(one.errors / area)[own] for own, area, one in parts]),
+            "segments": torch.stack(list(labels)),
+        }
+
+    def _explain(self, run: Run, image: int, labels: Tensor) -> Solution:
+        """The Shapley values of one image's segments."""
         plan = SamplingPlan.of(
             self._segment_count(labels), (self.evaluations - 2) // 2, run.generator()
         )
         whole = run.score()[image].cpu().double()
         rise = whole - self._scores(run, image, labels, torch.zeros(1, plan.count) > 0)[0]
-        values, error, pairs = rise.expand(1), torch.zeros_like(rise).expand(1), len(plan.sets)
+        solution = Solution(rise.expand(1), torch.zeros_like(rise).expand(1), rise)
+        pairs = run.samples(2 + 2 * len(plan.sets), "copies", 2 + 2 * plan.count) // 2 - 1
         gains = torch.empty(0, dtype=torch.float64)
+
+        def paint(more: Tensor) -> None:
+            so_far = torch.cat([gains, more])
+            if len(so_far) >= plan.count:
+                run.paint(
+                    2 + 2 * len(so_far),
+                    lambda: self._maps(run, [labels], [plan.solve(so_far, rise)]),
+                )
+
         while len(gains) < pairs:
-            sets = plan.sets[len(gains) : self._pairs_after_round(len(gains), plan)]
-            scores = self._scores(run, image, labels, torch.stack([sets, ~sets], 1).flatten(0, 1))
-            gains = torch.cat([gains, scores[::2] - scores[1::2]])
-            values, error = plan.solve(gains, rise)
-            if error.mean() <= self.tolerance * values.abs().max():
+            sets = plan.sets[len(gains) : min(pairs, self._pairs_after_round(len(gains), plan))]
+            both = torch.stack([sets, ~sets], 1).flatten(0, 1)
+            scores = self._scores(run, image, labels, both, paint)
+            gains = torch.cat([gains, _gains(scores)])
+            solution = plan.solve(gains, rise)
+            if solution.errors.mean() <= self.tolerance * solution.values.abs().max():
+                run.samples(2 + 2 * len(gains), "copies")  # these were all
                 break
-        area = labels.flatten().bincount()
-        return (values / area)[labels], (error / area)[labels], rise
+        return solution
 
     def _segment_count(self, labels: Tensor) -> int:
         """The number of segments, checked against the number of evaluations."""
@@ -110,13 +134,48 @@ class KernelShap(Segmented):
             return len(plan.sets)
         return max(pairs + PAIRS_PER_ROUND, 2 * plan.count)
 
-    def _scores(self, run: Run, image: int, labels: Tensor, shown: Tensor) -> Tensor:
-        """(n,) scores of copies that show the segments where `shown` (n, d) is True."""
+    def _scores(
+        self,
+        run: Run,
+        image: int,
+        labels: Tensor,
+        shown: Tensor,
+        paint: Callable[[Tensor], None] = lambda gains: None,
+    ) -> Tensor:
+        """(n,) scores of copies that show the segments where `shown` (n, d) is True.
+
+        Where they are pairs, `paint` is called with the gains of the pairs so far.
+        """
+        seen: list[Tensor] = []
+
+        def watch(scores: Tensor) -> None:
+            seen.append(scores.cpu().double())
+            paint(_gains(torch.cat(seen)))
+
         masker = make_masker(run, image, self.baseline)
         rows = segment_masked_copies(run, image, masker, shown, labels)
         params = self.model_dump_json(exclude={"tolerance"})
         key = "kernel_shap", params, image, run.seed, shown.numpy().tobytes()
-        return run.scores(rows, len(shown), keep=key).cpu().double()
+        return run.scores(rows, len(shown), keep=key, watch=watch).cpu().double()
+
+
+def _gains(scores: Tensor) -> Tensor:
+    """(n // 2,) the score of each set minus that of its complement, which follows it in (n,)."""
+    return scores[: len(scores) // 2 * 2 : 2] - scores[1::2]
+
+
+class Solution(NamedTuple):
+    """Shapley values of segments.
+
+    Attributes:
+        values: (d,) of the segments.
+        errors: (d,) their standard errors.
+        rise: the sum that they have.
+    """
+
+    values: Tensor
+    errors: Tensor
+    rise: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +229,8 @@ class SamplingPlan:
         """The number of segments."""
         return self.sets.shape[1]
 
-    def solve(self, gains: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapley values (d,) and their standard errors.
+    def solve(self, gains: Tensor, rise: Tensor) -> Solution:
+        """Shapley values and their standard errors.
 
         Args:
             gains: (m,) for the first m pairs of the plan, the score of the set minus that of its
@@ -190,7 +249,7 @@ class SamplingPlan:
         covariance = inverse @ self._residual_covariance(residuals, stratum, taken) @ inverse
         values = torch.cat([free, rise[None] - free.sum()[None]])
         variance = torch.cat([covariance.diagonal(), covariance.sum()[None]])
-        return values, variance.clamp_min(0).sqrt()
+        return Solution(values, variance.clamp_min(0).sqrt(), rise)
 
     def _residual_covariance(self, residuals: Tensor, stratum: Tensor, taken: Tensor) -> Tensor:
         """Covariance (d - 1, d - 1) of the weighted sum of `residuals` (n, d - 1).

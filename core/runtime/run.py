@@ -21,6 +21,7 @@ from core.runtime.batching import Chunk, CostCounter, Progress
 from core.runtime.cache import CacheScope
 from core.runtime.layer_outputs import LayerGradients
 from core.runtime.model_call import differentiate
+from core.runtime.painting import Draw, Painter
 from core.runtime.resume import PassUntilLayer, resume_after
 from core.runtime.stem import Stem
 from core.runtime.streaming import PassKind, stream_passes
@@ -29,6 +30,8 @@ from core.tasks.base import Target
 from core.tasks.outputs import Outputs, joined
 
 T = TypeVar("T")
+Watch = Callable[[Tensor], object]
+"""Called with the scores (n,) of each pass."""
 KEPT_BYTES = 64 * 2**20
 """How many bytes the outputs kept for other targets may take, for one set of rows."""
 
@@ -63,6 +66,7 @@ class Run:
 
     Attributes:
         extras: further results by name, (B, ...) each, for a method to put here.
+        painter: takes partial maps; None if nobody wants them. A derived run has none.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Run:
         self.progress = progress or Progress()
         self.cost_counter = cost_counter or CostCounter()
         self.extras: dict[str, Tensor] = {}
+        self.painter: Painter | None = None
         self._target = target
 
     def derive(
@@ -159,6 +164,41 @@ class Run:
         """
         return torch.Generator().manual_seed(self.seed % 2**63)
 
+    # -- partial maps ---------------------------------------------------------------------------
+
+    def samples(self, wanted: int, unit: str, at_least: int = 1) -> int:
+        """How many samples a method shall take, of which `paint` then counts those done.
+
+        The samples are the first of those that it would take otherwise.
+
+        Args:
+            wanted: how many the parameters say.
+            unit: what is counted, such as "masks".
+            at_least: fewer than these make no map.
+
+        Returns:
+            `wanted`, or fewer if the map is to stop early; it is then labelled so.
+        """
+        if self.painter is None:
+            return wanted
+        return self.painter.samples(wanted, unit, min(at_least, wanted))
+
+    def paint(self, done: int, draw: Draw) -> None:
+        """Offer a map of what is done so far, which is drawn if one is due.
+
+        Only for maps that mean something: an estimate, coarser or less certain, of the whole map.
+
+        Args:
+            done: samples done.
+            draw: gives the map of the run's one image, and what is known of its error. It is called
+                rarely, and leaves what the method has collected as it is.
+
+        Raises:
+            Stopped: the map is good enough. Let it pass.
+        """
+        if self.painter is not None:
+            self.painter.offer(done, draw)
+
     # -- outputs and scores ---------------------------------------------------------------------
 
     @property
@@ -187,7 +227,11 @@ class Run:
         return self.target(self.outputs(), self.owner).detach()
 
     def scores(
-        self, chunks: Iterable[Chunk], expected: int = 0, keep: Hashable | None = None
+        self,
+        chunks: Iterable[Chunk],
+        expected: int = 0,
+        keep: Hashable | None = None,
+        watch: Watch | None = None,
     ) -> Tensor:
         """(n,) scores of all rows in `chunks`, in order, without gradients.
 
@@ -196,20 +240,26 @@ class Run:
             expected: how many rows are to come.
             keep: names rows that do not depend on the target; if `expected` rows are few enough,
                 all outputs for them are kept, and then another target costs no pass.
+            watch: called after each pass with its scores; not at all if the outputs are kept.
         """
         target = self.target
         if self._keeps(expected, keep):
-            owners, outs = self.replies(chunks, expected, keep)
+            owners, outs = self.replies(chunks, expected, keep, watch)
             return target(outs, owners)
-        return torch.cat([target(out, owner) for owner, out in self._replies(chunks, expected)])
+        replies = self._replies(chunks, expected, watch)
+        return torch.cat([target(out, owner) for owner, out in replies])
 
     def replies(
-        self, chunks: Iterable[Chunk], expected: int = 0, keep: Hashable | None = None
+        self,
+        chunks: Iterable[Chunk],
+        expected: int = 0,
+        keep: Hashable | None = None,
+        watch: Watch | None = None,
     ) -> tuple[Tensor, Outputs]:
         """Owners (n,) and the model's outputs of all rows in `chunks`; see `scores`."""
 
         def compute() -> tuple[Tensor, Outputs]:
-            owners, outs = zip(*self._replies(chunks, expected), strict=True)
+            owners, outs = zip(*self._replies(chunks, expected, watch), strict=True)
             return torch.cat(owners), joined(outs)
 
         if not self._keeps(expected, keep):
@@ -219,7 +269,9 @@ class Run:
     def _keeps(self, rows: int, keep: Hashable | None) -> bool:
         return keep is not None and rows * self.outputs().row_bytes <= KEPT_BYTES
 
-    def _replies(self, chunks: Iterable[Chunk], expected: int) -> Iterator[tuple[Tensor, Outputs]]:
+    def _replies(
+        self, chunks: Iterable[Chunk], expected: int, watch: Watch | None = None
+    ) -> Iterator[tuple[Tensor, Outputs]]:
         """Owners (n,) and outputs of rows, pass by pass, without gradients."""
 
         def step(rows: Tensor, _owner: Tensor) -> Outputs:
@@ -227,7 +279,10 @@ class Run:
                 return self.forward(rows)
 
         self.progress.expect(expected)
-        return self.stream(chunks, step, expected=expected)
+        for owner, outputs in self.stream(chunks, step, expected=expected):
+            if watch is not None:
+                watch(self.target(outputs, owner))
+            yield owner, outputs
 
     # -- gradients of the input -----------------------------------------------------------------
 

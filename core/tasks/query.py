@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from core.inputs.batch import InputBatch, OnProgress
+from core.inputs.batch import InputBatch, OnPartial, OnProgress
 from core.result import Result
 from core.tasks.base import Target
 
@@ -26,6 +26,9 @@ class Query(Result):
         ground_truth: (B, H, W) True where the evidence is, in the pixels of the model's input; None
             if it is not known.
         on_progress: called with the rows done and expected.
+        on_partial: called with partial maps while a slow method works; returns True to stop it and
+            keep the map.
+        stop_after: how many samples a slow method takes at most; None for all.
     """
 
     batch: InputBatch
@@ -35,10 +38,14 @@ class Query(Result):
     seed: int = 0
     ground_truth: Tensor | None = None
     on_progress: OnProgress | None = field(default=None, compare=False)
+    on_partial: OnPartial | None = field(default=None, compare=False)
+    stop_after: int | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A callback belongs to the process that waits for the answer; it is not pickled.
-        return Result.__reduce__(self if self.on_progress is None else self.reporting(None))
+        # Callbacks belong to the process that waits for the answer; they are not pickled.
+        called = self.on_progress is not None or self.on_partial is not None
+        alone = replace(self, on_progress=None, on_partial=None) if called else self
+        return Result.__reduce__(alone)
 
     def __len__(self) -> int:
         """Number of pictures."""

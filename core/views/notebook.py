@@ -231,6 +231,7 @@ def _lines(result: Attribution, image: int) -> list[tuple[str, str]]:
         ("score", f"{float(result.score[image]):.4g}"),
         ("method", result.method),
         ("layer", result.layer or ""),
+        ("stopped after", str(result.partial or "")),
         ("map", _smoothing(result, image)),
     ]
     return [(name, value) for name, value in lines if value]

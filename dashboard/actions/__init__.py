@@ -23,7 +23,7 @@ from dashboard.actions.evidence import (
     metrics_on_evidence,
     save_drawing,
 )
-from dashboard.actions.explain import ExplainRequest, ExplainResult, explain
+from dashboard.actions.explain import ExplainRequest, ExplainResult, explain, paint
 from dashboard.actions.features import (
     AttentionRequest,
     FeatureRequest,
@@ -144,6 +144,7 @@ __all__ = [
     "metrics_on_evidence",
     "no_prediction",
     "open_model",
+    "paint",
     "predict",
     "read_address",
     "recommend",

@@ -21,6 +21,8 @@ def code_snippet(resolved: ResolvedQuestion, found: Attribution) -> str:
         weights += f", unit={unit!r}"
     extra = "".join(f", {name}={value!r}" for name, value in found.params.items())
     layer = f", layer={found.layer!r}" if found.layer else ""
+    if found.partial is not None:
+        extra += f", stop_after={found.partial.done}"
     return (
         f"from {package.__name__} import Explainer, load_model\n"
         f"from {package.__name__}.tasks.classification import ClassScore, ClassProbability\n\n"

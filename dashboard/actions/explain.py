@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from core import METHODS, Attribution, Explainer
 from core.errors import NotApplicableError
 from core.export import colour_range, map_on_input
-from core.inputs.batch import OnProgress
+from core.inputs.batch import OnPartial, OnProgress
 from core.methods.base import Method
 from core.methods.configuration import Configuration
 from core.registry import key_of
@@ -21,6 +21,7 @@ from dashboard.actions.formatting import (
     SUM_ERRORS,
     cost_text,
     extras_text,
+    partial_text,
     regions_text,
     sum_error_text,
 )
@@ -33,6 +34,8 @@ from dashboard.actions.question import (
     resolve,
 )
 from dashboard.state import Service
+from dashboard.state.streaming import Show, streamed
+from dashboard.state.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,14 @@ class ExplainRequest:
         method: name of the method or configuration.
         layer: the layer of the method; empty for its own choice.
         settings: parameters a person set.
+        stop_after: how many samples a slow method takes at most; None for all.
     """
 
     question: Question
     method: str
     layer: str | None
     settings: Settings
+    stop_after: int | None = None
 
     def at(self, layer: str | None) -> ExplainRequest:
         """The same at another layer; an empty one leaves it."""
@@ -83,16 +88,66 @@ def explain(
     Raises:
         TimmscopeError: there is none; the sentence is the reason.
     """
+    *_, result = paint(service, request, on_progress)
+    return result
+
+
+def paint(
+    service: Service, request: ExplainRequest, on_progress: OnProgress | None = None
+) -> Iterator[ExplainResult]:
+    """One method's map over the picture; of a slow method, partial maps before it.
+
+    Where `on_progress` is a `Task`, its visitor may find a partial map good enough. Then that is
+    the result.
+
+    Raises:
+        TimmscopeError: there is none; the sentence is the reason.
+    """
     resolved = resolve(service, request.question, on_progress)
-    instant = estimated_cost(resolved, request).pace == "instant"
-    with nullcontext() if instant else service.slow.slot(on_progress):
-        found = attribution_of(resolved, request, on_progress)
+    if estimated_cost(resolved, request).pace == "instant":
+        yield _result(resolved, request, attribution_of(resolved, request, on_progress))
+        return
+
+    def work(show: Show[ExplainResult]) -> ExplainResult:
+        def report(done: int, expected: int) -> None:
+            show(None)
+            if on_progress is not None:
+                on_progress(done, expected)
+
+        def on_partial(found: Attribution) -> bool:
+            enough = isinstance(on_progress, Task) and on_progress.enough
+            if not enough:
+                show(_result(resolved, request, found, painting=True))
+            return enough
+
+        with service.slow.slot(report):
+            found = attribution_of(resolved, request, report, on_partial)
+        return _result(resolved, request, found)
+
+    yield from streamed(work)
+
+
+def _result(
+    resolved: ResolvedQuestion, request: ExplainRequest, found: Attribution, painting: bool = False
+) -> ExplainResult:
+    """An attribution as the page shows it.
+
+    Args:
+        resolved: the question.
+        request: what was asked for.
+        found: the attribution.
+        painting: whether it is still being worked on.
+    """
+    answers = resolved.answers([request.method], layer=found.layer)
+    if found.partial is not None:
+        request = replace(request, stop_after=found.partial.done)
+        answers = replace(answers, partial=partial_text(found), painting=painting)
     return ExplainResult(
         [overlay(resolved, found)],
         summary(found),
         code_snippet(resolved, found),
         request,
-        resolved.answers([request.method], layer=found.layer),
+        answers,
     )
 
 
@@ -123,7 +178,10 @@ def configuration_of(request: ExplainRequest) -> Configuration:
 
 
 def attribution_of(
-    resolved: ResolvedQuestion, request: ExplainRequest, on_progress: OnProgress | None = None
+    resolved: ResolvedQuestion,
+    request: ExplainRequest,
+    on_progress: OnProgress | None = None,
+    on_partial: OnPartial | None = None,
 ) -> Attribution:
     """The method's attribution, with the parameters a person set.
 
@@ -137,6 +195,8 @@ def attribution_of(
         target=resolved.target,
         layer=suitable_layer(resolved.explainer, configuration.method, request.layer),
         on_progress=on_progress,
+        on_partial=on_partial,
+        stop_after=request.stop_after,
     )
 
 
@@ -184,9 +244,11 @@ def _words(resolved: ResolvedQuestion, found: Attribution) -> str:
 
 
 def _caption(resolved: ResolvedQuestion, found: Attribution) -> str:
-    """The score, the layer and the cost."""
+    """How far the map was taken, the score, the layer and the cost."""
     score, measured_in = f"{float(found.score[0]):.3g}", resolved.prediction.unit
     parts = [f"{score} {measured_in}" if measured_in else f"{resolved.target.unit} {score}"]
+    if found.partial is not None:
+        parts.insert(0, partial_text(found))
     if found.layer:
         parts.append(f"layer {found.layer}")
     parts.append(cost_text(found.cost))

@@ -12,6 +12,8 @@ from core.types import Attribution, Cost
 
 SUM_ERRORS = ERRORS
 """Extras of methods whose values should add up, and by how much they miss."""
+PARTIAL_ERRORS = ("standard_error", "completeness_error", "refinement_error", "block_share")
+"""Extras that tell how far a partial map may be from the whole one, the best first."""
 NOT_SHOWN = {"tail_rows"}
 """Extras that say nothing to a reader of the page."""
 TOLD_IF_ANY = {"outlying_tokens", "largest_on_outlier"}
@@ -70,6 +72,8 @@ def extra_text(name: str, value: float) -> str:
         return "the largest value lies on such a token: mask outlying tokens"
     if name == "converged":
         return f"converged: {'yes' if value else 'no'}"
+    if name == "block_share":
+        return f"blocks of {value:.1%} of the picture, on average over the evidence"
     if name == "r2":
         return f"R² {value:.2f}"
     if name == "standard_error":
@@ -79,6 +83,15 @@ def extra_text(name: str, value: float) -> str:
     if name.endswith("_error"):
         return f"{words} {value:.1%}"
     return f"{words} {value:.3g}"
+
+
+def partial_text(found: Attribution) -> str:
+    """How far the first picture's map was taken, and how sure it is; empty if it is finished."""
+    if found.partial is None:
+        return ""
+    facts = found.facts()
+    error = next((extra_text(n, facts[n]) for n in PARTIAL_ERRORS if n in facts), "")
+    return ", ".join(filter(None, [str(found.partial), error]))
 
 
 def extras_text(found: Attribution, leave_out: Collection[str] = ()) -> str:

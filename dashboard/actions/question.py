@@ -139,11 +139,15 @@ class Answers:
         same: by field, values that mean the same, such as no class and the predicted one; `ANY`
             where the field makes no difference.
         settings: the methods and metrics whose settings matter; None for all.
+        partial: of a map of some samples only, how far it was taken; else empty.
+        painting: whether it is still being worked on.
     """
 
     label: str = ""
     same: Mapping[str, Sequence[Any] | str] = field(default_factory=dict)
     settings: Sequence[str] | None = None
+    partial: str = ""
+    painting: bool = False
 
 
 class Answered(Protocol):

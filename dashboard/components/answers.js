@@ -38,14 +38,18 @@
     return !(alike.includes(asked) && alike.includes(current));
   }
 
-  function isStale({ now, answer }) {
+  // A map whose painting was cancelled is none that anybody waited for.
+  function isStale({ now, answer, cancelled }) {
+    if (answer?.painting && cancelled) return true;
     if (!answer?.asked || !answer.label || !now) return false;
     return Object.keys(now).some((name) => differs(name, answer.asked[name], now[name], answer));
   }
 
   function ribbon(area, stale) {
     if (area.cancelled && (stale || !area.answer)) return `Cancelled. Press ${area.cancelled}`;
-    return stale ? `For: ${area.answer.label}` : "";
+    if (stale) return `For: ${area.answer.label}`;
+    const { partial = "", painting = false } = area.answer ?? {};
+    return partial && !painting ? `Stopped at ${partial}` : partial;
   }
 
   function show(area) {
@@ -53,6 +57,7 @@
     if (!element) return;
     const stale = isStale(area);
     element.classList.toggle("ts-stale", stale);
+    element.classList.toggle("ts-painting", !stale && !area.enough && Boolean(area.answer?.painting));
     element.dataset.ribbon = ribbon(area, stale);
     for (const child of element.children) child.inert = stale;
   }
@@ -68,6 +73,7 @@
       area.sent.set(at, { texts: area.now, values: Object.fromEntries(names.map((key, i) => [key, values[i]])) });
       if (area.sent.size > KEPT) area.sent.delete(area.sent.keys().next().value);
       area.cancelled = "";
+      area.enough = false;
       show(area);
       return [...values.slice(0, -1), at];
     },
@@ -89,10 +95,11 @@
     },
 
     // What the result of an area is called, the values that it was asked with, and a text that two
-    // results share if they answer the same question; null if unknown.
+    // results share if they answer the same question; null if unknown, or if the result was stopped
+    // before its end, as the values then give another one.
     askedOf(name) {
-      const { label, values, same = {} } = areaOf(name).answer ?? {};
-      if (!label || !values) return null;
+      const { label, values, partial, same = {} } = areaOf(name).answer ?? {};
+      if (!label || !values || partial) return null;
       const layer = same.layer?.at(-1) ?? values.layer; // the one taken where none was chosen
       // The label tells the classes, and a file is known by its path.
       const told = { ...values, target: null, versus: null, picture: text(values.picture), layer };
@@ -108,6 +115,14 @@
       area.answer = { ...area.answer, asked: { ...asked, ...other }, values: { ...before, ...values }, same: { ...same, layer: [] } };
       area.now = { ...area.now, ...other };
       show(area);
+    },
+
+    // What there is so far is good enough: nobody needs to say so twice.
+    enough(name) {
+      const area = areaOf(name);
+      area.enough = true;
+      show(area);
+      return stamp();
     },
 
     // A person has cancelled; the button that starts again is called so.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection
 from cachetools import LRUCache
 
 from core.errors import CancelledError
-from core.inputs.batch import OnProgress
 
 MAX_TASKS = 1000
 """How many tasks can be cancelled; older ones can no longer."""
@@ -30,6 +29,39 @@ class _Stop(threading.Event):
     def __init__(self, asked_at: float) -> None:
         super().__init__()
         self.asked_at = asked_at
+        self.enough = threading.Event()
+
+
+class Task:
+    """A task that a visitor waits for; a callback for `on_progress`.
+
+    Args:
+        stop: says whether the task is cancelled, or its visitor content.
+        report: called as ``report(fraction, text)``.
+        clock: the time in seconds.
+    """
+
+    def __init__(
+        self, stop: _Stop, report: Callable[[float, str], object], clock: Callable[[], float]
+    ) -> None:
+        self._stop, self._report, self._pace = stop, report, _Pace(clock)
+
+    def __call__(self, done: int, expected: int) -> None:
+        """Report progress.
+
+        Raises:
+            CancelledError: the task is cancelled.
+        """
+        if self._stop.is_set():
+            raise CancelledError("This was cancelled.")
+        if expected >= REPORTED_FROM:
+            left = self._pace.seconds_left(done, expected)
+            self._report(done / expected, progress_text(done, expected, left))
+
+    @property
+    def enough(self) -> bool:
+        """Whether what there is so far is good enough for the visitor."""
+        return self._stop.enough.is_set()
 
 
 class Tasks:
@@ -50,7 +82,7 @@ class Tasks:
 
     def begin(
         self, name: str, report: Callable[[float, str], object], asked_at: float = 0.0
-    ) -> OnProgress:
+    ) -> Task:
         """Start a task; a task of the same name that was asked for earlier is cancelled.
 
         Args:
@@ -72,16 +104,19 @@ class Tasks:
                 if running is not None:
                     running.set()
                 self._stops[name] = stop
-        pace = _Pace(self._clock)
+        return Task(stop, report, self._clock)
 
-        def on_progress(done: int, expected: int) -> None:
-            if stop.is_set():
-                raise CancelledError("This was cancelled.")
-            if expected >= REPORTED_FROM:
-                left = pace.seconds_left(done, expected)
-                report(done / expected, progress_text(done, expected, left))
+    def enough(self, name: str, before: float = 0.0) -> None:
+        """Tell the task of this name, if there is one, that what it has is good enough.
 
-        return on_progress
+        Args:
+            name: whose task, and which.
+            before: only if it was asked for before this time; 0 for whatever runs now.
+        """
+        with self._lock:
+            stop = self._stops.get(name)
+            if stop is not None and (not before or stop.asked_at < before):
+                stop.enough.set()
 
     def cancel(self, name: str, before: float = 0.0) -> None:
         """Stop the task of this name, if there is one.

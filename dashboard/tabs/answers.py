@@ -146,6 +146,25 @@ def cancel_on_click(page: Page, button: gr.Button, *areas: AnswerArea) -> None:
         )
 
 
+def enough_on_click(page: Page, button: gr.Button, area: AnswerArea) -> None:
+    """Make a button stop the work for an area and keep what there is.
+
+    The button belongs into the area's column; it is seen while partial results come.
+    """
+
+    def enough(asked_at: float, visitor: gr.Request) -> None:
+        page.service.tasks.enough(session(visitor, area.name), before=asked_at)
+
+    button.click(
+        enough,
+        page.asked_at,
+        None,
+        js=f"() => window.timmscope.answers.enough({area.name!r})",
+        queue=False,
+        **QUIET,
+    )
+
+
 def _stop(page: Page, area: AnswerArea) -> Callable[..., None]:
     def stop(asked_at: float, visitor: gr.Request) -> None:
         for task in (area.name, *area.tasks):

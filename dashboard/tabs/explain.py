@@ -17,7 +17,14 @@ from dashboard.actions import ExplainRequest, SaveRequest, VerdictRequest
 from dashboard.components import CHOSEN_JS, Choice, Film, History, Panels, settings_group
 from dashboard.state import Service
 from dashboard.state.models import MAX_LOADS
-from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
+from dashboard.tabs.answers import (
+    AnswerArea,
+    answer_column,
+    ask,
+    cancel_on_click,
+    enough_on_click,
+    keep_true,
+)
 from dashboard.tabs.binding import Inputs
 from dashboard.tabs.page import QUIET, Page
 
@@ -50,6 +57,7 @@ class ExplainWidgets:
         effect: what the model says while a part is hidden.
         film: the map at each stage of the model.
         history: earlier answers.
+        enough: stops a slow method and keeps its map so far.
         summary: how far it can be believed.
         save: buttons that save the map, by kind of file.
         test: starts testing the map.
@@ -70,6 +78,7 @@ class ExplainWidgets:
     effect: gr.JSON
     film: Film
     history: History
+    enough: gr.Button
     summary: gr.Markdown
     save: Mapping[str, gr.Button]
     test: gr.Button
@@ -113,6 +122,7 @@ def _question() -> dict[str, Any]:
 def _answer() -> dict[str, Any]:
     result = Panels(elem_id="result", card_width=280, columns=1, min_height=320, stage=True)
     effect = gr.JSON(visible="hidden", elem_id="effect")
+    enough = gr.Button("Good enough", elem_id="enough", elem_classes="ts-enough", size="sm")
     summary = gr.Markdown(elem_id="summary", elem_classes="ts-note")
     film = Film(elem_id="film")
     history = History(elem_id="history")
@@ -131,6 +141,7 @@ def _answer() -> dict[str, Any]:
         "effect": effect,
         "film": film,
         "history": history,
+        "enough": enough,
         "summary": summary,
         "save": save,
         "test": test,
@@ -158,6 +169,7 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     _film(page, tab, explained)
     _test(page, tab, explained)
     cancel_on_click(page, tab.cancel, area)
+    enough_on_click(page, tab.enough, area)
 
 
 def _follow_method(
@@ -254,11 +266,11 @@ def _explain(
             tab.result: area.answer(found),
             tab.summary: found.summary,
             tab.code: found.code,
-            tab.explanation: found.request,
+            tab.explanation: None if found.answers.painting else found.request,
         }
 
     failed = area.on_fault("This could not be explained")
-    options = ask(page, area, actions.explain, inputs, show, failed)
+    options = ask(page, area, actions.paint, inputs, show, failed)
     asked = gr.on(
         [tab.run.click, tab.layer.input, *page.target_changed], api_name="explain", **options
     )
