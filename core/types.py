@@ -543,6 +543,18 @@ class Attribution(Result):
         """The values (B, H, W) interpolated to `size`; see `upsample`."""
         return upsample(self.values, size)
 
+    def noise_share(self, image: int = 0) -> float | None:
+        """How much of the differences within a map may be chance; None if that is not known.
+
+        The root mean square of its standard errors, as a share of the standard deviation of its
+        values: 0 for a map without chance, 1 for one that may be nothing else.
+        """
+        errors = self.extras.get("standard_error")
+        if errors is None:
+            return None
+        spread = self.values[image].std(correction=0).clamp_min(torch.finfo(torch.float32).tiny)
+        return float(errors[image].float().square().mean().sqrt() / spread)
+
     def facts(self, image: int = 0) -> dict[str, float]:
         """The extras of one image as numbers by name.
 

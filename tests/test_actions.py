@@ -33,6 +33,7 @@ from core.errors import (
 )
 from core.inputs.batch import OnProgress
 from core.methods.base import Family
+from core.runtime import painting
 from core.views.colour import lut
 from core.views.display import display_limits
 from core.views.maps import unpack
@@ -806,6 +807,76 @@ def test_a_model_without_classes_shows_its_strongest_features(featureless: Servi
     assert explained["title"].endswith(f"feature {seen.predicted}")
     with pytest.raises(TimmscopeError, match="without a probability; set Score to Logit"):
         actions.explain(featureless, ask_for(replace(asked, unit="probability"), "gradcam"))
+
+
+# -- painting ------------------------------------------------------------------------------------
+
+SLOW = {"rise": {"masks": 400}}
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partial maps come as often as they can."""
+    monkeypatch.setattr(painting, "SECONDS_BEFORE", 0)
+    monkeypatch.setattr(painting, "SECONDS_BETWEEN", 0)
+    monkeypatch.setattr(painting, "LARGEST_SHARE", 1)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_slow_method_shows_partial_maps_and_then_the_same_map() -> None:
+    *partial, last = actions.paint(Service(), ask_for(about(), "rise", SLOW))
+    assert partial
+    assert all(one.answers.painting and "masks" in one.answers.partial for one in partial)
+    assert "of 400 masks" in partial[0].panels[0]["caption"]
+    assert (last.answers.painting, last.answers.partial) == (False, "")
+    assert last.request == ask_for(about(), "rise", SLOW)
+    alone = actions.explain(Service(), ask_for(about(), "rise", SLOW))
+    assert alone.panels[0]["map"] == last.panels[0]["map"]
+
+
+@pytest.mark.usefixtures("often")
+def test_a_map_that_is_good_enough_is_kept_as_what_it_is(tmp_path: Path) -> None:
+    service = Service()
+    task = service.tasks.begin("someone/explain", lambda *_: None)
+    results = []
+    for result in actions.paint(service, ask_for(about(), "rise", SLOW), task):
+        results.append(result)
+        service.tasks.enough("someone/explain")
+    kept = results[-1]
+    taken = kept.request.stop_after
+    assert taken is not None
+    assert taken < 400
+    assert kept.answers.partial.startswith(f"{taken} of 400 masks, standard error")
+    assert not kept.answers.painting
+    assert f"stop_after={taken}" in kept.code
+    path = Path(actions.save(service, SaveRequest(kept.request, "json")))
+    report = json.loads(path.read_text())
+    assert report["partial"] == {"done": taken, "of": 400, "unit": "masks"}
+    assert report["cost"]["forward"] <= taken + 1
+    whole = actions.explain(service, ask_for(about(), "rise", SLOW))
+    assert (whole.request.stop_after, whole.answers.partial) == (None, "")
+
+
+@pytest.mark.usefixtures("often")
+def test_work_stops_once_nobody_takes_what_it_paints() -> None:
+    service, rows = Service(), []
+    request = ask_for(about(), "rise", {"rise": {"masks": 4000}})
+    results = actions.paint(service, request, lambda done, expected: rows.append(done))
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    with service.slow.slot(), service.slow.slot():  # both places are free again
+        assert rows[-1] < 4000
+
+
+def test_only_who_was_asked_before_is_told_that_it_is_enough() -> None:
+    tasks = Tasks()
+    task = tasks.begin("someone/explain", lambda *_: None, asked_at=5.0)
+    tasks.enough("someone/explain", before=4.0)
+    tasks.enough("other/explain", before=6.0)
+    assert not task.enough
+    tasks.enough("someone/explain", before=6.0)
+    assert task.enough
+    assert not tasks.begin("someone/explain", lambda *_: None, asked_at=7.0).enough
 
 
 # -- which question a result answers ------------------------------------------------------------

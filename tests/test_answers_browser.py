@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -47,6 +48,15 @@ class Area:
 
     def changed(self, method: str, target: object, settings: object = None) -> None:
         self.call("changed", "explain", NAMES, [method, target, settings or {}])
+
+    @property
+    def painting(self) -> bool:
+        """Whether the button that says "good enough" is seen."""
+        return bool(
+            self.page.evaluate(
+                "() => document.getElementById('explain-answer').classList.contains('ts-painting')"
+            )
+        )
 
     @property
     def state(self) -> tuple[bool, str, bool]:
@@ -116,6 +126,43 @@ def test_a_cancelled_question_says_how_to_go_on(area: Area) -> None:
     assert area.state == OLD
 
 
+PARTIAL = {"partial": "120 of 4,000 masks, standard error 9.0%", "painting": True}
+
+
+def test_a_map_that_is_being_painted_says_how_far_it_is(area: Area) -> None:
+    at = area.ask("rise", 3)
+    area.answer(at, **PARTIAL)
+    assert area.state == (False, PARTIAL["partial"], False)
+    assert area.painting
+    area.changed("rise", 4)
+    assert area.state == OLD
+    assert not area.painting, "what is replaced is never good enough"
+    area.changed("rise", 3)
+    area.answer(at)
+    assert area.state == FRESH
+    assert not area.painting
+
+
+def test_a_map_that_is_good_enough_bears_its_samples(area: Area) -> None:
+    at = area.ask("rise", 3)
+    area.answer(at, **PARTIAL)
+    assert area.call("enough", "explain") > at
+    assert not area.painting, "nobody needs to say so twice"
+    area.answer(at, **{**PARTIAL, "painting": False})
+    assert area.state == (False, f"Stopped at {PARTIAL['partial']}", False)
+    again = area.ask("rise", 3)
+    area.answer(again, **PARTIAL)
+    assert area.painting
+
+
+def test_painting_that_is_cancelled_leaves_nothing_to_use(area: Area) -> None:
+    at = area.ask("rise", 3)
+    area.answer(at, **PARTIAL)
+    area.call("cancelled", "explain", "Explain")
+    assert area.state == (True, "Cancelled. Press Explain", True)
+    assert not area.painting
+
+
 def test_a_file_is_the_same_whatever_else_is_said_of_it(area: Area) -> None:
     one, again = ({"path": "/tmp/cat.jpg", "url": url} for url in ("a", "b"))
     area.answer(area.ask("rise", one))
@@ -141,6 +188,10 @@ def page(visit: Callable[..., Visit], url: str) -> Page:
     return found
 
 
+MASKS = re.compile(r"^[\d,]+ of 4,000 masks, standard error")
+STOPPED = re.compile(r"^Stopped at [\d,]+ of 4,000 masks, standard error")
+
+
 def answer(page: Page) -> Any:
     return page.locator("#explain-answer")
 
@@ -152,6 +203,41 @@ def test_what_is_replaced_is_grey_at_once_and_stops(page: Page) -> None:
     choose(page, "#method", "Eigen-CAM")
     title(page, "Eigen-CAM")
     expect(answer(page)).not_to_have_class(STALE)
+
+
+def test_a_slow_map_is_painted_and_kept_when_it_is_good_enough(page: Page) -> None:
+    enough = page.locator("#enough")
+    expect(enough).to_be_hidden()
+    choose(page, "#method", "RISE")
+    title(page, "RISE")
+    expect(answer(page)).to_have_attribute("data-ribbon", MASKS, timeout=TIMEOUT)
+    expect(answer(page)).not_to_have_class(STALE)
+    expect(page.locator("#result .ts-caption").first).to_contain_text("of 4,000 masks")
+    first = answer(page).get_attribute("data-ribbon") or ""
+    expect(answer(page)).not_to_have_attribute("data-ribbon", first, timeout=TIMEOUT)
+    enough.click()
+    expect(enough).to_be_hidden()
+    expect(answer(page)).to_have_attribute("data-ribbon", STOPPED, timeout=TIMEOUT)
+    expect(page.locator("#result .ts-title").first).to_contain_text("RISE")
+    with page.expect_download(timeout=TIMEOUT) as waited:
+        page.get_by_role("button", name="Save JSON").click()
+    report = json.loads(waited.value.path().read_text())
+    ribbon = answer(page).get_attribute("data-ribbon") or ""
+    assert f"{report['partial']['done']:,} of 4,000 masks" in ribbon
+    assert f"stop_after={report['partial']['done']}" in report["python"]
+    choose(page, "#method", "Eigen-CAM")
+    title(page, "Eigen-CAM")
+    expect(answer(page)).to_have_attribute("data-ribbon", "")
+
+
+def test_painting_stops_for_what_replaces_it(page: Page) -> None:
+    choose(page, "#method", "RISE")
+    expect(answer(page)).to_have_attribute("data-ribbon", MASKS, timeout=TIMEOUT)
+    choose(page, "#method", "HiResCAM")
+    title(page, "HiResCAM")
+    page.wait_for_timeout(1500)
+    expect(page.locator("#result .ts-title").first).to_contain_text("HiResCAM")
+    expect(page.locator("#enough")).to_be_hidden()
 
 
 def test_what_is_cancelled_says_so_and_stays_grey(page: Page) -> None:

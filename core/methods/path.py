@@ -194,8 +194,9 @@ class IDGI(Method):
         with these steps alone.
         """
         start, end, owner = starts[images], run.x[images], run.owner[images]
-        later = [1 + step for step in coarse_to_fine(self.steps - 1)]
-        order = [0, *later][: run.samples(self.steps, "steps", FEWEST)]
+        between = (1 + step for step in coarse_to_fine(self.steps - 2))
+        order = list(dict.fromkeys([0, self.steps - 1, *between]))
+        order = order[: run.samples(self.steps, "steps", FEWEST)]
 
         def path() -> Iterator[Chunk]:
             for step in order:
@@ -207,17 +208,19 @@ class IDGI(Method):
         for step, (at, grad) in zip(order, passes, strict=True):
             nodes[step] = at, F.normalize(grad.flatten(1)).view_as(grad).square().sum(1)
             if len(nodes) >= FEWEST:
-                run.paint(len(nodes), lambda: self._so_far(nodes, order, score))
+                run.paint(len(nodes), lambda: self._so_far(nodes, score))
         return self._distributed(nodes, score), nodes[0][0]
 
     def _so_far(
-        self, nodes: dict[int, tuple[Tensor, Tensor]], order: list[int], score: Tensor
+        self, nodes: dict[int, tuple[Tensor, Tensor]], score: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The map of the steps so far, and how much it changed with the later half of them."""
-        values = self._distributed(nodes, score)
-        half = self._distributed({step: nodes[step] for step in order[: len(nodes) // 2]}, score)
-        change = (values - half).abs().sum((1, 2)) / values.abs().sum((1, 2))
-        return values, {"refinement_error": change}
+        """The map of the steps so far, and the share of the score's changes in longer ones."""
+        steps = [*sorted(nodes), self.steps]
+        scores = torch.stack([*(nodes[step][0] for step in steps[:-1]), score])
+        changes = scores.diff(dim=0).abs()
+        longer = torch.tensor([b - a > 1 for a, b in pairwise(steps)], device=changes.device)
+        share = changes[longer].sum(0) / changes.sum(0)
+        return self._distributed(nodes, score), {"unresolved_share": share}
 
     def _distributed(self, nodes: dict[int, tuple[Tensor, Tensor]], score: Tensor) -> Tensor:
         """(b, H, W) each change of the score, distributed by the squared gradients before it.

@@ -96,12 +96,12 @@ class KernelShap(Segmented):
         whole = run.score()[image].cpu().double()
         rise = whole - self._scores(run, image, labels, torch.zeros(1, plan.count) > 0)[0]
         solution = Solution(rise.expand(1), torch.zeros_like(rise).expand(1), rise)
-        pairs = run.samples(2 + 2 * len(plan.sets), "copies", 2 + 2 * plan.count) // 2 - 1
+        pairs = run.samples(2 + 2 * len(plan.sets), "copies", 2 + 4 * plan.count) // 2 - 1
         gains = torch.empty(0, dtype=torch.float64)
 
         def paint(more: Tensor) -> None:
             so_far = torch.cat([gains, more])
-            if len(so_far) >= plan.count:
+            if len(so_far) >= 2 * plan.count:  # before, the standard errors are too small
                 run.paint(
                     2 + 2 * len(so_far),
                     lambda: self._maps(run, [labels], [plan.solve(so_far, rise)]),

@@ -12,8 +12,8 @@ from core.types import Attribution, Cost
 
 SUM_ERRORS = ERRORS
 """Extras of methods whose values should add up, and by how much they miss."""
-PARTIAL_ERRORS = ("standard_error", "completeness_error", "refinement_error", "block_share")
-"""Extras that tell how far a partial map may be from the whole one, the best first."""
+PARTIAL_ERRORS = ("completeness_error", "unresolved_share", "block_share")
+"""Extras that tell how far a partial map without standard errors may be from the whole one."""
 NOT_SHOWN = {"tail_rows"}
 """Extras that say nothing to a reader of the page."""
 TOLD_IF_ANY = {"outlying_tokens", "largest_on_outlier"}
@@ -72,6 +72,8 @@ def extra_text(name: str, value: float) -> str:
         return "the largest value lies on such a token: mask outlying tokens"
     if name == "converged":
         return f"converged: {'yes' if value else 'no'}"
+    if name == "unresolved_share":
+        return f"{value:.0%} of the score's changes not yet placed to a step"
     if name == "block_share":
         return f"blocks of {value:.1%} of the picture, on average over the evidence"
     if name == "r2":
@@ -89,8 +91,10 @@ def partial_text(found: Attribution) -> str:
     """How far the first picture's map was taken, and how sure it is; empty if it is finished."""
     if found.partial is None:
         return ""
-    facts = found.facts()
+    facts, noise = found.facts(), found.noise_share()
     error = next((extra_text(n, facts[n]) for n in PARTIAL_ERRORS if n in facts), "")
+    if noise is not None:
+        error = f"standard error {noise:.0%} of the map's spread"
     return ", ".join(filter(None, [str(found.partial), error]))
 
 
