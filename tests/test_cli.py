@@ -395,6 +395,20 @@ def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
     assert len({m.tobytes() for m in maps}) == 4
 
 
+def test_a_slow_method_stops_after_its_time_and_says_so(tmp_path: Path) -> None:
+    words = ["--methods", "rise,gradcam", "--seconds", "0.5", "--output-dir", tmp_path]
+    results = command("explain", COFFEE, *words).image["results"]
+    partial, cost = results["rise"]["partial"], results["rise"]["cost"]
+    assert (partial["of"], partial["unit"]) == (4000, "masks")
+    assert 16 <= partial["done"] <= cost["forward"] < 4000
+    assert cost["seconds"] >= 0.5
+    assert results["rise"]["standard_error"] > 0
+    assert "partial" not in results["gradcam"]
+    samples = np.load(results["rise"]["files"]["npz"])["samples"]
+    assert samples.tolist() == [partial["done"], 4000]
+    assert "samples" not in np.load(results["gradcam"]["files"]["npz"])
+
+
 def test_if_no_method_can_answer_the_code_is_1() -> None:
     done = command("explain", COFFEE, "--methods", "attention,attention_rollout")
     assert done.code == 1
@@ -458,6 +472,8 @@ def assert_refused(done: Outcome, *words: str) -> None:
         (["--labels", "nowhere.txt"], ["nowhere.txt"]),
         (["--metrics", "deletions"], ["did you mean 'deletion'?"]),
         (["--seed", "three"], ["--seed", "three"]),
+        (["--seconds", "0"], ["--seconds", "positive number of seconds"]),
+        (["--seconds", "soon"], ["--seconds", "'soon'"]),
         (["--colour", "red"], ["--colour"]),
     ],
 )
