@@ -175,19 +175,11 @@ class Explainer:
         if stop_after is not None and stop_after < 1:
             raise TimmscopeError(f"stop_after is {stop_after}; give a number of samples from 1")
         if isinstance(pictures, Query):
-            given = {
-                "target": target is not None,
-                "layer": layer is not None,
-                "extra_layers": bool(extra_layers),
-                "seed": seed != 0,
-                "ground_truth": ground_truth is not None,
-                "on_progress": on_progress is not None,
-                "on_partial": on_partial is not None,
-                "stop_after": stop_after is not None,
-            }
-            if any(given.values()):
-                names = ", ".join(name for name, stated in given.items() if stated)
-                raise TypeError(f"a Query already says its {names}; change the Query")
+            _refuse_beside_query(
+                target=target, layer=layer, extra_layers=extra_layers or None, seed=seed or None,
+                ground_truth=ground_truth, on_progress=on_progress, on_partial=on_partial,
+                stop_after=stop_after,
+            )  # fmt: skip
             return self._with_layer_names(pictures)
         batch = self.prepare(pictures)
         return Query(
@@ -754,6 +746,12 @@ class Explainer:
 
     def _prediction(self, outputs: Outputs) -> Prediction:
         return self.model.task.predict(outputs)
+
+
+def _refuse_beside_query(**options: object) -> None:
+    """Refuse options that are not None, given beside a `Query` that has its own."""
+    if names := ", ".join(name for name, value in options.items() if value is not None):
+        raise TypeError(f"a Query already says its {names}; change the Query")
 
 
 @functools.lru_cache(maxsize=4)

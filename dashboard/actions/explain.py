@@ -108,7 +108,7 @@ def paint(
         yield _result(resolved, request, attribution_of(resolved, request, on_progress))
         return
 
-    def work(show: Show[ExplainResult]) -> ExplainResult:
+    def job(show: Show[ExplainResult]) -> ExplainResult:
         def report(done: int, expected: int) -> None:
             show(None)
             if on_progress is not None:
@@ -124,7 +124,7 @@ def paint(
             found = attribution_of(resolved, request, report, on_partial)
         return _result(resolved, request, found)
 
-    yield from streamed(work)
+    yield from streamed(job)
 
 
 def _result(

@@ -17,14 +17,14 @@ Show = Callable[[T | None], None]
 nobody does."""
 
 
-def streamed(work: Callable[[Show[T]], T]) -> Iterator[T]:
-    """What `work` shows while it runs in a thread of its own, then what it returns.
+def streamed(job: Callable[[Show[T]], T]) -> Iterator[T]:
+    """What `job` shows while it runs in a thread of its own, then what it returns.
 
     Once the iterator is closed, because nobody waits any longer, the work stops at the next thing
     that it shows.
 
     Args:
-        work: called with a function that shows a result so far. What it raises is raised here.
+        job: called with a function that shows a result so far. What it raises is raised here.
     """
     shown: SimpleQueue[T | None] = SimpleQueue()
     left = threading.Event()
@@ -36,7 +36,7 @@ def streamed(work: Callable[[Show[T]], T]) -> Iterator[T]:
             shown.put(found)
 
     worker = ThreadPoolExecutor(1)
-    running = worker.submit(contextvars.copy_context().run, work, show)
+    running = worker.submit(contextvars.copy_context().run, job, show)
     running.add_done_callback(lambda _: shown.put(None))
     try:
         while (found := shown.get()) is not None:
