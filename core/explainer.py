@@ -159,12 +159,10 @@ class Explainer:
             on_progress: called with the rows done and expected; raise `CancelledError` in it to
                 stop.
             on_partial: called about once a second, while a slow method works on one picture, with
-                the map of the samples so far, an `Attribution` whose `partial` counts them; return
-                True from it to stop and keep that map. Methods that are quick, or of which a part
-                means nothing, do not call it.
-            stop_after: how many samples (masks, copies, steps) a slow method takes at most: those
-                that it would take first otherwise. So a map that was stopped is computed again by
-                the samples that its `partial` counts.
+                the map so far, an `Attribution` whose `partial` counts the samples; return True
+                to stop and keep that map. docs/architecture.md says which methods call it.
+            stop_after: how many samples a slow method takes at most, the first that it would take
+                otherwise; a map that was stopped comes again with as many as its `partial` counts.
 
         Raises:
             PictureError: a picture cannot be read.
