@@ -6,7 +6,7 @@ torch.Size([1, 7, 7])
 """
 
 from core.errors import TimmscopeError
-from core.explainer import Explainer, compare, explain
+from core.explainer import Explainer, compare, compare_models, compare_pictures, explain
 from core.inputs.samples import sample_picture
 from core.methods.base import METHODS
 from core.metrics.base import METRICS
@@ -30,6 +30,8 @@ __all__ = [
     "Score",
     "TimmscopeError",
     "compare",
+    "compare_models",
+    "compare_pictures",
     "explain",
     "load_model",
     "sample_picture",

@@ -24,11 +24,13 @@ from core.evaluation import assess
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.measure import check_target, maps_of, measure
 from core.evaluation.recommendation import Recommendation
+from core.evaluation.side_by_side import SideBySide, side_by_side
 from core.evaluation.verdict import Verdict
 from core.inputs.batch import (
     InputBatch,
     OnPartial,
     OnProgress,
+    PictureLike,
     Pictures,
     prepare,
     to_input_size,
@@ -752,16 +754,26 @@ def _refuse_beside_query(**options: object) -> None:
         raise TypeError(f"a Query already says its {names}; change the Query")
 
 
+ModelLike = Explainer | ModelHandle | nn.Module | str
+"""A model by name, as a module or a handle, or its explainer."""
+
+
 @functools.lru_cache(maxsize=4)
 def _explainer(model: str) -> Explainer:
     return Explainer(model)
+
+
+def _explainer_of(model: ModelLike) -> Explainer:
+    if isinstance(model, Explainer):
+        return model
+    return _explainer(model) if isinstance(model, str) else Explainer(model)
 
 
 def explain(
     pictures: Pictures,
     method: MethodLike = "gradcam",
     *,
-    model: ModelHandle | nn.Module | str = DEFAULT_MODEL,
+    model: ModelLike = DEFAULT_MODEL,
     **options: Any,
 ) -> Attribution:
     """Which pixels made a model predict so; see `Explainer.explain`.
@@ -770,7 +782,7 @@ def explain(
     >>> explain(sample_picture("coffee"), method="gradcam").method
     'gradcam'
     """
-    explainer = _explainer(model) if isinstance(model, str) else Explainer(model)
+    explainer = _explainer_of(model)
     return explainer.explain(pictures, method, **options)
 
 
@@ -778,7 +790,7 @@ def compare(
     pictures: Pictures,
     methods: Sequence[MethodLike] = DEFAULT_METHODS,
     *,
-    model: ModelHandle | nn.Module | str = DEFAULT_MODEL,
+    model: ModelLike = DEFAULT_MODEL,
     **options: Any,
 ) -> Comparison:
     """Several methods on one question; see `Explainer.compare`.
@@ -788,5 +800,83 @@ def compare(
     >>> list(answer.results), answer.errors["attention"].split(";")[0]
     (['gradcam'], 'tf_efficientnet_lite0 computes no softmax attention')
     """
-    explainer = _explainer(model) if isinstance(model, str) else Explainer(model)
+    explainer = _explainer_of(model)
     return explainer.compare(pictures, methods, **options)
+
+
+def compare_models(
+    picture: Pictures,
+    models: Sequence[ModelLike],
+    method: MethodLike = "gradcam",
+    **options: Any,
+) -> SideBySide:
+    """One method on several models, all asked about one picture.
+
+    Args:
+        picture: the picture.
+        models: names, modules, handles or explainers.
+        method: the method; see `Explainer.explain`.
+        **options: those of `core.evaluation.side_by_side.side_by_side`: params, target, layer,
+            seed, on_progress. A class is looked up by its label; by default each model explains its
+            own prediction.
+
+    Returns:
+        The answers by the models' names, and how far their maps agree.
+
+    >>> from core import sample_picture
+    >>> found = compare_models(sample_picture("coffee"), ["tf_efficientnet_lite0", "world_resnet"])
+    >>> [side.prediction.labels is not None for side in found.sides.values()]
+    [True, True]
+    """
+    explainers = [_explainer_of(model) for model in models]
+    names = numbered([explainer.model.name for explainer in explainers])
+    asked = {name: (one, picture) for name, one in zip(names, explainers, strict=True)}
+    return side_by_side(asked, method, **options)
+
+
+def compare_pictures(
+    pictures: Sequence[PictureLike] | Mapping[str, PictureLike],
+    method: MethodLike = "gradcam",
+    *,
+    model: ModelLike = DEFAULT_MODEL,
+    **options: Any,
+) -> SideBySide:
+    """One method on several pictures, under one model.
+
+    Args:
+        pictures: the pictures, by name or in a list.
+        method: the method; see `Explainer.explain`.
+        model: the model.
+        **options: as for `compare_models`; by default each picture's prediction is explained.
+
+    Returns:
+        The answers by the names of the pictures.
+
+    >>> from core import sample_picture
+    >>> found = compare_pictures({name: sample_picture(name) for name in ("coffee", "chelsea")})
+    >>> [side.target_name for side in found.sides.values()], found.agreement
+    (['espresso', 'tiger cat'], None)
+    """
+    explainer = _explainer_of(model)
+    if not isinstance(pictures, Mapping):
+        named = [_picture_name(one, i) for i, one in enumerate(pictures)]
+        pictures = dict(zip(numbered(named), pictures, strict=True))
+    return side_by_side({k: (explainer, one) for k, one in pictures.items()}, method, **options)
+
+
+def _picture_name(picture: PictureLike, number: int) -> str:
+    """The name of a picture's file, or its number."""
+    return Path(picture).name if isinstance(picture, (str, Path)) else f"picture {number + 1}"
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Names that differ: one that was there before has a number.
+
+    >>> numbered(["a", "b", "a"])
+    ['a', 'b', 'a (2)']
+    """
+    found: list[str] = []
+    for name in names:
+        before = names[: len(found)].count(name)
+        found.append(f"{name} ({before + 1})" if before else name)
+    return found

@@ -147,11 +147,16 @@ def recommendation_facts(found: Recommendation) -> dict[str, Any]:
     }
 
 
-def agreement_facts(found: Agreement) -> dict[str, Any]:
-    """How far methods agree as JSON: square tables, rows and columns in the order of `methods`."""
-    tables = {name: getattr(found, name) for name in ("spearman", "overlap", "ssim")}
+def agreement_facts(found: Agreement, names: str = "methods") -> dict[str, Any]:
+    """How far maps agree as JSON: square tables, rows and columns in the order of their names.
+
+    Args:
+        found: the agreement.
+        names: what the names are called: whose maps they are.
+    """
+    tables = {name: getattr(found, name) for name in ("pearson", "spearman", "overlap", "ssim")}
     return {
-        "methods": list(found.methods),
+        names: list(found.methods),
         **{
             name: [[finite(round(v, 4)) for v in row] for row in t.tolist()]
             for name, t in tables.items()

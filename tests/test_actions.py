@@ -229,23 +229,26 @@ def test_a_saved_picture_has_the_colours_opacity_and_fading_chosen(
 
 def test_one_failing_method_never_kills_the_others(service: Service) -> None:
     found = actions.compare(service, compared(about(), ["gradcam", "attention"]))
-    assert [panel["tone"] for panel in found.panels] == ["", "error"]
-    assert "softmax attention" in found.panels[1]["caption"]
+    assert [panel["tone"] for panel in found.panels] == ["", "", "error"]
+    assert "softmax attention" in found.panels[2]["caption"]
     assert [row[0] for row in found.table] == ["Grad-CAM", "Attention"]
 
 
 def test_agreement_stands_below_the_maps(service: Service) -> None:
     found = actions.compare(service, compared(about(), ["gradcam", "hirescam", "sobel"]))
-    *maps, where, ranks, structure, tops = found.panels
+    picture, *maps, where, switch = found.panels
+    assert picture["title"] == "Picture"
     assert len(maps) == 3
     assert where["map"]
-    assert where["title"] == "Where the methods disagree"
-    for panel in (ranks, structure, tops):
-        (trace,) = panel["figure"]["data"]
-        assert not panel["map"]
+    assert where["title"] == "Where they disagree"
+    charts = {one["label"]: one["figure"] for one in switch["alternatives"]}
+    assert list(charts) == ["Correlation", "Rank", "SSIM", "Overlap"]
+    assert switch["figure"] == charts["Correlation"]
+    for figure in charts.values():
+        (trace,) = figure["data"]
         assert [row[i] for i, row in enumerate(trace["z"])] == [1, 1, 1]
         assert trace["z"][0][1] > trace["z"][0][2], "Grad-CAM is more like HiResCAM than edges"
-        names = [note["text"] for note in panel["figure"]["layout"]["annotations"]]
+        names = [note["text"] for note in figure["layout"]["annotations"]]
         assert names[2] == "3  Edges (control)"
 
 
@@ -267,10 +270,10 @@ def test_a_grainy_map_is_smoothed_and_its_card_says_so(service: Service) -> None
 
 def test_a_shared_range_is_shared_smoothed_and_as_it_is(service: Service) -> None:
     found = actions.compare(service, compared(about(), ["saliency", "sobel"], "shared"))
-    drawn = [panel["smoothing"] for panel in found.panels[:2]]
+    drawn = [panel["smoothing"] for panel in found.panels[1:3]]
     first, second = ({k: one["unsmoothed"][k] for k in ("zmin", "zmax")} for one in drawn if one)
     assert first == second
-    assert first["zmax"] > found.panels[0]["figure"]["data"][0]["zmax"]
+    assert first["zmax"] > found.panels[1]["figure"]["data"][0]["zmax"]
 
 
 def test_a_picture_is_saved_unsmoothed_if_told(service: Service) -> None:
@@ -285,7 +288,7 @@ def test_a_picture_is_saved_unsmoothed_if_told(service: Service) -> None:
 def test_a_shared_range_is_the_same_for_all(service: Service) -> None:
     def ranges(colour_range: str) -> list[tuple[float, float]]:
         found = actions.compare(service, compared(about(), ["gradcam", "sobel"], colour_range))
-        traces = [panel["figure"]["data"][0] for panel in found.panels[:2]]
+        traces = [panel["figure"]["data"][0] for panel in found.panels[1:3]]
         return [(trace["zmin"], trace["zmax"]) for trace in traces]
 
     own, shared = ranges("own"), ranges("shared")
@@ -302,12 +305,12 @@ def test_a_range_shared_with_a_signed_map_is_symmetric_about_zero(
     settings = {key: {"relu": False} for key in methods if key != "sobel"}
     request = CompareRequest(CONTRAST, methods, settings, None, "shared")
     found = actions.compare(service, request)
-    drawn = [panel["figure"]["data"][0] for panel in found.panels[:2]]
+    drawn = [panel["figure"]["data"][0] for panel in found.panels[1:3]]
     ranges = {(trace["zmin"], trace["zmax"]) for trace in drawn}
     ((low, high),) = ranges
     assert low == -high < 0
-    assert all(panel["signed"] for panel in found.panels[:2])
-    alone = actions.compare(service, replace(request, colour_range="own")).panels[:2]
+    assert all(panel["signed"] for panel in found.panels[1:3])
+    alone = actions.compare(service, replace(request, colour_range="own")).panels[1:3]
     assert high == max(panel["figure"]["data"][0]["zmax"] for panel in alone)
     assert alone[0]["signed"]
     assert alone[1]["signed"] == signed
@@ -468,7 +471,7 @@ def test_a_reason_that_several_share_is_told_once(service: Service) -> None:
     found = actions.compare(service, compared(about(), cams, layer="classifier"))
     told = [panel for panel in found.panels if "classifier" in panel["caption"]]
     assert [panel["title"] for panel in told] == ["Grad-CAM, LayerCAM"]
-    assert [row[4] for row in found.table[:2]] == ["no map: see its card"] * 2
+    assert [row[4] for row in found.table[1:]] == ["no map: see its card"] * 2
     metrics = ["pointing_game", "energy_inside", "complexity"]
     request = MeasureRequest(about(), ["gradcam"], metrics, {}, None)
     (card,) = actions.measure(service, request).panels

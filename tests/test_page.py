@@ -56,7 +56,7 @@ def test_a_request_is_read_from_the_widgets_of_its_fields_names() -> None:
 def test_a_new_option_is_a_field_and_a_widget_of_its_name() -> None:
     @dataclass(frozen=True)
     class WithOption(CompareRequest):
-        smooth: bool
+        smooth: bool = False
 
     def compare(
         service: Service, request: WithOption, on_progress: OnProgress | None = None

@@ -49,7 +49,7 @@ def test_agreement_is_a_symmetric_table_and_shows_where_methods_differ() -> None
     other = a.clone()
     other[:6] = noise(1)[:6]
     found = agreement({"one": a, "same": 2 * a, "other": other})
-    for table in (found.spearman, found.overlap, found.ssim):
+    for table in (found.pearson, found.spearman, found.overlap, found.ssim):
         assert torch.equal(table, table.T)
         assert table.diagonal().eq(1).all()
         assert table[0, 1] == pytest.approx(1)
@@ -66,7 +66,7 @@ def test_the_command_line_tells_how_far_methods_agree(capsys: pytest.CaptureFixt
     (report,) = json.loads(capsys.readouterr().out)["images"]
     found = report["agreement"]
     assert found["methods"] == ["gradcam", "hirescam", "sobel"]
-    for table in ("spearman", "overlap", "ssim"):
+    for table in ("pearson", "spearman", "overlap", "ssim"):
         assert found[table][0][0] == 1
         assert found[table][0][1] == found[table][1][0] > found[table][0][2]
 

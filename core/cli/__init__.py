@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from core.cli import (
+    compare,
     evaluate,
     explain,
     features,
@@ -28,6 +29,7 @@ PROGRAM = f"python -m {__name__.partition('.')[0]}"
 """How this command line is started, in the checkout and installed."""
 COMMANDS: Mapping[str, Command] = {
     "explain": explain.COMMAND,
+    "compare": compare.COMMAND,
     "evaluate": evaluate.COMMAND,
     "sanity": sanity_checks.COMMAND,
     "features": features.COMMAND,

@@ -84,10 +84,19 @@ class Request:
                 "--random-maps ranks scores among random maps, and --metrics names none; add one"
             )
         refuse_unused(settings, "neither --methods nor --metrics")
-        saves = [kind.strip() for kind in arguments.save.split(",") if kind.strip()]
-        if odd := [kind for kind in saves if kind not in SAVES]:
-            raise TimmscopeError(f"cannot save as {odd[0]!r}; choose from {', '.join(SAVES)}")
-        return cls(methods, metrics, saves, arguments)
+        return cls(methods, metrics, parse_saves(arguments.save), arguments)
+
+
+def parse_saves(text: str) -> list[str]:
+    """Kinds of files to write, from a comma separated list.
+
+    Raises:
+        TimmscopeError: there is no such kind.
+    """
+    saves = [kind.strip() for kind in text.split(",") if kind.strip()]
+    if odd := [kind for kind in saves if kind not in SAVES]:
+        raise TimmscopeError(f"cannot save as {odd[0]!r}; choose from {', '.join(SAVES)}")
+    return saves
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:

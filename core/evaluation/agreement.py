@@ -8,23 +8,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.metrics.similarity import overlap, ranks, spearman, ssim
+from core.metrics.similarity import overlap, pearson, ranks, spearman, ssim
 from core.result import Result
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Agreement(Result):
-    """How similar the maps of m methods are; tables (m, m), symmetric, 1 on the diagonal.
+    """How similar m maps of one picture are; tables (m, m), symmetric, 1 on the diagonal.
 
     Attributes:
-        methods: their names, in the order of rows and columns.
+        methods: names of the maps, such as those of methods, in the order of rows and columns.
+        pearson: linear correlation, -1 to 1.
         spearman: rank correlation, -1 to 1.
         overlap: intersection over union of the top 10% of the pixels, 0 to 1.
         ssim: structural similarity of the maps, each scaled to 0 to 1.
-        disagreement: (H, W) standard deviation, over the methods, of each pixel's rank (0 to 1).
+        disagreement: (H, W) standard deviation, over the maps, of each pixel's rank (0 to 1).
     """
 
     methods: tuple[str, ...]
+    pearson: Tensor
     spearman: Tensor
     overlap: Tensor
     ssim: Tensor
@@ -35,12 +37,13 @@ def agreement(maps: Mapping[str, Tensor]) -> Agreement:
     """Compare every pair of maps.
 
     Args:
-        maps: (H, W) by method name, all on the same grid; at least one.
+        maps: (H, W) by name, all on the same grid; at least one.
     """
     keys = tuple(maps)
     values = torch.stack([maps[key].float() for key in keys])
     return Agreement(
         keys,
+        _table(values, pearson),
         _table(values, spearman),
         _table(values, overlap),
         _table(values, ssim),

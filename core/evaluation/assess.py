@@ -31,7 +31,7 @@ from core.metrics.localisation_grid import OTHERS
 from core.models.handle import ModelHandle
 from core.models.named_layer import LayerLike
 from core.runtime.batching import joint_progress
-from core.tasks.base import TargetLike
+from core.tasks.base import Target, TargetLike
 from core.tasks.query import Query
 from core.types import Attribution, Comparison, Cost, PercentileRank, Prediction, Score
 
@@ -61,6 +61,9 @@ class ExplainerLike(Protocol):
         on_progress: OnProgress | None = None,
     ) -> Query:
         """A checked question about pictures."""
+
+    def target(self, target: TargetLike, images: int = 1) -> Target | None:
+        """A checked target."""
 
     def predict(self, pictures: Pictures | Query) -> Prediction:
         """The model's scores of each picture."""

@@ -56,6 +56,18 @@ def spearman(some: Tensor, others: Tensor) -> float:
     return float(np.clip(spearmanr(a, b).statistic, -1, 1))
 
 
+def pearson(some: Tensor, others: Tensor) -> float:
+    """Linear correlation of two maps (H, W), -1 to 1; NaN if one is constant.
+
+    >>> round(pearson(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[-2.0, -4.0, -18.0]])), 6)
+    -1.0
+    """
+    if not comparable(some, others):
+        return math.nan
+    both = torch.stack([some.flatten(), others.flatten()]).double()
+    return float(torch.corrcoef(both)[0, 1].clamp(-1, 1))
+
+
 def overlap(some: Tensor, others: Tensor, share: float = TOP) -> float:
     """Intersection over union, 0 to 1, of the pixels with the largest values in two maps (H, W).
 

@@ -52,6 +52,16 @@ class Target(ABC):
         """The same question of a model with this activation, where that is not settled yet."""
         return self
 
+    def with_classes(self, find: Callable[[int], int]) -> Target:
+        """The same question of a model that numbers its classes otherwise.
+
+        What its scores mean is settled by that model: see `under`.
+
+        Args:
+            find: the number there of the class with a number here; what it raises is passed on.
+        """
+        return self
+
     def probability(self) -> Target:
         """The same question asked of probabilities.
 
@@ -124,6 +134,9 @@ class Combination(Target):
     def under(self, activation: Activation) -> Target:
         return replace(self, terms=tuple((w, target.under(activation)) for w, target in self.terms))
 
+    def with_classes(self, find: Callable[[int], int]) -> Target:
+        return replace(self, terms=tuple((w, one.with_classes(find)) for w, one in self.terms))
+
     def describe(self, prediction: Prediction, image: int = 0) -> str:
         names = [target.describe(prediction, image) for _, target in self.terms]
         weights = [weight for weight, _ in self.terms]
@@ -181,6 +194,9 @@ class PerImage(Target):
         each = [target.bounded() for target in self.targets]
         known = tuple(one for one in each if one is not None)
         return PerImage(known) if len(known) == len(each) else None
+
+    def with_classes(self, find: Callable[[int], int]) -> Target:
+        return PerImage(tuple(target.with_classes(find) for target in self.targets))
 
     def under(self, activation: Activation) -> Target:
         return PerImage(tuple(target.under(activation) for target in self.targets))

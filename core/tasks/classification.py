@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -75,6 +75,10 @@ class ClassScore(Target):
 
     def under(self, activation: Activation) -> Target:
         return self if self.activation is not None else replace(self, activation=activation)
+
+    def with_classes(self, find: Callable[[int], int]) -> Target:
+        index = find(self.index) if isinstance(self.index, int) else tuple(map(find, self.index))
+        return replace(self, index=index, activation=None)
 
     def of(self, image: int) -> int:
         """The class of one image."""

@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import textwrap
+from collections.abc import Iterable
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -143,7 +144,7 @@ def overlay_panel(
     named = ends if signed else None
     trace |= _colours(array, span, unit, colorbar, named)
     layout = layout_of(margin) | _frame(width, height)
-    layout["uirevision"] = hashlib.blake2s(uri.encode(), digest_size=8).hexdigest()
+    layout["uirevision"] = _name_of(uri)
     layout["images"] = [_background(uri, width, height)]
     layout["shapes"] = _borders(segments, geometry.box) if segments is not None else []
     layout["shapes"] += [] if geometry.whole else _outside(geometry)
@@ -165,19 +166,67 @@ def _smooth(shown: Panel, told: str, means: Packed, bare: Json) -> None:
     trace["hovertemplate"] = trace["hovertemplate"].replace("%{z:", "%{customdata:")
 
 
-def picture_panel(picture: Image.Image, *, title: str = "", caption: str = "") -> Panel:
+def picture_panel(
+    picture: Image.Image,
+    *,
+    title: str = "",
+    caption: str = "",
+    uri: str = "",
+) -> Panel:
     """A picture without a map.
 
     Args:
         picture: the picture.
         title: title of the panel.
         caption: text below the title, one or two sentences.
+        uri: its `picture_uri`, where that is known.
     """
     width, height = picture.size
+    uri = uri or picture_uri(picture)
     layout = layout_of({"l": 0, "r": 0, "t": 0, "b": 0}) | _frame(width, height)
-    layout["images"] = [_background(picture_uri(picture), width, height)]
-    empty_trace: Json = {"type": "scatter", "x": [], "y": [], "hoverinfo": "skip"}
-    return panel(title, caption, [empty_trace], layout, aspect=height / width)
+    layout["uirevision"] = _name_of(uri)
+    layout["images"] = [_background(uri, width, height)]
+    return panel(title, caption, [_to_point_at(width, height)], layout, aspect=height / width)
+
+
+def linked(panels: Iterable[Panel]) -> list[Panel]:
+    """Panels over pictures, linked with all others over the same picture; see `Panel.linked`."""
+    found = []
+    for one in panels:
+        over = one["figure"]["layout"] if one["figure"]["data"] else {}
+        found.append({**one, "linked": over["uirevision"]} if "images" in over else one)
+    return found
+
+
+def _name_of(uri: str) -> str:
+    """Tells a picture from others, without its pixels."""
+    return hashlib.blake2s(uri.encode(), digest_size=8).hexdigest()
+
+
+POINTS = 112
+"""Cells along the longer side by which a bare picture can be pointed at."""
+
+
+def _to_point_at(width: int, height: int) -> Json:
+    """A trace that cannot be seen: without one, a page is not told where the pointer is."""
+    step = max(width, height) / POINTS
+    rows, columns = max(1, round(height / step)), max(1, round(width / step))
+    dx, dy = width / columns, height / rows
+    return {
+        "type": "heatmap",
+        "z": {"bdata": _zeros(rows * columns), "dtype": "u1", "shape": f"{rows}, {columns}"},
+        "x0": dx / 2 - 0.5,
+        "dx": dx,
+        "y0": dy / 2 - 0.5,
+        "dy": dy,
+        "opacity": 0,
+        "showscale": False,
+        "hoverinfo": "none",
+    }
+
+
+def _zeros(count: int) -> str:
+    return base64.b64encode(bytes(count)).decode("ascii")
 
 
 def map_panel(

@@ -9,7 +9,7 @@ are integers.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 Json = dict[str, Any]
@@ -32,6 +32,22 @@ class Smoothing(TypedDict):
     caption: str
 
 
+class Alternative(TypedDict):
+    """One of several charts that share a card.
+
+    Attributes:
+        label: one or two words for the switch.
+        title: the card's title while this chart is shown.
+        caption: the caption while it is shown.
+        figure: Plotly's ``data`` and ``layout``.
+    """
+
+    label: str
+    title: str
+    caption: str
+    figure: Json
+
+
 class Panel(TypedDict):
     """One card of results.
 
@@ -51,6 +67,12 @@ class Panel(TypedDict):
         aspect: height divided by width of the plotting area; 0 if `height` is given.
         height: height of the figure in CSS pixels; 0 if `aspect` is given.
         margin: total width and total height of the margins of the figure, in CSS pixels.
+        linked: names the picture that the figure lies over, where the page links the panels of one
+            picture: what is pointed at or zoomed in one is so in all. Empty for other figures.
+        name: what the card shows, for `scores`; empty for cards that keep their place.
+        ranks: numbers by which the page can order named cards: "cost", or "score".
+        scores: the scores of other cards, by their name.
+        alternatives: charts among which the card switches; the figure is the first of them.
     """
 
     title: str
@@ -66,6 +88,11 @@ class Panel(TypedDict):
     aspect: float
     height: int
     margin: tuple[int, int]
+    linked: str
+    name: str
+    ranks: Mapping[str, float]
+    scores: Mapping[str, float]
+    alternatives: Sequence[Alternative]
 
 
 def error_panel(title: str, reason: str) -> Panel:
@@ -112,7 +139,26 @@ def panel(
         "aspect": aspect,
         "height": height,
         "margin": (margin["l"] + margin["r"], margin["t"] + margin["b"]),
+        "linked": "",
+        "name": "",
+        "ranks": {},
+        "scores": {},
+        "alternatives": [],
     }
+
+
+def switch_panel(charts: Mapping[str, Panel]) -> Panel:
+    """Charts of one size in one card, with a switch between them.
+
+    Args:
+        charts: by the label of each in the switch; the first is shown at the start.
+    """
+    shown = next(iter(charts.values())).copy()
+    shown["alternatives"] = [
+        {"label": label, "title": one["title"], "caption": one["caption"], "figure": one["figure"]}
+        for label, one in charts.items()
+    ]
+    return shown
 
 
 def plain(text: object) -> str:

@@ -9,7 +9,17 @@ what the page shows. What a person can cause or cure is raised as a `TimmscopeEr
 from __future__ import annotations
 
 from dashboard.actions.address import read_address
-from dashboard.actions.compare import COST_HEADERS, CompareRequest, CompareResult, compare
+from dashboard.actions.compare import (
+    COST_HEADERS,
+    MAX_MODELS,
+    RANDOM,
+    WHAT,
+    CompareRequest,
+    CompareResult,
+    add_variant,
+    compare,
+    parameter_choices,
+)
 from dashboard.actions.curve_steps import (
     CurveStepRequest,
     CurveStepResult,
@@ -81,9 +91,12 @@ from dashboard.actions.verdict import VerdictRequest, VerdictResult, assess, che
 
 __all__ = [
     "COST_HEADERS",
+    "MAX_MODELS",
     "MAX_RANDOM_MAPS",
     "NO_CLASS",
+    "RANDOM",
     "RANKING_HEADERS",
+    "WHAT",
     "Answered",
     "Answers",
     "AttentionRequest",
@@ -121,6 +134,7 @@ __all__ = [
     "UnusableError",
     "VerdictRequest",
     "VerdictResult",
+    "add_variant",
     "assess",
     "attention",
     "brief",
@@ -145,6 +159,7 @@ __all__ = [
     "no_prediction",
     "open_model",
     "paint",
+    "parameter_choices",
     "predict",
     "read_address",
     "recommend",

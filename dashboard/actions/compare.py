@@ -1,40 +1,57 @@
-"""Several methods side by side."""
+"""Several methods, models or pictures side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from core import METHODS, Attribution
+from core import METHODS, Attribution, Explainer
+from core.errors import CancelledError, TimmscopeError, unknown
+from core.evaluation.agreement import Agreement
+from core.evaluation.side_by_side import Box, Side, SideBySide, side_by_side
+from core.explainer import numbered
 from core.export import colour_range, map_on_input
-from core.inputs.batch import OnProgress
-from core.methods.configuration import label_of
+from core.inputs.batch import InputBatch, OnProgress
+from core.inputs.preprocessing import Geometry
+from core.methods.configuration import Configuration, label_of
 from core.registry import key_of
 from core.types import Comparison
 from core.views.charts import matrix_panel
 from core.views.colour import Limits
-from core.views.maps import overlay_panel, picture_uri
-from core.views.panels import Panel, empty_panel
+from core.views.maps import linked, overlay_panel, picture_panel, picture_uri
+from core.views.panels import Panel, empty_panel, switch_panel
 from dashboard.actions.formatting import cost_text, extras_text
 from dashboard.actions.question import (
+    ANY,
     Answers,
+    Choices,
     Question,
     ResolvedQuestion,
     Settings,
     compare_methods,
+    params_of,
     reason_cards,
     resolve,
 )
 from dashboard.state import Service
 
 Ranges = tuple[Limits, Limits]
-COST_HEADERS = ["Method", "Forward passes", "Backward passes", "Time (ms)", "Notes"]
+COST_HEADERS = ["Compared", "Forward passes", "Backward passes", "Time (ms)", "Notes"]
+What = Literal["methods", "models", "pictures"]
+"""What is compared."""
+WHAT: Mapping[What, str] = {"methods": "Methods", "models": "Models", "pictures": "Pictures"}
+"""What can be compared, with the names people read."""
+MAX_MODELS = 4
+"""The most models that stand side by side: each of them is held in memory."""
+RANDOM = " (random weights)"
+"""Ends the name of a model that is taken untrained."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompareRequest:
-    """Several methods on one question.
+    """Several methods on one question; or one method on several models, or on two pictures.
 
     Attributes:
         question: picture, model and class.
@@ -42,6 +59,12 @@ class CompareRequest:
         settings: parameters a person set.
         layer: the layer of CAM methods; empty for the model's own choice.
         colour_range: "own" for a range of colours for each map, "shared" for one for all.
+        what: what is compared; see `WHAT`.
+        method: the method, where models or pictures are compared.
+        models: the models beside that of the question; one may be taken untrained, see `RANDOM`.
+        second: path of the picture beside that of the question.
+        own_class: where models or pictures are compared, whether each explains its own prediction;
+            otherwise the class of the question is explained everywhere.
     """
 
     question: Question
@@ -49,15 +72,20 @@ class CompareRequest:
     settings: Settings
     layer: str | None
     colour_range: str
+    what: str = "methods"
+    method: str = "gradcam"
+    models: Sequence[str] = ()
+    second: str | None = None
+    own_class: bool = False
 
 
 @dataclass(frozen=True)
 class CompareResult:
-    """Several methods side by side.
+    """Maps side by side.
 
     Attributes:
-        panels: the maps, the reasons why others have none, then how far the methods agree.
-        table: a row for each method; see `COST_HEADERS`.
+        panels: the picture, the maps, the reasons why others have none, then how far maps agree.
+        table: a row for each map; see `COST_HEADERS`.
         answers: which question it answers.
     """
 
@@ -66,28 +94,80 @@ class CompareResult:
     answers: Answers = field(default_factory=Answers)
 
 
+@dataclass(frozen=True)
+class _Card:
+    """One of the maps, with what is said of it.
+
+    Attributes:
+        name: tells it from the others.
+        title: what people read.
+        batch: the picture as the model sees it.
+        found: the map.
+        says: what stands before the cost.
+        score: by which the page can order the maps; None where it is not known yet.
+    """
+
+    name: str
+    title: str
+    batch: InputBatch
+    found: Attribution
+    says: str = ""
+    score: float | None = None
+
+
 def compare(
     service: Service, request: CompareRequest, on_progress: OnProgress | None = None
 ) -> CompareResult:
-    """Every chosen method on one question; one that fails says so in its card.
+    """Several methods, models or pictures side by side; one that fails says so in its card.
 
     Raises:
-        TimmscopeError: the question cannot be answered by any method.
+        TimmscopeError: the question cannot be answered at all.
+        UnknownNameError: nothing of that name can be compared.
     """
-    if not request.methods:
-        return CompareResult([empty_panel("Choose at least one method.")])
+    if request.what not in _COMPARED:
+        raise unknown("comparison", request.what, list(_COMPARED))
+    missing, run = _COMPARED[request.what]
+    if message := missing(request):
+        return CompareResult([empty_panel(message)])
+    return run(service, request, on_progress)
+
+
+# -- methods --------------------------------------------------------------------------------------
+
+
+def _no_methods(request: CompareRequest) -> str:
+    return "" if request.methods else "Choose at least one method."
+
+
+def _methods(
+    service: Service, request: CompareRequest, on_progress: OnProgress | None
+) -> CompareResult:
     resolved = resolve(service, request.question, on_progress)
     with service.slow.slot(on_progress):
         comparison = compare_methods(
             resolved, request.methods, request.settings, request.layer, on_progress
         )
     keys = _in_order(comparison, request.methods)
-    uri = picture_uri(resolved.batch.pictures[0].image)
-    panels = _cards(resolved, comparison, keys, uri, request.colour_range == "shared")
+    cards = [
+        _Card(key, label_of(key), resolved.batch, comparison.results[key])
+        for key in keys
+        if key in comparison.results
+    ]
+    failed = {label_of(key): comparison.errors[key] for key in keys if key in comparison.errors}
+    agreement = (
+        resolved.explainer.agreement(resolved.batch, comparison.results) if cards[1:] else None
+    )
+    same = dict.fromkeys(("method", "models", "second", "own_class"), ANY)
     return CompareResult(
-        panels + _agreement(resolved, comparison, uri),
-        [_row(key, comparison) for key in keys],
-        resolved.answers(request.methods),
+        linked(
+            [
+                *_maps(cards, request.colour_range == "shared"),
+                *reason_cards(failed),
+                *_agreement(cards, agreement, resolved.batch.geometries[0].box),
+            ]
+        ),
+        _table(cards, failed),
+        resolved.answers(request.methods, same=same),
     )
 
 
@@ -98,18 +178,136 @@ def _in_order(comparison: Comparison, methods: Sequence[str]) -> list[str]:
     return sorted(keys, key=lambda key: chosen.index(key_of(key)))
 
 
-def _cards(
-    resolved: ResolvedQuestion, comparison: Comparison, keys: list[str], uri: str, shared: bool
-) -> list[Panel]:
-    results = comparison.results
-    ranges = _ranges(*results.values()) if shared and results else None
-    maps = [
-        _map_card(resolved, results[key], uri, label_of(key), ranges or _ranges(results[key]))
-        for key in keys
-        if key in results
+# -- models and pictures --------------------------------------------------------------------------
+
+
+def _no_models(request: CompareRequest) -> str:
+    if not request.models:
+        return "Choose at least one more model."
+    if len(request.models) >= MAX_MODELS:
+        return f"Choose at most {MAX_MODELS - 1} more models."
+    return ""
+
+
+def _models(
+    service: Service, request: CompareRequest, on_progress: OnProgress | None
+) -> CompareResult:
+    resolved = resolve(service, request.question, on_progress)
+    question = request.question
+    untrained = RANDOM if question.weights == "random" else ""
+    found = {f"{question.model}{untrained}": resolved.explainer}
+    failed: dict[str, str] = {}
+    for name in request.models:
+        try:
+            plain = name.removesuffix(RANDOM)
+            weights = "random" if plain != name else question.weights
+            found.setdefault(name, service.models.get(plain, weights, on_progress))
+        except CancelledError:
+            raise
+        except TimmscopeError as error:
+            failed[name] = str(error)
+    asked = {name: (one, service.batches.get(one, question.picture)) for name, one in found.items()}
+    compared = _side_by_side(service, request, resolved, asked, on_progress)
+    return _shown(request, resolved, compared, failed, f"{len(asked)} models")
+
+
+def _no_picture(request: CompareRequest) -> str:
+    return "" if request.second else "Add a second picture."
+
+
+def _pictures(
+    service: Service, request: CompareRequest, on_progress: OnProgress | None
+) -> CompareResult:
+    resolved = resolve(service, request.question, on_progress)
+    second = service.batches.get(resolved.explainer, request.second)
+    names = numbered([Path(str(path)).stem for path in (request.question.picture, request.second)])
+    asked = {
+        name: (resolved.explainer, batch)
+        for name, batch in zip(names, (resolved.batch, second), strict=True)
+    }
+    found = _side_by_side(service, request, resolved, asked, on_progress)
+    return _shown(request, resolved, found, {}, "2 pictures")
+
+
+def _side_by_side(
+    service: Service,
+    request: CompareRequest,
+    resolved: ResolvedQuestion,
+    asked: Mapping[str, tuple[Explainer, InputBatch]],
+    on_progress: OnProgress | None,
+) -> SideBySide:
+    cls = METHODS[key_of(request.method)]
+    with service.slow.slot(on_progress):
+        return side_by_side(
+            asked,
+            request.method,
+            params={cls.key: params_of(request.settings, cls.key, cls)},
+            target=None if request.own_class else resolved.target,
+            on_progress=on_progress,
+        )
+
+
+def _shown(
+    request: CompareRequest,
+    resolved: ResolvedQuestion,
+    found: SideBySide,
+    failed: Mapping[str, str],
+    counted: str,
+) -> CompareResult:
+    sides = found.sides
+    cards = [
+        _Card(name, name, side.query.batch, side.attribution, _said(side), side.target_value)
+        for name, side in sides.items()
     ]
-    failed = {label_of(key): comparison.errors[key] for key in keys if key in comparison.errors}
-    return maps + reason_cards(failed)
+    failed = {**found.errors, **failed}
+    panels = [
+        *_maps(cards, request.colour_range == "shared"),
+        *reason_cards(failed),
+        *_agreement(cards, found.agreement, found.seen_by_all),
+    ]
+    same: dict[str, Any] = dict.fromkeys(("methods", "layer"), ANY)
+    same[{"models": "second", "pictures": "models"}[request.what]] = ANY
+    if request.own_class:
+        same |= dict.fromkeys(("target", "versus", "against", "unit"), ANY)
+    answers = resolved.answers([request.method], same=same)
+    target = "" if request.own_class else f", {resolved.target_name}"
+    label = f"{label_of(request.method)} on {counted}{target}"
+    return CompareResult(
+        linked(panels), _table(cards, failed), Answers(label, answers.same, answers.settings)
+    )
+
+
+def _said(side: Side) -> str:
+    """What the model says of the picture, and of the class that is explained."""
+    said = f"Predicts {side.prediction.describe()}"
+    _, predicted, _ = side.prediction.top(1)[0]
+    if side.target_name == predicted:
+        return said
+    value = side.target_value
+    told = "" if value is None else f" ({side.prediction.text(value)})"
+    return f"{said} · explains {side.target_name}{told}"
+
+
+# -- cards ----------------------------------------------------------------------------------------
+
+
+def _maps(cards: Sequence[_Card], shared: bool) -> list[Panel]:
+    """Each picture, followed by the maps over it."""
+    ranges = _ranges(*(card.found for card in cards)) if shared and cards else None
+    crops = len({card.batch.geometries[0] for card in cards}) > 1
+    uris: dict[str, str] = {}
+    panels: list[Panel] = []
+    for card in cards:
+        picture = card.batch.pictures[0]
+        if picture.digest not in uris:
+            uris[picture.digest] = picture_uri(picture.image)
+            title = "Picture" if len(uris) == 1 else "Second picture"
+            caption = f"{picture.size[1]:,} x {picture.size[0]:,} pixels"
+            panels.append(
+                picture_panel(picture.image, title=title, caption=caption, uri=uris[picture.digest])
+            )
+        panels.append(_map_card(card, uris[picture.digest], ranges or _ranges(card.found), crops))
+    return panels
 
 
 def _ranges(*found: Attribution) -> Ranges:
@@ -117,60 +315,123 @@ def _ranges(*found: Attribution) -> Ranges:
     return colour_range(*found), colour_range(*found, smooth=False)
 
 
-def _map_card(
-    resolved: ResolvedQuestion, found: Attribution, uri: str, title: str, ranges: Ranges
-) -> Panel:
-    return overlay_panel(
+def _map_card(card: _Card, uri: str, ranges: Ranges, crops: bool) -> Panel:
+    geometry, cost = card.batch.geometries[0], card.found.cost
+    seen = f"sees {_share(geometry, geometry.box):.0%} of the picture" if crops else ""
+    shown = overlay_panel(
         uri,
-        map_on_input(resolved.batch, found),
-        resolved.batch.geometries[0],
-        title=title,
-        caption=cost_text(found.cost),
+        map_on_input(card.batch, card.found),
+        geometry,
+        title=card.title,
+        caption=" · ".join(filter(None, [card.says, seen, cost_text(cost)])),
         limits=ranges[0],
         unsmoothed=ranges[1],
     )
+    score = {} if card.score is None else {"score": card.score}
+    return {**shown, "name": card.name, "ranks": {"cost": cost.seconds, **score}}
 
 
-def _row(key: str, comparison: Comparison) -> list[Any]:
-    label = label_of(key)
-    if key in comparison.errors:
-        return [label, None, None, None, "no map: see its card"]
-    found = comparison.results[key]
-    cost = found.cost
-    return [label, cost.forward, cost.backward, round(cost.seconds * 1000), extras_text(found)]
+def _share(geometry: Geometry, box: Box) -> float:
+    """How much of a picture lies in a box, of which a part may lie outside of it."""
+    height, width = geometry.picture
+    left, top, right, bottom = box
+    across = min(right, width) - max(left, 0)
+    return across * (min(bottom, height) - max(top, 0)) / (width * height)
 
 
-def _agreement(resolved: ResolvedQuestion, comparison: Comparison, uri: str) -> list[Panel]:
-    """How far methods agree, and where they do not; nothing for fewer than two."""
-    if len(comparison.results) < 2:
-        return []
-    found = resolved.explainer.agreement(resolved.batch, comparison.results)
-    names = [label_of(key) for key in found.methods]
-    return [
-        overlay_panel(
-            uri,
-            found.disagreement.numpy(),
-            resolved.batch.geometries[0],
-            title="Where the methods disagree",
-            caption="Spread of each pixel's rank across the methods; 0 where all agree",
-            limits=(0.0, 0.5),
-        ),
-        matrix_panel(
-            found.spearman.tolist(),
-            names,
-            title="Rank correlation",
-            caption="1: two methods rank all pixels alike; 0: unrelated",
-        ),
-        matrix_panel(
-            found.ssim.tolist(),
-            names,
-            title="Structural similarity",
-            caption="1: two maps look alike, each scaled to its own range",
-        ),
-        matrix_panel(
-            found.overlap.tolist(),
-            names,
-            title="Overlap of the top 10%",
-            caption="Intersection over union of the 10% of pixels that two methods rank highest",
-        ),
+def _table(cards: Sequence[_Card], failed: Mapping[str, str]) -> list[list[Any]]:
+    rows = [
+        [
+            card.title,
+            card.found.cost.forward,
+            card.found.cost.backward,
+            round(card.found.cost.seconds * 1000),
+            extras_text(card.found),
+        ]
+        for card in cards
     ]
+    return rows + [[title, None, None, None, "no map: see its card"] for title in failed]
+
+
+MEASURES = {
+    "pearson": ("Correlation", "1: two maps differ in scale only; 0: unrelated."),
+    "spearman": ("Rank", "Rank correlation. 1: two maps rank all pixels alike; 0: unrelated."),
+    "ssim": ("SSIM", "Structural similarity. 1: two maps look alike, each in its own range."),
+    "overlap": ("Overlap", "Shared part of the 10% of pixels that either map ranks highest."),
+}
+"""Measures of agreement: the label in the switch, and what the numbers mean."""
+
+
+def _agreement(cards: Sequence[_Card], found: Agreement | None, box: Box | None) -> list[Panel]:
+    """How far maps agree, and where they do not; nothing where they cannot be compared."""
+    if found is None or box is None:
+        return []
+    titles = [card.title for card in cards]
+    geometry = cards[0].batch.geometries[0]
+    crops = len({card.batch.geometries[0].box for card in cards}) > 1
+    on = f" Compared where all look: {_share(geometry, box):.0%} of the picture." if crops else ""
+    charts = {
+        label: matrix_panel(
+            getattr(found, name).tolist(), titles, title="How far they agree", caption=text + on
+        )
+        for name, (label, text) in MEASURES.items()
+    }
+    where = overlay_panel(
+        picture_uri(cards[0].batch.pictures[0].image),
+        found.disagreement.numpy(),
+        Geometry(geometry.picture, geometry.input, box),
+        title="Where they disagree",
+        caption="Spread of each pixel's rank across the maps; 0 where all agree",
+        limits=(0.0, 0.5),
+    )
+    return [where, switch_panel(charts)]
+
+
+_Run = Callable[[Service, CompareRequest, OnProgress | None], CompareResult]
+_COMPARED: Mapping[str, tuple[Callable[[CompareRequest], str], _Run]] = {
+    "methods": (_no_methods, _methods),
+    "models": (_no_models, _models),
+    "pictures": (_no_picture, _pictures),
+}
+"""By what is compared: what a person must choose first, and what makes the result."""
+
+
+# -- the same method with another setting ---------------------------------------------------------
+
+
+LAYER = "@"
+"""Stands for the layer among the parameters of a method."""
+
+
+def parameter_choices(method: str) -> Choices:
+    """What can be changed of a method, with the default of each.
+
+    >>> parameter_choices("gradcam")
+    [('Layer', '@'), ('ReLU (True)', 'relu')]
+    """
+    cls = METHODS[key_of(method)]
+    layer: Choices = [("Layer", LAYER)] if cls().layer_needs() else []
+    fields = cls.schema_of_fields().items()
+    return layer + [(f"{one['title']} ({one.get('default')})", name) for name, one in fields]
+
+
+def add_variant(methods: Sequence[str], method: str, parameter: str, value: str) -> list[str]:
+    """The methods chosen, the method itself, and the same with another setting.
+
+    Args:
+        methods: the names chosen so far.
+        method: the method's key.
+        parameter: the parameter's name; `LAYER` for the layer.
+        value: its value, as text.
+
+    Raises:
+        TimmscopeError: nothing is set, or the value does not do.
+
+    >>> add_variant(["gradcam"], "gradcam", "relu", "false")
+    ['gradcam', 'gradcam(relu=False)']
+    """
+    key, value = METHODS[key_of(method)].key, value.strip()
+    if not parameter or not value:
+        raise TimmscopeError("Choose what to change, and give a value.")
+    text = f"{key}@{value}" if parameter == LAYER else f"{key}({parameter}={value})"
+    return list(dict.fromkeys([*methods, key, Configuration.parse(text).name]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from core import METHODS, Explainer
@@ -186,7 +187,11 @@ class ResolvedQuestion:
         return self.target.describe(self.prediction)
 
     def answers(
-        self, methods: Sequence[str], metrics: Sequence[str] = (), layer: str | None = None
+        self,
+        methods: Sequence[str],
+        metrics: Sequence[str] = (),
+        layer: str | None = None,
+        same: Mapping[str, Sequence[Any] | str] = MappingProxyType({}),
     ) -> Answers:
         """What a result about this question answers.
 
@@ -194,15 +199,16 @@ class ResolvedQuestion:
             methods: names of methods or configurations.
             metrics: keys of metrics.
             layer: the layer taken where none is chosen.
+            same: by further field, values that mean the same; see `Answers`.
         """
         what = label_of(methods[0]) if len(methods) == 1 else f"{len(methods)} methods"
-        same = {
+        alike: dict[str, Sequence[Any] | str] = {
             "target": [None, "", self.prediction.top(1)[0][0]],
             "versus": [None, "", NO_CLASS],
             "layer": layer_or_default(layer),
         }
         settings = [*map(key_of, methods), *metrics]
-        return Answers(f"{what}, {self.target_name}", same, settings)
+        return Answers(f"{what}, {self.target_name}", {**alike, **same}, settings)
 
 
 def layer_or_default(layer: str | None) -> list[Any]:

@@ -83,10 +83,10 @@ def recommend(
 
 
 def _card(found: Recommendation) -> Panel:
-    if found.method is None:
-        return finding_panel("None of these methods", found.words, "bad")
-    tone: Tone = "good" if found.firm else "doubtful"
-    return finding_panel(label_of(found.method), found.words, tone)
+    title = "None of these methods" if found.method is None else label_of(found.method)
+    tone: Tone = "bad" if found.method is None else "good" if found.firm else "doubtful"
+    scores = {one.method: one.gain for one in found.ranking}
+    return {**finding_panel(title, found.words, tone), "scores": scores}
 
 
 def _table(found: Recommendation) -> list[list[Any]]:

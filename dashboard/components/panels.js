@@ -16,6 +16,8 @@
 
   // Functions that are told of every card that was drawn.
   timmscope.hearers ??= new Set();
+  // Functions that are told of every grid whose cards were set.
+  timmscope.fillers ??= new Set();
 
   const touched = () => matchMedia("(pointer: coarse)").matches;
 
@@ -129,7 +131,8 @@
       this.describe();
       const traces = this.panel.map
         ? data.map((t) => ({ ...timmscope.values.ofMap(t, this.panel, this.smoothed), ...shown })) : data;
-      window.Plotly.react(this.plot, traces, { ...layout, ...this.size(), ...this.touch(layout) }, this.config());
+      // Plotly writes into what it is given.
+      window.Plotly.react(this.plot, traces, { ...structuredClone(layout), ...this.size(), ...this.touch(layout) }, this.config());
       this.shown = JSON.stringify(shown);
       if (fresh) this.plot.on("plotly_click", (event) => this.click(event));
       if (this.panel.map) warmUp(this);
@@ -238,6 +241,7 @@
       while (this.cards.length > panels.length) this.drop(this.cards.pop());
       while (this.cards.length < panels.length) this.add(new Card(this));
       this.cards.forEach((card, i) => card.set(panels[i]));
+      for (const hear of timmscope.fillers) hear(this);
     }
 
     add(card) {

@@ -29,6 +29,9 @@ SCRIPTS = (
     "question.js",
     "hide_tool.js",
     "stage.js",
+    "linked.js",
+    "sorting.js",
+    "switches.js",
 )
 """What the page runs, in order."""
 
