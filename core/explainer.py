@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from core.analysis.evidence import EvidenceSummary, half_of, summarise
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
 from core.analysis.hiding import Hiding, outputs_without, unit_of
+from core.analysis.patches import PatchMaps, patch_maps
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.evaluation import assess
 from core.evaluation.agreement import Agreement, agreement
@@ -428,6 +429,46 @@ class Explainer:
         with no_grad_no_autocast(self.model.device):
             return attention_heads(run, query)
 
+    def patches(
+        self,
+        pictures: Pictures | Query,
+        *,
+        layers: Sequence[LayerLike] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> PatchMaps:
+        """How each patch of the first picture relates to every other one, at several layers.
+
+        Args:
+            pictures: see `explain`.
+            layers: whose features are compared, and whose attention is read where they attend; by
+                default the last layers of the stages, and all that attend over the picture.
+            on_progress: called with the rows done and expected.
+
+        Raises:
+            NotApplicableError: a layer lies on no grid, or none of the model's does.
+
+        >>> from core import sample_picture
+        >>> found = Explainer().patches(sample_picture("coffee"), layers=["bn2"])
+        >>> found.similarity[0].grid, found.reasons["attention"].split(";")[0]
+        ((7, 7), 'tf_efficientnet_lite0 computes no softmax attention')
+        """
+        query = self.query(pictures, on_progress=on_progress)
+        similar, attending = self._patch_layers(layers)
+        reasons = {}
+        if not similar:
+            reasons["similarity"] = self.model.why_not([Need.LAYER]) or (
+                "the layers that were named lie on no grid"
+            )
+        if not attending:
+            reasons["attention"] = self.model.why_not([Need.ATTENTION]) or (
+                "the layers that were named compute no attention"
+            )
+        if len(reasons) == 2:
+            raise NotApplicableError(reasons["similarity"])
+        run = self._run(query, None)
+        with no_grad_no_autocast(self.model.device):
+            return patch_maps(run, similar, attending, reasons)
+
     # -- hiding ---------------------------------------------------------------------------------
 
     def hide(
@@ -724,6 +765,24 @@ class Explainer:
             raise NotApplicableError(reason)
         layer = self.model.resolve_layer([need], query.layer)
         return self._run(Query(query.batch, on_progress=query.on_progress), layer)
+
+    def _patch_layers(self, layers: Sequence[LayerLike] | None) -> tuple[list[str], list[str]]:
+        """The layers whose features can be compared, and those whose attention can be read."""
+        model = self.model
+        attending = model.choices([Need.ATTENTION])
+        if layers is None:
+            stages = [layer.name for layer in model.stages()]
+            return stages or model.choices([Need.LAYER])[-1:], attending
+        similar, read = [], []
+        for name in self._layer_names(layers):
+            layer = model.layers.get(name)
+            within = [one for one in attending if one == name or one.startswith(f"{name}.")]
+            if layer is not None and layer.layout is not None:
+                similar.append(name)
+            elif not within:
+                model.resolve_layer([Need.LAYER], name)  # raises the reason
+            read += within
+        return list(dict.fromkeys(similar)), list(dict.fromkeys(read))
 
     def _run(self, query: Query, layer: str | None) -> Run:
         progress = Progress(query.on_progress)

@@ -267,6 +267,25 @@ class AttentionLayer:
         received = torch.einsum("bgq,bgqk->bgk", held, weights).flatten(1)
         return self.keys.spread(received, self.layout.tokens)
 
+    def attended(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Propagates several weightings of the query tokens to the keys, head by head.
+
+        Args:
+            rows: (n, T) a weight for each query token.
+            weights: the attention of one image, (heads, T, T) or, of grouped maps, (heads, groups,
+                queries, keys).
+
+        Returns:
+            (heads, n, T) a weight for each key token.
+        """
+        if self.keys is None or self.queries is None:
+            return rows @ weights
+        assert self.layout is not None
+        _, groups, queries, _ = weights.shape
+        held = self.queries.gather(rows, groups * queries).unflatten(1, (groups, queries))
+        received = torch.einsum("ngq,hgqk->hngk", held, weights).flatten(2)
+        return torch.stack([self.keys.spread(head, self.layout.tokens) for head in received])
+
     def row_sums(self, weights: Tensor) -> Tensor:
         """(B, T) the sum of each query token's attention; `weights` as for `propagate`."""
         sums = weights.sum(-1)

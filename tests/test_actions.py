@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import gc
 import json
+import math
 import os
 import re
 import subprocess
@@ -40,7 +42,6 @@ from core.views.maps import unpack
 from dashboard import actions
 from dashboard.actions import (
     NO_CLASS,
-    AttentionRequest,
     CompareRequest,
     EstimateRequest,
     ExplainRequest,
@@ -48,6 +49,7 @@ from dashboard.actions import (
     MeasureRequest,
     MethodRequest,
     ModelRequest,
+    PatchRequest,
     Question,
     SaveRequest,
     VerdictRequest,
@@ -332,12 +334,54 @@ def test_feature_maps_and_their_statistics(service: Service) -> None:
     assert titles[0] != titles[1]
 
 
-def test_attention_heads_or_the_reason_why_there_are_none(service: Service) -> None:
-    assert len(actions.attention(service, AttentionRequest(vit(), None, "auto")).panels) == 2
-    with pytest.raises(TimmscopeError, match="softmax attention"):
-        actions.attention(service, AttentionRequest(about(), None, "auto"))
-    with pytest.raises(TimmscopeError, match="no patch '100'"):
-        actions.attention(service, AttentionRequest(vit(), None, "100"))
+def test_channels_lie_over_the_picture_and_say_where_they_come_from(service: Service) -> None:
+    found = actions.features(service, FeatureRequest(about(), "blocks.4", "activation", 4))
+    strongest = service.models.get(LITE0).features(CAT, layer="blocks.4", top=4)
+    sources = [panel["figure"]["layout"]["images"][0]["source"] for panel in found.panels]
+    assert len(set(sources)) == 1, "they share one picture"
+    for panel, values in zip(found.panels, strongest.maps, strict=True):
+        assert panel["caption"].startswith(f"blocks.4 of {LITE0}, ")
+        np.testing.assert_allclose(
+            unpack(panel["figure"]["data"][0]["z"]), values.numpy(), atol=1e-3
+        )
+
+
+def unpacked(layer: dict[str, Any]) -> np.ndarray:
+    """The values (heads, n, m) of a packed layer, as `patch.js` reads them."""
+    rows = math.prod(layer["grid"]) + len(layer["tokens"])
+    shape = layer["heads"], rows, math.prod(layer["keys"])
+    steps = np.frombuffer(base64.b64decode(layer["values"]), np.uint8).reshape(shape)
+    step = (unpack(layer["peak"]) - layer["floor"]) / 255
+    values: np.ndarray = layer["floor"] + steps * step[..., None]
+    return values
+
+
+@pytest.mark.parametrize("question", ["cnn", "transformer"])
+def test_patches_arrive_whole_and_with_the_values_of_python(
+    service: Service, question: str
+) -> None:
+    asked = about() if question == "cnn" else vit()
+    found = actions.patches(service, PatchRequest(asked))
+    explainer = service.models.of(ModelRequest(asked.model, asked.weights))
+    own = explainer.patches(CAT)
+    packed = found.touch["similarity"] + found.touch["attention"]
+    assert [layer["layer"] for layer in packed] == [layer.layer for layer in own]
+    for layer, mine in zip(packed, own, strict=True):
+        off = abs(unpacked(layer) - mine.values.numpy())
+        peaks = mine.values.numpy().max(2, keepdims=True)
+        assert (off <= (peaks - layer["floor"]) / 509 + 2e-5).all(), layer["layer"]
+    (panel,) = found.panels
+    assert panel["figure"]["layout"]["images"]
+    size = len(json.dumps(found.touch))
+    assert size < 9 * 2**20
+    if question == "cnn":
+        assert found.touch["attention"] == []
+        assert found.touch["reasons"]["attention"].startswith("No attention: tf_efficientnet_lite0")
+        assert found.touch["notes"][0].startswith("On fine grids (112 x 112")
+    else:
+        assert found.touch["reasons"] == {}
+        assert found.touch["attention"][0]["tokens"] == ["class token"]
+    assert found.answers.label == f"patches in {asked.model}"
 
 
 def test_scores_stand_beside_the_controls(service: Service) -> None:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
-from core import METHODS, METRICS, cli, load_model
+from core import METHODS, METRICS, Explainer, cli, load_model
 from core.errors import NotApplicableError
 from core.models.listing import list_models
 from core.views.colour import lut
@@ -600,9 +600,36 @@ def test_features_of_attention_heads(tmp_path: Path) -> None:
         assert list(maps) == ["head0", "head1"]
 
 
+def test_features_of_a_patch(tmp_path: Path) -> None:
+    done = command("features", COFFEE, *VIT, "--patch", "300,200", "--output-dir", tmp_path)
+    report = done.json
+    assert report["patch"] == {"x": 300, "y": 200}
+    assert (len(report["similarity"]), len(report["attention"])) == (7, 6)
+    layer = report["attention"][2]
+    assert (layer["grid"], layer["heads"], layer["window"]) == ([10, 10], 2, 0)
+    assert report["similarity"][0]["strongest"][0] == {
+        **{name: pytest.approx(at, abs=25) for name, at in (("x", 300), ("y", 200))},
+        "value": pytest.approx(1),
+    }
+    model = load_model("test_vit", weights="random")
+    own = Explainer(model).patches(COFFEE)
+    row = layer["cell"]["row"] * 10 + layer["cell"]["column"]
+    with np.load(report["files"]["npz"]) as maps:
+        assert maps.files[0] == "similarity.blocks.0"
+        np.testing.assert_allclose(
+            maps[f"attention.{layer['layer']}"], own.attention[2].maps(row), atol=1e-6
+        )
+    assert layer["elsewhere"] == pytest.approx(
+        own.attention[2].elsewhere[:, row].tolist(), abs=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--patch", "5000,200"], "does not see this point"),
+        (["--patch", "300"], "'300' is no point"),
+        (["--patch", "300,200", "--layer", "classifier"], "'classifier'"),
         (["--top", "0"], "top is 0"),
         (["--layer", "nope"], "'nope'"),
         (["--attention"], "no softmax attention"),

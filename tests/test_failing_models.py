@@ -36,7 +36,6 @@ def requests() -> dict[str, Any]:
     layer: dict[str, Any] = {"layer": None}
     return {
         "assess": actions.VerdictRequest(EXPLANATION),
-        "attention": actions.AttentionRequest(QUESTION, None, "auto"),
         "compare": actions.CompareRequest(**methods, **layer, colour_range="own"),
         "curve_step": actions.CurveStepRequest(QUESTION, "gradcam deletion", 25, {}, None),
         "describe_method": actions.MethodRequest(**model, method="gradcam"),
@@ -47,15 +46,15 @@ def requests() -> dict[str, Any]:
         "features": actions.FeatureRequest(QUESTION, None, "activation", 4),
         "measure": actions.MeasureRequest(**methods, **layer, metrics=["deletion"]),
         "open_model": actions.ModelRequest(**model),
+        "patches": actions.PatchRequest(QUESTION),
         "predict": QUESTION,
         "recommend": actions.RecommendRequest(**methods, **layer),
         "save": actions.SaveRequest(EXPLANATION, "json"),
-        "save_drawing": actions.DrawingRequest(QUESTION, None),
     }
 
 
 REQUESTS = requests()
-WITHOUT_BACKWARD = ("drawing_canvas", "features", "open_model", "predict")
+WITHOUT_BACKWARD = ("drawing_canvas", "features", "open_model", "patches", "predict")
 """Actions that need no backward pass."""
 PER_METHOD = ("compare", "measure", "recommend")
 """Actions that go on with the other methods, and tell of each that failed."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,16 @@ from PIL import Image
 
 from core import METRICS
 from core.errors import TimmscopeError
+from core.metrics.base import Category
 from core.views.panels import Panel
 from dashboard import actions
 from dashboard.actions import (
     CurveStepRequest,
-    DrawingRequest,
     Evidence,
     MeasureRequest,
     RecommendRequest,
 )
-from dashboard.actions.evidence import ground_truth_of
-from dashboard.components import Canvas
+from dashboard.actions.evidence import ground_truth_of, mask_of
 from dashboard.state import Service
 from tests.conftest import SAMPLES
 from tests.test_actions import about
@@ -97,32 +97,65 @@ def test_a_box_is_never_taken_for_a_file(service: Service, tmp_path: Path) -> No
         measured(service, ["energy_inside"], evidence=Evidence(str(secret)))
 
 
-def test_a_drawing_becomes_a_mask_of_the_pictures_size(service: Service, tmp_path: Path) -> None:
-    question = about(COFFEE)
-    height, width, _ = actions.drawing_canvas(service, question).shape
-    layer = np.zeros((height // 2, width // 2, 4), dtype=np.uint8)
-    layer[:20, :30, 3] = 255
-    painted = tmp_path / "layer.png"
-    Image.fromarray(layer).save(painted)
-    path = actions.save_drawing(service, DrawingRequest(question, str(painted)))
-    with Image.open(path) as mask:
-        assert mask.size == (width, height)
-        assert np.asarray(mask).astype(bool).sum() == pytest.approx(40 * 60, rel=0.05)
-    Image.fromarray(layer * 0).save(painted)
-    for nothing in (None, str(painted), COFFEE):
-        with pytest.raises(TimmscopeError, match="Nothing is drawn yet"):
-            actions.save_drawing(service, DrawingRequest(question, nothing))
-    Image.new("RGBA", (9000, 9000)).save(painted)
-    with pytest.raises(TimmscopeError, match="pixels"):
-        actions.save_drawing(service, DrawingRequest(question, str(painted)))
+def marks(*marked: dict[str, Any]) -> str:
+    return json.dumps({"marks": marked})
 
 
-def test_the_editor_hands_on_the_first_layer_alone_undecoded() -> None:
-    editor = Canvas(type="numpy")
-    layers = [SimpleNamespace(path="one.png"), SimpleNamespace(path="two.png")]
-    assert editor.preprocess(SimpleNamespace(layers=layers)) == "one.png"  # type: ignore[arg-type]
-    assert editor.preprocess(SimpleNamespace(layers=[])) is None  # type: ignore[arg-type]
-    assert editor.preprocess(None) is None
+def test_a_drawing_becomes_a_mask_of_the_pictures_size() -> None:
+    box = mask_of(marks({"box": [10, 20, 30, 25]}), (60, 80))
+    assert box is not None
+    assert box.shape == (60, 80)
+    assert box.sum() == 20 * 5
+    assert box[20:25, 10:30].all()
+    stroke = mask_of(marks({"stroke": [[20, 30], [60, 30]], "size": 10}), (60, 80))
+    assert stroke is not None
+    assert stroke[26:35, 20:60].all()
+    assert stroke.sum() == pytest.approx(40 * 10 + math.pi * 25, rel=0.12)
+    dot = mask_of(marks({"stroke": [[40, 30]], "size": 10}), (60, 80))
+    assert dot is not None
+    assert dot.sum() == pytest.approx(math.pi * 25, rel=0.25)
+    both = mask_of(marks({"box": [10, 20, 30, 25]}, {"stroke": [[40, 30]], "size": 10}), (60, 80))
+    assert both is not None
+    assert (both == (box | dot)).all()
+    for nothing in (None, "", "{}", marks()):
+        assert mask_of(nothing, (60, 80)) is None
+
+
+@pytest.mark.parametrize(
+    ("drawing", "said"),
+    [
+        ("no json", "cannot be read"),
+        ('{"marks": [{"box": [1, 2, 3]}]}', "cannot be read"),
+        ('{"marks": [{"box": [NaN, 0, 1, 1]}]}', "cannot be read"),
+        ('{"marks": [{"stroke": [[0, 0]], "size": -1}]}', "cannot be read"),
+        (marks(*[{"box": [0, 0, 1, 1]}] * 501), "too much in the drawing"),
+        (marks({"stroke": [[0, 0]] * 1000, "size": 70}), "too much in the drawing"),
+    ],
+)
+def test_a_drawing_that_is_none_is_refused(drawing: str, said: str) -> None:
+    with pytest.raises(TimmscopeError, match=said):
+        mask_of(drawing, (60, 80))
+
+
+def test_a_drawing_overrides_a_box_and_a_file_overrides_both(
+    service: Service, tmp_path: Path
+) -> None:
+    asked = actions.resolve(service, about(COFFEE))
+    canvas = actions.drawing_canvas(service, about(COFFEE))
+    width, height = canvas["width"], canvas["height"]
+    assert canvas["picture"].startswith("data:image/")
+    drawing = marks({"box": [0, height // 2, width, height]})
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.full((height, width), 255, dtype=np.uint8)).save(path)
+    drawn = ground_truth_of(asked, Evidence(CUP, drawing=drawing))
+    whole = ground_truth_of(asked, Evidence(CUP, str(path), drawing=drawing))
+    assert drawn is not None
+    assert whole is not None
+    assert not drawn[:, :100].any()
+    assert drawn[:, 124:].all()
+    assert whole.all()
+    told = measured(service, ["energy_inside"], evidence=Evidence(drawing=drawing))
+    assert 0 < told.table[0][1] < 1
 
 
 # -- among random maps ----------------------------------------------------------------------------
@@ -148,6 +181,11 @@ def test_a_score_with_an_interval_shows_it(service: Service) -> None:
 
 def test_a_curve_can_be_looked_into(service: Service) -> None:
     found = measured(service, ["complexity", "deletion", "insertion"])
+    assert found.inspected == 2
+    assert [panel["figure"]["layout"]["meta"] for panel in found.panels] == [
+        "deletion", "insertion",
+    ]  # fmt: skip
+    assert found.panels[0]["figure"]["data"][0]["meta"] == "gradcam"
     choices = actions.curve_choices(found.curves)
     assert choices == [
         ("Grad-CAM: deletion", "gradcam deletion"),
@@ -192,7 +230,12 @@ def test_a_recommendation_comes_with_its_table(service: Service) -> None:
 
 
 def test_every_metric_is_offered_and_a_caveat_is_marked() -> None:
-    labels = {key: label for label, key in actions.metric_choices()}
-    assert set(labels) == set(METRICS)
+    groups = actions.metric_groups()
+    assert [group["label"] for group in groups] == [one.label for one in Category]
+    assert groups[0]["question"].startswith("Does the score change as the map says")
+    options = {one["key"]: one for group in groups for one in group["options"]}
+    assert set(options) == set(METRICS)
+    labels = {key: one["label"] for key, one in options.items()}
+    assert options["energy_inside"]["about"].endswith("Needs the evidence.")
     for key, cls in METRICS.items():
         assert labels[key].endswith(" *") == bool(cls.caveat)

@@ -56,22 +56,37 @@ def layer_gradients(run: Run) -> LayerGradients:
 
 def activation(run: Run) -> Tensor:
     """See `Run.activation`."""
-    name, subject = _spatial_layer(run), run.subject
+    name = _spatial_layer(run)
+    return run.cache_scope.get_or_compute(
+        ("activation", name), lambda: _recorded(run, [name])[name]
+    )
 
-    def step(rows: Tensor, _owner: Tensor) -> tuple[Outputs, Tensor]:
-        with torch.no_grad(), record_layers(subject.model, [name], _calls(subject)) as recorded:
+
+def activations(run: Run, names: Sequence[str]) -> dict[str, Tensor]:
+    """See `Run.activations`."""
+    return run.cache_scope.get_or_compute(
+        ("activations", *names), lambda: _recorded(run, list(names))
+    )
+
+
+def _recorded(run: Run, names: list[str]) -> dict[str, Tensor]:
+    """The outputs of layers by name, from one forward pass."""
+    subject = run.subject
+
+    def step(rows: Tensor, _owner: Tensor) -> tuple[Outputs, list[Tensor]]:
+        with torch.no_grad(), record_layers(subject.model, names, _calls(subject)) as recorded:
             outputs = run.forward(rows)
-        if name not in recorded:
-            raise _takes_no_part(name, subject)
-        return outputs, recorded[name].detach()
+        for name in names:
+            if name not in recorded:
+                raise _takes_no_part(name, subject)
+        return outputs, [recorded[name].detach() for name in names]
 
-    def compute() -> Tensor:
-        passes = run.pass_over_images(step)
-        outputs, act = zip(*passes, strict=True)
-        run.cache_scope.put("outputs", joined(outputs))
-        return _on_grid(name, torch.cat(act), subject)
-
-    return run.cache_scope.get_or_compute(("activation", name), compute)
+    outputs, acts = zip(*run.pass_over_images(step), strict=True)
+    run.cache_scope.put("outputs", joined(outputs))
+    return {
+        name: _on_grid(name, torch.cat(parts), subject)
+        for name, parts in zip(names, zip(*acts, strict=True), strict=True)
+    }
 
 
 def _differentiate(run: Run, names: Sequence[str]) -> dict[str, LayerGradients]:

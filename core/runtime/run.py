@@ -352,6 +352,14 @@ class Run:
         """
         return layer_outputs.activation(self)
 
+    def activations(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """(B, K, h, w) the output of each of several layers; one forward pass, the first time.
+
+        Raises:
+            NotApplicableError: a layer does not lie on a spatial grid, or no pass reaches it.
+        """
+        return layer_outputs.activations(self, names)
+
     # -- attention ------------------------------------------------------------------------------
 
     def attention(self) -> dict[str, Tensor]:

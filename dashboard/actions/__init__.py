@@ -26,21 +26,9 @@ from dashboard.actions.curve_steps import (
     curve_choices,
     curve_step,
 )
-from dashboard.actions.evidence import (
-    DrawingRequest,
-    Evidence,
-    drawing_canvas,
-    metrics_on_evidence,
-    save_drawing,
-)
+from dashboard.actions.evidence import Evidence, drawing_canvas, metrics_on_evidence
 from dashboard.actions.explain import ExplainRequest, ExplainResult, explain, paint
-from dashboard.actions.features import (
-    AttentionRequest,
-    FeatureRequest,
-    FeatureResult,
-    attention,
-    features,
-)
+from dashboard.actions.features import FeatureRequest, FeatureResult, features
 from dashboard.actions.film import FilmResult, Stop, film
 from dashboard.actions.hide import HideRequest, HideResult, Mask, hide
 from dashboard.actions.methods import (
@@ -56,7 +44,7 @@ from dashboard.actions.metrics import (
     MeasureRequest,
     MeasureResult,
     measure,
-    metric_choices,
+    metric_groups,
 )
 from dashboard.actions.model import (
     ModelOffers,
@@ -66,6 +54,7 @@ from dashboard.actions.model import (
     knows_scenes,
     open_model,
 )
+from dashboard.actions.patches import PatchRequest, PatchResult, patches
 from dashboard.actions.predict import PredictResult, no_prediction, predict
 from dashboard.actions.question import (
     NO_CLASS,
@@ -99,13 +88,11 @@ __all__ = [
     "WHAT",
     "Answered",
     "Answers",
-    "AttentionRequest",
     "Choices",
     "CompareRequest",
     "CompareResult",
     "CurveStepRequest",
     "CurveStepResult",
-    "DrawingRequest",
     "EstimateRequest",
     "Evidence",
     "ExplainRequest",
@@ -123,6 +110,8 @@ __all__ = [
     "ModelOffers",
     "ModelRequest",
     "ModelStatus",
+    "PatchRequest",
+    "PatchResult",
     "PredictResult",
     "Question",
     "RecommendRequest",
@@ -136,7 +125,6 @@ __all__ = [
     "VerdictResult",
     "add_variant",
     "assess",
-    "attention",
     "brief",
     "check_quietly",
     "compare",
@@ -154,16 +142,16 @@ __all__ = [
     "knows_scenes",
     "measure",
     "method_choices",
-    "metric_choices",
+    "metric_groups",
     "metrics_on_evidence",
     "no_prediction",
     "open_model",
     "paint",
     "parameter_choices",
+    "patches",
     "predict",
     "read_address",
     "recommend",
     "resolve",
     "save",
-    "save_drawing",
 ]

@@ -1,4 +1,4 @@
-"""The feature maps of a layer, and the attention of its heads."""
+"""The feature maps of a layer, over the picture."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 from core.analysis.features import FeatureMaps
 from core.inputs.batch import OnProgress
-from core.types import Need
 from core.views.colour import is_signed, limits
-from core.views.maps import map_panel, overlay_panel, picture_uri
+from core.views.maps import overlay_panel, picture_uri
 from core.views.panels import Panel
 from dashboard.actions.question import (
     WITHOUT_CLASS,
@@ -37,27 +36,12 @@ class FeatureRequest:
     top: int
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionRequest:
-    """The attention heads of a layer.
-
-    Attributes:
-        question: picture and model.
-        layer: empty for the default one.
-        query: whose attention: "auto", "class", "mean", or a patch number.
-    """
-
-    question: Question
-    layer: str | None
-    query: str
-
-
 @dataclass(frozen=True)
 class FeatureResult:
-    """A layer's feature maps, or its attention heads.
+    """A layer's feature maps.
 
     Attributes:
-        panels: a small map each.
+        panels: a map over the picture each.
         summary: what they show, in Markdown.
         answers: which question it answers.
     """
@@ -83,12 +67,23 @@ def features(
         by="variance" if request.by == "variance" else "activation",
         on_progress=on_progress,
     )
-    signed = is_signed(found.maps)
+    signed, geometry = is_signed(found.maps), resolved.batch.geometries[0]
+    picture = picture_uri(resolved.batch.pictures[0].image)
+    source = f"{found.layer} of {resolved.explainer.model.name}"
     panels = [
-        map_panel(values.numpy(), f"channel {int(channel)}", limits=limits(values, signed=signed))
+        overlay_panel(
+            picture,
+            values.numpy(),
+            geometry,
+            title=f"channel {int(channel)}",
+            caption=f"{source}, {float(values.min()):.3g} to {float(values.max()):.3g}",
+            limits=limits(values, signed=signed),
+            colorbar=False,
+        )
         for values, channel in zip(found.maps, found.channels, strict=True)
     ]
-    answers = _answers("channels", found.layer)
+    same = {**WITHOUT_CLASS, "layer": layer_or_default(found.layer)}
+    answers = Answers(f"channels of {found.layer}", same, settings=[])
     return FeatureResult(panels, _statistics(found), answers)
 
 
@@ -99,42 +94,3 @@ def _statistics(found: FeatureMaps) -> str:
         f"{found.active:,} are active. Mean {found.mean:.3g}, standard deviation {found.std:.3g}, "
         f"sparsity {found.sparsity:.1%} (share of values below 1% of the largest)."
     )
-
-
-def attention(
-    service: Service, request: AttentionRequest, on_progress: OnProgress | None = None
-) -> FeatureResult:
-    """The attention of each head of a layer, over the picture.
-
-    Raises:
-        TimmscopeError: the layer has no attention maps, or there is no such query token.
-    """
-    resolved = resolve(service, request.question, on_progress)
-    layer = resolved.explainer.model.resolve_layer([Need.ATTENTION], request.layer or None)
-    heads = resolved.explainer.attention(
-        resolved.batch,
-        layer=layer,
-        query=request.query.strip() or "auto",
-        on_progress=on_progress,
-    )
-    uri = picture_uri(resolved.batch.pictures[0].image, side=480)
-    panels = [
-        overlay_panel(
-            uri,
-            head.numpy(),
-            resolved.batch.geometries[0],
-            title=f"head {i}",
-            smooth=False,
-            colorbar=False,
-        )
-        for i, head in enumerate(heads)
-    ]
-    summary = f"{len(heads)} heads. Each map shows where the query token attends."
-    answers = _answers("attention", layer)
-    return FeatureResult(panels, summary, answers)
-
-
-def _answers(what: str, layer: str | None) -> Answers:
-    """They depend on no class and no settings."""
-    same = {**WITHOUT_CLASS, "layer": layer_or_default(layer)}
-    return Answers(f"{what} of {layer}", same, settings=[])

@@ -16,14 +16,14 @@ from core import METHODS, METRICS
 from core.errors import CancelledError, NotApplicableError, TimmscopeError
 from core.inputs.batch import OnProgress
 from core.methods.configuration import label_of
-from core.metrics.base import Metric, MetricInput
+from core.metrics.base import Category, Metric, MetricInput
 from core.types import Comparison, Score
 from core.views.charts import Curve, curves_panel
 from core.views.panels import Panel, empty_panel
+from dashboard.actions.curve_steps import CURVES
 from dashboard.actions.evidence import UNKNOWN, Evidence, ground_truth_of
 from dashboard.actions.question import (
     Answers,
-    Choices,
     Question,
     ResolvedQuestion,
     Settings,
@@ -36,6 +36,8 @@ from dashboard.state import Service
 
 logger = logging.getLogger(__name__)
 
+LARGE = 440
+"""Height in CSS pixels of a chart whose curves can be inspected."""
 MAX_RANDOM_MAPS = 200
 """The largest number of random maps that the page compares a map with."""
 
@@ -68,7 +70,9 @@ class MeasureResult:
     """Curves and scores.
 
     Attributes:
-        panels: a chart for each metric that follows a curve, then the reasons for missing scores.
+        panels: a chart for each metric that follows a curve, those that can be inspected first and
+            large, then the reasons for missing scores.
+        inspected: how many charts can be inspected.
         table: a row for each method, controls last.
         headers: of the table.
         curves: pairs of method and metric whose curves can be inspected.
@@ -79,12 +83,26 @@ class MeasureResult:
     table: list[list[Any]] = field(default_factory=list)
     headers: list[str] = field(default_factory=lambda: ["Method"])
     curves: list[tuple[str, str]] = field(default_factory=list)
+    inspected: int = 0
     answers: Answers = field(default_factory=Answers)
 
 
-def metric_choices() -> Choices:
-    """Every metric as (label, key); one with a caveat is marked with an asterisk."""
-    return [(cls.label + (" *" if cls.caveat else ""), key) for key, cls in METRICS.items()]
+def metric_groups() -> list[dict[str, Any]]:
+    """Every metric under the question that its category answers, for `GroupedChoice`.
+
+    One that is no reliable test is marked with an asterisk, one that must know where the evidence
+    is says so.
+    """
+    groups: dict[Category, list[dict[str, str]]] = {}
+    for key, cls in METRICS.items():
+        known = MetricInput.GROUND_TRUTH in cls.needs
+        about = f"{cls.about}{' Needs the evidence.' if known else ''}"
+        option = {"key": key, "label": cls.label + (" *" if cls.caveat else ""), "about": about}
+        groups.setdefault(cls.category, []).append(option)
+    return [
+        {"label": group.label, "question": group.description, "options": options}
+        for group, options in sorted(groups.items(), key=lambda pair: pair[0].order)
+    ]
 
 
 def measure(
@@ -110,11 +128,13 @@ def measure(
         scores = {metric.key: scoring.scores(metric) for metric in metrics}
         ranks = {metric.key: scoring.percentile_ranks(metric, maps) for metric in metrics}
     headers, table = _table(scores, ranks, comparison, maps)
+    curves = [(key, m) for m, found in scores.items() for key in found if key in comparison.results]
     return MeasureResult(
         _panels(scores, scoring),
         table,
         headers,
-        [(key, m) for m, found in scores.items() for key in found if key in comparison.results],
+        curves,
+        sum(m in CURVES and _has_curve(found) for m, found in scores.items()),
         resolved.answers(request.methods, request.metrics),
     )
 
@@ -186,8 +206,9 @@ Scores = Mapping[str, Mapping[str, Score]]
 
 def _panels(scores: Scores, scoring: _Scoring) -> list[Panel]:
     comparison = scoring.comparison
+    drawn = sorted(scores, key=lambda metric: metric not in CURVES)
     return [
-        *(_curves(key, found, comparison) for key, found in scores.items() if _has_curve(found)),
+        *(_curves(key, scores[key], comparison) for key in drawn if _has_curve(scores[key])),
         *reason_cards({label_of(key): why for key, why in comparison.errors.items()}),
         *reason_cards(
             {
@@ -240,12 +261,17 @@ def _curves(metric: str, scores: Mapping[str, Score], comparison: Comparison) ->
     cls = METRICS[metric]
     better = "higher" if cls.higher_is_better else "lower"
     sentences = [cls.about, f"Area under the curve; {better} is better.", cls.caveat]
-    return curves_panel(
+    shown = curves_panel(
         [_curve(key, score, comparison) for key, score in scores.items()],
         *cls.axes,
         title=_with_arrow(metric),
         caption=" ".join(filter(None, sentences)),
+        height=LARGE if metric in CURVES else 360,
     )
+    shown["figure"]["layout"]["meta"] = metric
+    for key, line in zip(scores, shown["figure"]["data"], strict=True):
+        line["meta"] = key
+    return shown
 
 
 def _curve(key: str, score: Score, comparison: Comparison) -> Curve:

@@ -52,13 +52,11 @@ class ModelOffers:
     Attributes:
         methods: every method as (label, key); those the model cannot run say so.
         layers: layers on a grid, the meaningful ones first.
-        attention: layers whose attention lies on the picture.
         default_layer: the layer of CAM methods.
     """
 
     methods: Choices = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
-    attention: list[str] = field(default_factory=list)
     default_layer: str | None = None
 
 
@@ -88,7 +86,6 @@ def describe_model(
     return ModelOffers(
         methods=method_choices(lambda key: not why_not(handle, key)),
         layers=handle.choices([Need.LAYER]),
-        attention=handle.choices([Need.ATTENTION]),
         default_layer=handle.default_layer,
     )
 

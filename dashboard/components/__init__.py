@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dashboard.components.checks import GroupedChoice
 from dashboard.components.classes import MARK_JS, ClassRows
-from dashboard.components.fields import Canvas, Choice, Picture
+from dashboard.components.curves import POINT_JS, CurveStage
+from dashboard.components.drawing import Drawing
+from dashboard.components.fields import Choice, Picture
 from dashboard.components.film import CHOSEN_JS, Film
+from dashboard.components.gallery import Gallery
 from dashboard.components.history import History
 from dashboard.components.panels import DEFAULT_VIEW, VIEW_JS, Answer, Panels
+from dashboard.components.patches import PatchAnswer, PatchStage
 from dashboard.components.phone_bar import PhoneBar
 from dashboard.components.settings import settings_group, widget_for
 
@@ -14,14 +19,20 @@ __all__ = [
     "CHOSEN_JS",
     "DEFAULT_VIEW",
     "MARK_JS",
+    "POINT_JS",
     "VIEW_JS",
     "Answer",
-    "Canvas",
     "Choice",
     "ClassRows",
+    "CurveStage",
+    "Drawing",
     "Film",
+    "Gallery",
+    "GroupedChoice",
     "History",
     "Panels",
+    "PatchAnswer",
+    "PatchStage",
     "PhoneBar",
     "Picture",
     "settings_group",

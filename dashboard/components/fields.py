@@ -39,16 +39,3 @@ class Picture(gr.Image):
     def get_block_name(self) -> str:
         """The component of the page that this one builds on."""
         return "image"
-
-
-class Canvas(gr.ImageEditor):
-    """An editor that hands on the file of its first layer, for `core.inputs.image` to check."""
-
-    def preprocess(self, payload: Any) -> str | None:  # type: ignore[override]
-        """The path of what was painted; None if nothing was."""
-        layers = payload.layers if payload is not None else []
-        return layers[0].path if layers and layers[0] is not None else None
-
-    def get_block_name(self) -> str:
-        """The component of the page that this one builds on."""
-        return "imageeditor"

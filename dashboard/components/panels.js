@@ -285,6 +285,7 @@
   }
 
   timmscope.redraw = () => {
+    document.dispatchEvent(new Event("timmscope:view"));
     queue = [...roots].flatMap((root) => root.cards.filter((card) => card.near));
     if (!frame) step();
   };

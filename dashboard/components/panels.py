@@ -98,7 +98,18 @@ class Panels(gr.HTML):
             part is hidden: ``event.mask`` (a `dashboard.actions.hide.Mask` as a mapping),
             ``event.keep_only`` and ``event.baseline``.
         kwargs: as for ``gr.HTML``, such as ``min_height``, ``elem_id`` or ``visible``.
+
+    Attributes:
+        template: the markup, with a place for the cards.
+        styles: names of style sheets.
+        scripts: names of further scripts.
+        mount: what runs in the browser once the component is there.
     """
+
+    template = '<div class="ts-grid"></div>'
+    styles: tuple[str, ...] = ("panels.css",)
+    scripts: tuple[str, ...] = ()
+    mount = MOUNT_JS
 
     def __init__(
         self,
@@ -115,14 +126,14 @@ class Panels(gr.HTML):
         super().__init__(
             value=value,
             elem_classes="ts-panels",
-            html_template='<div class="ts-grid"></div>',
+            html_template=self.template,
             css_template=(
                 f"--ts-card-width: max({card_width}px, {share}); --ts-gap: {gap}px;\n"
-                + source("panels.css")
+                + "".join(map(source, self.styles))
                 + (source("stage.css") if stage else "")
             ),
-            js_on_load=MOUNT_JS,
-            head=tags(*SCRIPTS),
+            js_on_load=self.mount,
+            head=tags(*SCRIPTS, *self.scripts),
             apply_default_css=False,
             colormaps=_colormaps(),
             view={**DEFAULT_VIEW, **(view or {})},
@@ -145,12 +156,13 @@ class Panels(gr.HTML):
         return "html"
 
 
-def encode(panels: Sequence[Panel], answer: Answer | None = None) -> str:
+def encode(panels: Sequence[Panel], answer: Answer | None = None, **more: Any) -> str:
     """Panels as JSON in which each picture stands once, however many maps lie over it.
 
     Args:
         panels: the panels.
         answer: what they answer, if the page keeps that true.
+        **more: what else the browser needs, by name.
 
     Raises:
         ValueError: a number is not finite.
@@ -161,7 +173,7 @@ def encode(panels: Sequence[Panel], answer: Answer | None = None) -> str:
     }  # fmt: skip
     shared = [_shared(panel, pictures) for panel in panels]
     text = json.dumps(
-        {"panels": shared, "pictures": pictures, "answer": about},
+        {"panels": shared, "pictures": pictures, "answer": about, **more},
         allow_nan=False,
         separators=(",", ":"),
     )

@@ -1,4 +1,4 @@
-"""Features: the feature maps of a layer, and the attention of its heads."""
+"""Features: what a patch of the picture is like and attends to, and what channels respond to."""
 
 from __future__ import annotations
 
@@ -9,18 +9,36 @@ import gradio as gr
 
 from core.views.panels import empty_panel
 from dashboard import actions
-from dashboard.actions import AttentionRequest, FeatureRequest, FeatureResult
-from dashboard.components import Choice, Panels
+from dashboard.actions import FeatureRequest, FeatureResult, PatchRequest, PatchResult
+from dashboard.components import Choice, Gallery, PatchAnswer, PatchStage
 from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
 from dashboard.tabs.page import Page, follow_model
 
 TITLE = "Features"
+UNTOUCHED = [
+    empty_panel("Press Show, then click the picture: every layer tells what a patch is like.")
+]
 EMPTY = [empty_panel("Choose a layer, then press Show.")]
 
 
 @dataclass(frozen=True)
+class PatchWidgets:
+    """The upper half: a patch that is touched.
+
+    Attributes:
+        run: starts the work.
+        cancel: stops it.
+        stage: the picture, and what the patch is like and attends to.
+    """
+
+    run: gr.Button
+    cancel: gr.Button
+    stage: PatchStage
+
+
+@dataclass(frozen=True)
 class MapWidgets:
-    """The upper half: feature maps.
+    """The lower half: feature maps.
 
     Attributes:
         layer: whose channels.
@@ -38,28 +56,7 @@ class MapWidgets:
     run: gr.Button
     cancel: gr.Button
     summary: gr.Markdown
-    maps: Panels
-
-
-@dataclass(frozen=True)
-class HeadWidgets:
-    """The lower half: attention heads.
-
-    Attributes:
-        layer: whose heads.
-        query: whose attention.
-        run: starts the work.
-        cancel: stops it.
-        summary: what the maps show.
-        maps: the heads.
-    """
-
-    layer: Choice
-    query: gr.Textbox
-    run: gr.Button
-    cancel: gr.Button
-    summary: gr.Markdown
-    maps: Panels
+    maps: Gallery
 
 
 @dataclass(frozen=True)
@@ -67,17 +64,31 @@ class FeatureWidgets:
     """The tab.
 
     Attributes:
-        channels: the upper half.
-        heads: the lower half.
+        patches: the upper half.
+        channels: the lower half.
     """
 
+    patches: PatchWidgets
     channels: MapWidgets
-    heads: HeadWidgets
 
 
 def layout() -> FeatureWidgets:
-    """Feature maps above, attention heads below."""
-    return FeatureWidgets(_channels(), _heads())
+    """A touched patch above, feature maps below."""
+    return FeatureWidgets(_patches(), _channels())
+
+
+def _patches() -> PatchWidgets:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown(
+                "### Touch a patch\nClick the picture to see which other parts the model holds "
+                "for alike, and where a transformer looks from there, in any layer.",
+                elem_classes="ts-note",
+            )
+        run, cancel = _buttons("patch-run")
+    with answer_column("patches"):
+        stage = PatchStage(UNTOUCHED, elem_id="patches", card_width=280, columns=1, min_height=140)
+    return PatchWidgets(run, cancel, stage)
 
 
 def _channels() -> MapWidgets:
@@ -94,29 +105,10 @@ def _channels() -> MapWidgets:
         run, cancel = _buttons("feature-run")
     with answer_column("features"):
         summary = gr.Markdown(elem_id="feature-statistics", elem_classes="ts-note")
-        maps = Panels(
-            EMPTY, elem_id="feature-maps", card_width=120, columns=8, gap=16, min_height=140
+        maps = Gallery(
+            EMPTY, elem_id="feature-maps", card_width=150, columns=4, gap=16, min_height=140
         )
     return MapWidgets(layer, by, top, run, cancel, summary, maps)
-
-
-def _heads() -> HeadWidgets:
-    gr.Markdown("### Attention heads")
-    with gr.Row(equal_height=False):
-        layer = Choice([], label="Attention layer", elem_id="attention-layer")
-        query = gr.Textbox(
-            "auto",
-            label="Query token",
-            info="auto, class, mean, or the number of a patch",
-            elem_id="attention-query",
-        )
-        run, cancel = _buttons("attention-run")
-    with answer_column("attention"):
-        summary = gr.Markdown(elem_classes="ts-note")
-        maps = Panels(
-            EMPTY, elem_id="attention-maps", card_width=150, columns=6, gap=16, min_height=140
-        )
-    return HeadWidgets(layer, query, run, cancel, summary, maps)
 
 
 def _buttons(run_id: str) -> tuple[gr.Button, gr.Button]:
@@ -126,35 +118,34 @@ def _buttons(run_id: str) -> tuple[gr.Button, gr.Button]:
 
 def wire(page: Page, tab: FeatureWidgets) -> None:
     """Connect the tab."""
-    follow_model(page, layers=tab.channels.layer, attention=tab.heads.layer)
+    follow_model(page, layers=tab.channels.layer)
+    _wire_patches(page, tab.patches)
     _wire_channels(page, tab.channels)
-    _wire_heads(page, tab.heads)
+
+
+def _wire_patches(page: Page, half: PatchWidgets) -> None:
+    def show(found: PatchResult) -> dict[Any, Any]:
+        touch = PatchAnswer(found.panels, area.name, found.answers, touch=found.touch)
+        return {half.stage: touch}
+
+    area = AnswerArea("patches", "Show", half.stage)
+    inputs = page.inputs(PatchRequest, half)
+    keep_true(page, area, inputs, [])
+    failed = area.on_fault("No patches")
+    options = ask(page, area, actions.patches, inputs, show, failed)
+    half.run.click(api_name="patches", **options)
+    cancel_on_click(page, half.cancel, area)
 
 
 def _wire_channels(page: Page, half: MapWidgets) -> None:
+    def show(found: FeatureResult) -> dict[Any, Any]:
+        return {half.maps: area.answer(found), half.summary: found.summary}
+
     area = AnswerArea("features", "Show", half.maps, {half.summary: ""})
     inputs = page.inputs(FeatureRequest, half)
     chosen = [half.layer.input, half.by.input, half.top.release]
     keep_true(page, area, inputs, chosen)
     failed = area.on_fault("No feature maps")
-    options = ask(page, area, actions.features, inputs, _show(half, area), failed)
+    options = ask(page, area, actions.features, inputs, show, failed)
     gr.on([half.run.click, *chosen], api_name="features", **options)
     cancel_on_click(page, half.cancel, area)
-
-
-def _wire_heads(page: Page, half: HeadWidgets) -> None:
-    area = AnswerArea("attention", "Show", half.maps, {half.summary: ""})
-    inputs = page.inputs(AttentionRequest, half)
-    chosen = [half.layer.input, half.query.submit]
-    keep_true(page, area, inputs, chosen)
-    failed = area.on_fault("No attention maps")
-    options = ask(page, area, actions.attention, inputs, _show(half, area), failed)
-    gr.on([half.run.click, *chosen], api_name="attention", **options)
-    cancel_on_click(page, half.cancel, area)
-
-
-def _show(half: MapWidgets | HeadWidgets, area: AnswerArea) -> Any:
-    def show(found: FeatureResult) -> dict[Any, Any]:
-        return {half.maps: area.answer(found), half.summary: found.summary}
-
-    return show

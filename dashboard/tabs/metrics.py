@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -13,10 +13,17 @@ from core.errors import TimmscopeError
 from core.views.panels import Panel, empty_panel
 from dashboard import actions
 from dashboard.actions import CurveStepRequest, MeasureRequest, MeasureResult
-from dashboard.components import Choice, Panels, settings_group
+from dashboard.components import (
+    POINT_JS,
+    Choice,
+    CurveStage,
+    GroupedChoice,
+    Panels,
+    settings_group,
+)
 from dashboard.tabs import evidence
 from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
-from dashboard.tabs.page import METHODS_INFO, Page, follow_model
+from dashboard.tabs.page import AT_ONCE, METHODS_INFO, Page, follow_model
 
 TITLE = "Metrics"
 EMPTY = [empty_panel("Choose methods and metrics, then press Measure.")]
@@ -30,44 +37,56 @@ class MetricWidgets:
         methods: the methods' keys.
         layer: the layer of CAM methods.
         random_maps: how many random maps to rank each map against.
-        metrics: the metrics' keys.
+        metrics: the metrics' keys, by the question they answer.
         evidence: where the evidence is.
         metric_settings: holds the metrics' parameters.
         run: starts measuring.
         cancel: stops whatever the tab is doing.
-        result: curves.
-        table: scores.
-        steps: holds what chooses a step of a curve.
+        result: the curve that is inspected, large.
+        steps: holds what chooses a step of the curve.
         curve: whose steps can be inspected.
         share: of the pixels removed or restored, in per cent.
+        beside: holds the step.
         step: the picture at this step, and its prediction.
+        table: scores.
+        others: further curves, and the reasons for missing scores.
     """
 
     methods: gr.Dropdown
     layer: Choice
     random_maps: gr.Number
-    metrics: gr.CheckboxGroup
+    metrics: GroupedChoice
     evidence: evidence.EvidenceWidgets
     metric_settings: gr.Column
     run: gr.Button
     cancel: gr.Button
-    result: Panels
-    table: gr.Dataframe
+    result: CurveStage
     steps: gr.Group
     curve: Choice
     share: gr.Slider
+    beside: gr.Column
     step: Panels
+    table: gr.Dataframe
+    others: Panels
 
 
 def layout() -> MetricWidgets:
-    """What to measure at the top, curves and scores below, then the steps of a curve."""
-    return MetricWidgets(**_question(), **_answer())
-
-
-def _question() -> dict[str, Any]:
-    widgets: dict[str, Any] = {}
+    """The methods, the answer with the curve first, then what can be measured."""
+    methods = _methods()
     with gr.Row(equal_height=False):
-        widgets["methods"] = gr.Dropdown(
+        run = gr.Button(
+            "Measure", variant="primary", elem_id="metric-run", size="md", scale=0, min_width=140
+        )
+        cancel = gr.Button("Cancel", size="md", scale=0, min_width=100)
+        drawing = evidence.layout_drawing()
+    with answer_column("measure"):
+        answer = _answer()
+    return MetricWidgets(**methods, run=run, cancel=cancel, **answer, **_choices(drawing))
+
+
+def _methods() -> dict[str, Any]:
+    with gr.Row(equal_height=False):
+        methods = gr.Dropdown(
             actions.method_choices(),
             value=["gradcam", "layercam"],
             multiselect=True,
@@ -78,8 +97,8 @@ def _question() -> dict[str, Any]:
             scale=3,
             min_width=280,
         )
-        widgets["layer"] = Choice([], label="Layer", info="For CAM methods", scale=1, min_width=160)
-        widgets["random_maps"] = gr.Number(
+        layer = Choice([], label="Layer", info="For CAM methods", scale=1, min_width=160)
+        random_maps = gr.Number(
             0,
             label="Rank against random maps",
             info="Number of random maps; 0 for none",
@@ -90,46 +109,52 @@ def _question() -> dict[str, Any]:
             scale=1,
             min_width=220,
         )
-    widgets["metrics"] = gr.CheckboxGroup(
-        actions.metric_choices(),
-        value=["deletion", "insertion", "srg"],
-        label="Metrics",
-        info="* Not a reliable test on its own; see docs/metrics.md",
-        elem_id="metrics",
-    )
-    with gr.Accordion("Where the evidence is", open=False, elem_id="evidence"):
-        widgets["evidence"] = evidence.layout()
-    with gr.Accordion("Settings of the metrics", open=False):
-        widgets["metric_settings"] = gr.Column(elem_id="metric-settings")
-    return widgets
+    return {"methods": methods, "layer": layer, "random_maps": random_maps}
 
 
 def _answer() -> dict[str, Any]:
-    with gr.Row():
-        run = gr.Button(
-            "Measure", variant="primary", elem_id="metric-run", size="md", scale=0, min_width=160
-        )
-        cancel = gr.Button("Cancel", size="md", scale=0, min_width=120)
-    with answer_column("measure"):
-        return {"run": run, "cancel": cancel, **_results()}
-
-
-def _results() -> dict[str, Any]:
-    result = Panels(EMPTY, elem_id="metric-result", card_width=320, columns=2, min_height=260)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=320):
+            result = CurveStage(
+                EMPTY, elem_id="metric-result", card_width=280, columns=1, min_height=140
+            )
+            with gr.Group(visible=False) as steps:
+                curve = Choice([], label="Inspect a curve", elem_id="curve")
+                share = gr.Slider(
+                    0, 100, 25, step=1, label="Pixels removed or restored (%)", elem_id="share"
+                )
+        with gr.Column(scale=2, min_width=280, visible=False) as beside:
+            step = Panels([], elem_id="curve-step", card_width=240, columns=1)
     table = gr.Dataframe(interactive=False, visible=False, label="Scores", elem_id="scores")
-    with gr.Group(visible=False, elem_id="curve-steps") as steps, gr.Row():
-        curve = Choice([], label="Inspect a curve", elem_id="curve", scale=2, min_width=220)
-        share = gr.Slider(
-            0, 100, 25, step=1, label="Pixels removed or restored (%)", elem_id="share", scale=3
-        )
-    step = Panels([], elem_id="curve-step", card_width=260, columns=2)
+    others = Panels([], elem_id="metric-others", card_width=320, columns=2)
     return {
         "result": result,
-        "table": table,
         "steps": steps,
         "curve": curve,
         "share": share,
+        "beside": beside,
         "step": step,
+        "table": table,
+        "others": others,
+    }
+
+
+def _choices(drawing: dict[str, Any]) -> dict[str, Any]:
+    gr.Markdown(
+        "### What to measure\n\\* Not a reliable test on its own; see docs/metrics.md",
+        elem_classes="ts-note",
+    )
+    metrics = GroupedChoice(
+        actions.metric_groups(), ["deletion", "insertion", "srg"], elem_id="metrics"
+    )
+    with gr.Accordion("Evidence from a box or a file", open=False, elem_id="evidence"):
+        marks = evidence.layout_marks()
+    with gr.Accordion("Settings of the metrics", open=False):
+        settings = gr.Column(elem_id="metric-settings")
+    return {
+        "metrics": metrics,
+        "evidence": evidence.EvidenceWidgets(**drawing, **marks),
+        "metric_settings": settings,
     }
 
 
@@ -138,7 +163,9 @@ def wire(page: Page, tab: MetricWidgets) -> None:
     hidden = {
         tab.table: gr.Dataframe(visible=False),
         tab.steps: gr.Group(visible=False),
+        tab.beside: gr.Column(visible=False),
         tab.step: [],
+        tab.others: [],
     }
     area = AnswerArea("measure", "Measure", tab.result, hidden, tasks=("curve_step",))
     follow_model(page, methods=tab.methods, layers=tab.layer)
@@ -170,12 +197,15 @@ def _show_settings(page: Page, tab: MetricWidgets) -> None:
 def _measure(page: Page, tab: MetricWidgets, area: AnswerArea) -> Dependency:
     def show(found: MeasureResult) -> dict[Any, Any]:
         curves = actions.curve_choices(found.curves)
+        first = max(1, found.inspected)
         return {
-            tab.result: area.answer(found),
+            tab.result: area.answer(replace(found, panels=found.panels[:first])),
             tab.table: gr.Dataframe(found.table, headers=found.headers, visible=bool(found.table)),
             tab.curve: gr.Dropdown(curves, value=curves[0][1] if curves else None),
             tab.steps: gr.Group(visible=bool(curves)),
+            tab.beside: gr.Column(visible=bool(curves)),
             tab.step: [],
+            tab.others: found.panels[first:],
         }
 
     inputs = page.inputs(MeasureRequest, tab, tab.evidence)
@@ -187,11 +217,16 @@ def _measure(page: Page, tab: MetricWidgets, area: AnswerArea) -> Dependency:
 
 
 def _curve_steps(page: Page, tab: MetricWidgets, measured: Dependency) -> None:
-    """Show one step of a curve: the first one when curves arrive, then the one chosen."""
+    """Show one step of a curve: the first one when curves arrive, then the one chosen.
+
+    The cursor on the curve moves at once, in the browser.
+    """
 
     def failed(request: CurveStepRequest, error: TimmscopeError) -> list[Panel]:
         return [actions.fault_card("This step could not be shown", request.question, error)]
 
+    chosen: list[Any] = [tab.curve, tab.share]
+    gr.on([tab.curve.change, tab.share.change], None, chosen, None, js=POINT_JS, **AT_ONCE)
     inputs = page.inputs(CurveStepRequest, tab)
     step = page.handler(
         "curve_step", actions.curve_step, inputs, lambda found: found.panels, failed

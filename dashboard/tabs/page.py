@@ -94,15 +94,16 @@ def follow_model(page: Page, **kinds: gr.Dropdown) -> None:
 
     Args:
         page: whose model.
-        kinds: dropdowns by what they offer: `methods` (one that the model cannot run says so),
-            `layers` on a grid, or `attention` layers.
+        kinds: dropdowns by what they offer: `methods` (one that the model cannot run says so), or
+            `layers` on a grid.
     """
 
     def show(offers: actions.ModelOffers) -> dict[Any, Any]:
-        updates = {"methods": gr.Dropdown(offers.methods)}
-        for kind, names in (("layers", offers.layers), ("attention", offers.attention)):
-            choices = [DEFAULT_LAYER, *((name, name) for name in names)]
-            updates[kind] = gr.Dropdown(choices, value="")
+        layers = [DEFAULT_LAYER, *((name, name) for name in offers.layers)]
+        updates = {
+            "methods": gr.Dropdown(offers.methods),
+            "layers": gr.Dropdown(layers, value=""),
+        }
         return {dropdown: updates[kind] for kind, dropdown in kinds.items()}
 
     def without_model(request: object, error: TimmscopeError) -> dict[Any, Any]:
