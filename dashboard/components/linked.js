@@ -86,7 +86,7 @@
     mark(card.panel.linked);
   }
 
-  function left(card) {
+  function leave(card) {
     if (point?.of !== card) return;
     point = null;
     mark(card.panel.linked);
@@ -120,7 +120,7 @@
   function listen(card) {
     card.listeners ??= {
       plotly_hover: (event) => card.panel.linked && pointed(card, event),
-      plotly_unhover: () => card.panel.linked && left(card),
+      plotly_unhover: () => card.panel.linked && leave(card),
       plotly_relayout: (change) => card.panel.linked && zoomed(card, change),
     };
     for (const [name, listener] of Object.entries(card.listeners)) {

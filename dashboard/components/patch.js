@@ -137,7 +137,7 @@
       if (answer) timmscope.answers.arrived(answer);
       this.all = Object.fromEntries(Object.keys(KINDS).map((kind) => [kind, touch[kind].map((one) => new Layer(one))]));
       if (!this.all[this.chosen.kind].length) this.chosen.kind = Object.keys(KINDS).find((kind) => this.all[kind].length);
-      this.notes.replaceChildren(...[...Object.values(touch.reasons), ...touch.notes].map((text) => element("li", "", { text })));
+      this.notes.replaceChildren(...[...Object.values(touch.reasons), ...touch.notes].map((note) => element("li", "", { text: note })));
       this.offerKinds();
       this.offerLayers();
     }
