@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import threading
 from importlib.util import find_spec
 
 from dashboard import gpu
+from dashboard.actions import warm_up
 from dashboard.build import build
-from dashboard.state import Service
+from dashboard.state import MODELS, Service
 from dashboard.state.memory import limit_pools
+from dashboard.tabs.explain import DEFAULT_METHOD
+from dashboard.tabs.sidebar import EXAMPLE_FILES, EXAMPLES, FIRST
 from dashboard.theme import launch_options
 
 OURS = ("127.0.0.1", "localhost", "::1")
@@ -37,7 +41,11 @@ def main(program: str | None = None) -> None:
     limit_pools()
     host = arguments.host or os.environ.get("GRADIO_SERVER_NAME", OURS[0])
     device = "cpu" if gpu.is_lent() else None
-    build(Service(public=host not in OURS, device=device)).launch(
+    service = Service(public=host not in OURS, device=device)
+    demo = build(service)
+    first = (service, MODELS[0], EXAMPLE_FILES[EXAMPLES[FIRST]], DEFAULT_METHOD)
+    threading.Thread(target=warm_up, args=first, daemon=True).start()
+    demo.launch(
         server_name=host,
         server_port=arguments.port,
         inbrowser=arguments.browser,

@@ -77,6 +77,7 @@ from dashboard.actions.recommend import (
 )
 from dashboard.actions.save import SaveRequest, save
 from dashboard.actions.verdict import VerdictRequest, VerdictResult, assess, check_quietly
+from dashboard.actions.warm_up import warm_up
 
 __all__ = [
     "COST_HEADERS",
@@ -154,4 +155,5 @@ __all__ = [
     "recommend",
     "resolve",
     "save",
+    "warm_up",
 ]

@@ -205,12 +205,18 @@ def suitable_layer(explainer: Explainer, method: Method, layer: str | None) -> s
     return layer if layer in explainer.model.choices(method.layer_needs()) else None
 
 
-def overlay(resolved: ResolvedQuestion, found: Attribution) -> Panel:
-    """A map over the picture, with what it says in a sentence."""
+def overlay(resolved: ResolvedQuestion, found: Attribution, picture: str = "") -> Panel:
+    """A map over the picture, with what it says in a sentence.
+
+    Args:
+        resolved: the question.
+        found: the map.
+        picture: the picture's `picture_uri`, where several maps share it.
+    """
     segments = found.extras.get("segments")
     adds_up = any(name in found.extras for name in SUM_ERRORS)
     shown = overlay_panel(
-        resolved.batch.pictures[0].image,
+        picture or resolved.batch.pictures[0].image,
         map_on_input(resolved.batch, found),
         resolved.batch.geometries[0],
         title=f"Why {resolved.target_name}?",

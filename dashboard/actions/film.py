@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from core.errors import NotApplicableError
 from core.inputs.batch import OnProgress
 from core.types import Need
+from core.views.maps import picture_uri
 from core.views.panels import Panel
 from dashboard.actions.code_snippet import code_snippet
 from dashboard.actions.explain import (
@@ -81,13 +82,13 @@ def film(
         target=resolved.target,
         on_progress=on_progress,
     )
-    stops = []
+    uri, stops = picture_uri(resolved.batch.pictures[0].image), []
     for layer in stages:
         assert layer.layout is not None
         height, width = layer.layout.grid
         text = f"{width} × {height}, {layer.layout.channels:,} channels"
         one = found[layer.name]
-        panel = overlay(resolved, one)
+        panel = overlay(resolved, one, uri)
         stops.append(Stop(layer.name, text, panel, summary(one), code_snippet(resolved, one)))
     default = resolved.explainer.model.resolve_layer(method.layer_needs(), None)
     return FilmResult(stops, explanation.layer or default)
