@@ -64,7 +64,7 @@ class Visit:
 
 def _local(url: str) -> bool:
     parts = urlsplit(url)
-    return parts.scheme in {"data", "blob"} or parts.hostname in LOCAL
+    return parts.scheme in {"data", "blob", "file"} or parts.hostname in LOCAL
 
 
 @pytest.fixture(scope="session")

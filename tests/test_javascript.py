@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from playwright.sync_api import Page
 
 from core.views import maps
 from core.views.colour import COLORMAPS
+from dashboard.actions.hide import Mask
 from dashboard.components import panels
 from tests.browser import Visit
 
@@ -255,3 +257,99 @@ def test_weak_values_of_both_signs_are_clear(page: Page) -> None:
         [0, 1], [0.25, 1], [0.25, 0], [0.75, 0], [0.75, 1], [1, 1],
     ]  # fmt: skip
     assert [colour[0] for _, colour, _ in found] == [0, 50, 50, 150, 150, 200]
+
+
+# -- hide_tool.js: parts of a picture -------------------------------------------------------------
+
+
+def part(page: Page, aspect: float, steps: str) -> Any:
+    """A part after some steps, written in JavaScript with `part`."""
+    page.add_script_tag(path=COMPONENTS / "hide_tool.js")
+    return page.evaluate(
+        f"""(aspect) => {{
+          const part = new window.timmscope.Part(aspect);
+          {steps}
+          return part.pack();
+        }}""",
+        aspect,
+    )
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size"), [(1.0, (256, 256)), (0.5, (256, 128)), (4.0, (64, 256))]
+)
+def test_a_box_arrives_as_it_was_drawn(page: Page, aspect: float, size: tuple[int, int]) -> None:
+    sent = part(page, aspect, "part.begin(); part.box(0.75, 0.5, 0.25, 0);")
+    assert (sent["width"], sent["height"]) == size
+    cells = Mask.read(sent).cells()
+    expected = np.zeros((size[1], size[0]), dtype=bool)
+    expected[: size[1] // 2, size[0] // 4 : 3 * size[0] // 4] = True
+    np.testing.assert_array_equal(cells, expected)
+
+
+def test_a_spot_is_round_and_stays_within_the_picture(page: Page) -> None:
+    cells = Mask.read(part(page, 1.0, "part.spot(0.5, 0.5, 0.25); part.spot(0, 2, 0.1);")).cells()
+    rows, columns = np.nonzero(cells)
+    assert np.hypot(rows + 0.5 - 128, columns + 0.5 - 128).max() <= 64
+    assert cells.sum() == pytest.approx(np.pi * 64**2, rel=0.02)
+
+
+def test_steps_are_undone_and_done_again(page: Page) -> None:
+    drawn = "part.begin(); part.box(0, 0, 0.5, 0.5); part.begin(); part.box(0.5, 0.5, 1, 1);"
+    whole = Mask.read(part(page, 1.0, drawn)).cells()
+    once = Mask.read(part(page, 1.0, f"{drawn} part.undo();")).cells()
+    again = Mask.read(
+        part(page, 1.0, f"{drawn} part.undo(); part.undo(); part.redo(); part.redo();")
+    )
+    assert (whole.sum(), once.sum()) == (2 * 128**2, 128**2)
+    np.testing.assert_array_equal(again.cells(), whole)
+    cleared = part(page, 1.0, f"{drawn} part.clear(); part.undo();")
+    np.testing.assert_array_equal(Mask.read(cleared).cells(), whole)
+    assert not Mask.read(part(page, 1.0, f"{drawn} part.clear();")).cells().any()
+
+
+# -- question.js: the page's address --------------------------------------------------------------
+
+
+def address(visit: Callable[..., Visit], tmp_path: Path, asked: dict[str, Any]) -> str:
+    """The query string after an answer to a question."""
+    blank = tmp_path / "blank.html"
+    blank.write_text("<!doctype html><title>blank</title>", encoding="utf-8")
+    page = visit(blank.as_uri()).page
+    page.add_script_tag(path=COMPONENTS / "question.js")
+    found: str = page.evaluate(
+        """(asked) => {
+          window.timmscope.examples = {"rocket.jpg": 10};
+          window.timmscope.state = {alpha: 0.65, colormap: "viridis", strongest: 100};
+          window.timmscope.question.answered(asked);
+          return window.location.search;
+        }""",
+        asked,
+    )
+    return found
+
+
+def test_the_address_tells_what_is_not_usual(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    asked = {
+        "model": "resnet50", "weights": "pretrained", "target": 3, "versus": -1,
+        "settings": {"rise": {"samples": 9}}, "picture": {"path": "/x/rocket.jpg"},
+    }  # fmt: skip
+    found = parse_qs(address(visit, tmp_path, asked).removeprefix("?"))
+    assert found["model"] == ["resnet50"]
+    assert found["target"] == ["3"]
+    assert found["colormap"] == ["viridis"]
+    assert found["picture"] == ["rocket.jpg"]
+    assert json.loads(found["settings"][0]) == {"rise": {"samples": 9}}
+    assert {"weights", "versus", "alpha", "strongest"} & set(found) == set()
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [{"path": "/x/mine.jpg", "size": 10}, {"path": "/x/rocket.jpg", "size": 11}, None],
+    ids=["another name", "an example's name only", "none"],
+)
+def test_a_picture_of_ones_own_is_not_in_the_address(
+    visit: Callable[..., Visit], tmp_path: Path, picture: object
+) -> None:
+    found = address(visit, tmp_path, {"model": "resnet50", "picture": picture})
+    assert "picture" not in found

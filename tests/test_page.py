@@ -93,9 +93,10 @@ def test_a_field_may_be_a_constant_but_not_missing() -> None:
 
 
 def test_an_event_takes_the_fields_of_its_request_by_name() -> None:
-    events = {one.name: one for one in build(Service()).fns.values()}
+    every = build(Service()).fns.values()
+    events = {one.name: one for one in every if one.api_visibility == "private"}
     for name, own in {
-        "explain": ["method", "layer", "settings"],
+        "paint": ["method", "layer", "settings"],
         "features": ["layer", "by", "top"],
     }.items():
         event = events[name]
@@ -103,7 +104,6 @@ def test_an_event_takes_the_fields_of_its_request_by_name() -> None:
         taken = [*inspect.signature(event.fn).parameters]
         assert [one for one in taken if one in own] == own
         assert taken[0] == "picture"
-        assert event.api_visibility == "private"
 
 
 # -- handlers -----------------------------------------------------------------------------------

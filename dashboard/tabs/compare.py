@@ -332,7 +332,6 @@ def _compare(page: Page, tab: CompareWidgets, area: AnswerArea) -> None:
     failed = area.on_fault("This could not be compared")
     gr.on(
         [tab.run.click, tab.colour_range.input],
-        api_name="compare",
         **ask(page, area, actions.compare, inputs, show, failed),
     )
 
@@ -345,6 +344,4 @@ def _recommend(page: Page, tab: CompareWidgets, area: AnswerArea) -> None:
     inputs = page.inputs(RecommendRequest, tab)
     keep_true(page, area, inputs, [tab.methods.input, tab.layer.input, tab.variant.add.click])
     failed = area.on_fault("No recommendation")
-    tab.recommend.click(
-        api_name="recommend", **ask(page, area, actions.recommend, inputs, show, failed)
-    )
+    tab.recommend.click(**ask(page, area, actions.recommend, inputs, show, failed))

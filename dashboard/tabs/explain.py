@@ -210,7 +210,6 @@ def _follow_method(
         afresh.components,
         outputs,
         show_progress="hidden",
-        api_name="describe_method",
         trigger_mode="always_last",
         concurrency_limit=MAX_LOADS,
     )
@@ -271,12 +270,8 @@ def _explain(
 
     failed = area.on_fault("This could not be explained")
     options = ask(page, area, actions.paint, inputs, show, failed)
-    asked = gr.on(
-        [tab.run.click, tab.layer.input, *page.target_changed], api_name="explain", **options
-    )
-    followed = [
-        event.then(api_visibility="private", **options) for event in (*picked, *page.explainable)
-    ]
+    asked = gr.on([tab.run.click, tab.layer.input, *page.target_changed], **options)
+    followed = [event.then(**options) for event in (*picked, *page.explainable)]
     return [asked, *followed]
 
 
@@ -291,7 +286,6 @@ def _save(page: Page, tab: ExplainWidgets, kind: str) -> None:
         tab.file,
         show_progress="minimal",
         show_progress_on=tab.result,
-        api_visibility="private",
         trigger_mode="always_last",
     )
     saved.success(None, tab.file, None, js=SAVE_JS)
@@ -315,7 +309,6 @@ def _test(page: Page, tab: ExplainWidgets, explained: list[Dependency]) -> None:
         inputs.components,
         outputs,
         show_progress_on=tab.verdict,
-        api_visibility="private",
         trigger_mode="always_last",
     )
     quietly = page.handler(

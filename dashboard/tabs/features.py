@@ -133,7 +133,7 @@ def _wire_patches(page: Page, half: PatchWidgets) -> None:
     keep_true(page, area, inputs, [])
     failed = area.on_fault("No patches")
     options = ask(page, area, actions.patches, inputs, show, failed)
-    half.run.click(api_name="patches", **options)
+    half.run.click(**options)
     cancel_on_click(page, half.cancel, area)
 
 
@@ -147,5 +147,5 @@ def _wire_channels(page: Page, half: MapWidgets) -> None:
     keep_true(page, area, inputs, chosen)
     failed = area.on_fault("No feature maps")
     options = ask(page, area, actions.features, inputs, show, failed)
-    gr.on([half.run.click, *chosen], api_name="features", **options)
+    gr.on([half.run.click, *chosen], **options)
     cancel_on_click(page, half.cancel, area)

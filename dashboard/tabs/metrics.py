@@ -213,7 +213,7 @@ def _measure(page: Page, tab: MetricWidgets, area: AnswerArea) -> Dependency:
     failed = area.on_fault("This could not be measured")
     options = ask(page, area, actions.measure, inputs, show, failed)
     options["outputs"] = [*area.outputs, tab.curve]
-    return tab.run.click(api_name="measure", **options)
+    return tab.run.click(**options)
 
 
 def _curve_steps(page: Page, tab: MetricWidgets, measured: Dependency) -> None:
@@ -237,7 +237,6 @@ def _curve_steps(page: Page, tab: MetricWidgets, measured: Dependency) -> None:
         step,
         inputs.components,
         tab.step,
-        api_name="curve_step",
         **options,
     )
-    measured.success(step, inputs.components, tab.step, api_visibility="private", **options)
+    measured.success(step, inputs.components, tab.step, **options)

@@ -21,7 +21,6 @@ Trigger = Callable[..., Dependency]
 
 QUIET: dict[str, Any] = {
     "show_progress": "hidden",
-    "api_visibility": "private",
     "trigger_mode": "always_last",
 }
 """For events that only keep the page consistent."""

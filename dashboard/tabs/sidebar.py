@@ -320,7 +320,6 @@ def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Depe
         inputs.components,
         outputs,
         show_progress="hidden",
-        api_name="describe_model",
         trigger_mode="always_last",
         concurrency_limit=MAX_LOADS,
     )
@@ -373,13 +372,12 @@ def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list
 
     inputs = inputs_of(actions.Question, side)
     predict = handler(service, "", actions.predict, inputs, show, failed)
-    again = opened.success(predict, inputs.components, outputs, api_name="predict_again", **QUIET)
+    again = opened.success(predict, inputs.components, outputs, **QUIET)
     changed = side.picture.change(
         predict,
         inputs.components,
         outputs,
         show_progress="hidden",
-        api_name="predict",
         trigger_mode="always_last",
     )
     pressed = inputs_of(_ClassPress, side)
