@@ -9,8 +9,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import axe_playwright_python
 import pytest
 from playwright.sync_api import BrowserContext, Page, Request, expect, sync_playwright
 
@@ -65,6 +68,22 @@ class Visit:
 def _local(url: str) -> bool:
     parts = urlsplit(url)
     return parts.scheme in {"data", "blob", "file"} or parts.hostname in LOCAL
+
+
+AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
+
+
+def violations(page: Page) -> list[Any]:
+    """What axe-core finds wrong on the page, by WCAG A and AA: the rule and what breaks it."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found: list[Any] = page.evaluate(
+        """async () => {
+          const rules = {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']};
+          const {violations} = await axe.run(document, rules);
+          const told = (nodes) => nodes.slice(0, 3).map((one) => one.html);
+          return violations.map(({id, nodes}) => [id, ...told(nodes)]); }"""
+    )
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -14,6 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 from dashboard.build import build
 from dashboard.state import Service
 from dashboard.theme import launch_options
+from tests.browser import violations
 from tests.conftest import SAMPLES
 
 if TYPE_CHECKING:
@@ -275,22 +275,6 @@ def test_a_method_is_added_with_another_setting(visit: Open, url: str) -> None:
     page.locator("#variant-value textarea, #variant-value input").fill("perhaps")
     page.click("#variant-add")
     expect(page.get_by_text("gradcam.relu = perhaps")).to_be_visible()
-
-
-def violations(page: Page) -> list[Any]:
-    """What axe-core finds wrong on the tab, by WCAG A and AA."""
-    spec = find_spec("axe_core_python")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("axe-core is not installed")
-    (folder,) = map(Path, spec.submodule_search_locations)
-    page.evaluate((folder / "axe.min.js").read_text(encoding="utf-8"))
-    found: list[Any] = page.evaluate(
-        """async () => {
-          const rules = {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']};
-          const {violations} = await axe.run(document.querySelector('.gradio-container'), rules);
-          return violations.map(({id, nodes}) => [id, nodes[0].html]); }"""
-    )
-    return found
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

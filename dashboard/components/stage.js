@@ -139,6 +139,9 @@
       this.place();
       this.show(this.view, false);
       this.refresh();
+      // What is said of the hidden part was about another class.
+      if (this.asked && this.title !== panel.title) this.ask();
+      this.title = panel.title;
       return undefined;
     }
 
