@@ -71,6 +71,25 @@ CSS = """
 #page { gap: 24px; }
 #ask { width: 280px; flex: none !important; }
 
+/* An example is its picture above its name. */
+:is(#photographs, #scenes) > .gallery { gap: 5px; flex-wrap: wrap; }
+:is(#photographs, #scenes) .gallery-item {
+  width: 51px;
+  padding: 42px 2px 3px;
+  border-radius: 10px;
+  background-position: top;
+  background-repeat: no-repeat;
+  background-size: 100% 40px;
+  font-size: 11px;
+}
+:is(#photographs, #scenes) .gallery-item > div {
+  overflow: hidden;
+  padding: 0;
+  text-align: center;
+  text-overflow: ellipsis;
+  white-space: nowrap !important;
+}
+
 /* Beside the title, and coloured by the verdict. */
 #explain-answer { position: relative; }
 #test { font-weight: 600; }

@@ -84,6 +84,20 @@ def test_the_view_is_switched_without_a_request(seen: Visit) -> None:
     assert len(seen.requests) == count
 
 
+def test_the_colour_bar_stays_when_the_address_changes(seen: Visit) -> None:
+    """Plotly refers to gradients by the page's address, as it was when the figure was made."""
+    page = seen.page
+    page.locator("#prediction .ts-class-main").nth(1).click()
+    title(page, "Why cup?")
+    choose(page, "#colormap", "viridis")
+    page.wait_for_url(re.compile("colormap=viridis"))
+    fills = page.locator("#result .js-plotly-plot").evaluate(
+        "plot => [...plot.querySelectorAll('[style*=\"url(\"]')].map(one => one.style.fill)"
+    )
+    assert fills
+    assert not any("http" in fill for fill in fills)
+
+
 def test_a_hidden_box_changes_the_classes_and_comes_back(seen: Visit) -> None:
     page = seen.page
     first = page.locator(".ts-class-value").first

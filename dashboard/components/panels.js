@@ -24,6 +24,18 @@
   const node = (tag, name) => Object.assign(document.createElement(tag), { className: name });
 
 
+  // Plotly refers to its gradients and clips by the address of the page, which changes with the
+  // question. By their names alone they are found under any address.
+  function keepReferences(plot) {
+    const bare = (text) => text.replace(/url\(["']?[^"'#)]+#([^"')]+)["']?\)/, "url(#$1)");
+    for (const one of plot.querySelectorAll("[style*='url('], [clip-path*='url(']")) {
+      for (const name of ["style", "clip-path"]) {
+        const text = one.getAttribute(name);
+        if (text?.includes("url(")) one.setAttribute(name, bare(text));
+      }
+    }
+  }
+
   // ------------------------------------------------------------------ one card
 
   class Card {
@@ -134,7 +146,11 @@
       // Plotly writes into what it is given.
       window.Plotly.react(this.plot, traces, { ...structuredClone(layout), ...this.size(), ...this.touch(layout) }, this.config());
       this.shown = JSON.stringify(shown);
-      if (fresh) this.plot.on("plotly_click", (event) => this.click(event));
+      if (fresh) {
+        this.plot.on("plotly_click", (event) => this.click(event));
+        this.plot.on("plotly_afterplot", () => keepReferences(this.plot));
+        keepReferences(this.plot);
+      }
       if (this.panel.map) warmUp(this);
       this.tell();
     }

@@ -14,7 +14,9 @@ from gradio.events import Dependency
 
 from core.errors import TimmscopeError
 from core.inputs.assets import asset
+from core.inputs.image import open_picture
 from core.tasks.activation import ACTIVATIONS, IDENTITY
+from core.views.maps import picture_uri
 from dashboard import actions
 from dashboard.actions import NO_CLASS
 from dashboard.actions.address import READERS
@@ -149,13 +151,27 @@ def _picture() -> tuple[Picture, gr.Dataset, gr.Dataset]:
         buttons=["fullscreen"],
         elem_id="picture",
     )
-    photographs = _examples(picture, SAMPLES, EXAMPLES)
-    scenes = _examples(picture, SCENES, SCENE_EXAMPLES, visible=False)
+    photographs = _examples(picture, "photographs", SAMPLES, EXAMPLES)
+    scenes = _examples(picture, "scenes", SCENES, SCENE_EXAMPLES, visible=False)
+    gr.HTML(f"<style>{_thumbnails()}</style>", padding=False)
     return picture, photographs, scenes
 
 
+def _thumbnails() -> str:
+    """Styles that show each example's picture above its name."""
+    return "".join(
+        f"#{kind} .gallery-item:nth-of-type({place}) {{"
+        f" background-image: url({picture_uri(open_picture(folder / name).image, side=96)}) }}\n"
+        for kind, folder, names in (
+            ("photographs", SAMPLES, EXAMPLES),
+            ("scenes", SCENES, SCENE_EXAMPLES),
+        )
+        for place, name in enumerate(names.values(), 1)
+    )
+
+
 def _examples(
-    picture: Picture, folder: Path, names: Mapping[str, str], visible: bool = True
+    picture: Picture, kind: str, folder: Path, names: Mapping[str, str], visible: bool = True
 ) -> gr.Dataset:
     """Pictures to choose from, by label."""
     made = gr.Examples(
@@ -164,6 +180,7 @@ def _examples(
         label="Examples",
         example_labels=list(names),
         cache_examples=False,
+        elem_id=kind,
         visible=visible,
     )
     dataset: gr.Dataset = made.dataset
