@@ -851,7 +851,7 @@ def test_a_model_without_classes_shows_its_strongest_features(featureless: Servi
     assert bars[0] == 1
     assert bars == sorted(bars, reverse=True)
     (explained,) = actions.explain(featureless, ask_for(asked, "gradcam")).panels
-    assert explained["title"].endswith(f"feature {seen.predicted}")
+    assert explained["title"] == f"Why feature {seen.predicted}?"
     with pytest.raises(TimmscopeError, match="without a probability; set Score to Logit"):
         actions.explain(featureless, ask_for(replace(asked, unit="probability"), "gradcam"))
 

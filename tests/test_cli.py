@@ -619,8 +619,8 @@ def test_features_of_a_patch(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             maps[f"attention.{layer['layer']}"], own.attention[2].maps(row), atol=1e-6
         )
-    assert layer["elsewhere"] == pytest.approx(
-        own.attention[2].elsewhere[:, row].tolist(), abs=1e-5
+    assert layer["other_tokens"] == pytest.approx(
+        own.attention[2].other_tokens[:, row].tolist(), abs=1e-5
     )
 
 

@@ -184,9 +184,11 @@ def test_the_page_shows_a_method_twice() -> None:
         "Occlusion (window=64, stride=64)",
         "Occlusion (window=80, stride=80)",
     ]
-    assert [panel["title"] for panel in found.panels[:3]] == labels
-    assert [row[0] for row in found.table] == labels
-    assert found.panels[1]["figure"] != found.panels[2]["figure"]
+    picture, *maps = found.panels
+    assert picture["title"] == "Picture"
+    assert [panel["title"] for panel in maps[:3]] == labels
+    assert {row[0] for row in found.table} == set(labels)
+    assert maps[1]["figure"] != maps[2]["figure"]
     request = MeasureRequest(
         question, methods[1:], ["deletion"], {**settings, "deletion": {"steps": 2}}, None,
         Evidence(), 0,

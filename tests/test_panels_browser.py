@@ -102,6 +102,7 @@ def url() -> Iterator[str]:
         with gr.Row():
             colormap = gr.Textbox("auto", label="colormap")
             alpha = gr.Number(0.5, label="alpha")
+            strongest = gr.Number(100, label="strongest")
             fade = gr.Checkbox(False, label="fade")
             smooth = gr.Checkbox(True, label="smooth")
             apply = gr.Button("apply")
@@ -128,7 +129,7 @@ def url() -> Iterator[str]:
             gr.Button("neighbour", elem_id="neighbour")
         work.click(at_work, outputs=area)
         shown.select(hear, outputs=heard)
-        apply.click(None, [colormap, alpha, fade, smooth], js=VIEW_JS)
+        apply.click(None, [colormap, alpha, strongest, fade, smooth], js=VIEW_JS)
     demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     assert demo.local_url
     yield demo.local_url
@@ -214,7 +215,7 @@ def test_draws_picture_map_outline_and_words(visit: Open, url: str) -> None:
     expect(card.locator(".ts-title")).to_have_text("one")
     expect(card.locator(".ts-caption")).to_have_text("a caption")
     expect(card.locator(".layer-below image, .imagelayer image").first).to_be_attached()
-    expect(card.locator(".shapelayer path")).to_have_count(2)
+    expect(card.locator(".shapelayer path")).to_have_count(3)
     lies = page.evaluate(
         """() => {
           const plot = document.querySelector('#shown .ts-plot');

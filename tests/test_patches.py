@@ -53,7 +53,7 @@ def test_similarity_of_a_layer_made_by_hand() -> None:
     assert layer.values[0, 2, 2] == pytest.approx(1)
     dot = sum(a * b for a, b in zip(second, third, strict=True))
     assert layer.values[0, 1, 2] == pytest.approx(dot / norms[1] ** 2, abs=1e-6)
-    assert layer.elsewhere.tolist() == [[0.0] * 16]
+    assert layer.other_tokens.tolist() == [[0.0] * 16]
     assert found.attention == ()
     assert found.reasons["attention"].startswith("hand computes no softmax attention")
     assert found.notes == ()
@@ -117,7 +117,7 @@ def test_attention_is_the_softmax_of_queries_and_keys(name: str) -> None:
     torch.testing.assert_close(layer.values[:, :cells], own[:, prefix:, prefix:])
     torch.testing.assert_close(layer.values[:, cells:], own[:, :prefix, prefix:])
     to_others = own[:, prefix:, :prefix].sum(2)
-    torch.testing.assert_close(layer.elsewhere[:, :cells], to_others, atol=1e-5, rtol=0)
+    torch.testing.assert_close(layer.other_tokens[:, :cells], to_others, atol=1e-5, rtol=0)
     assert layer.window == 0
     assert len(layer.tokens) == prefix
 

@@ -527,8 +527,14 @@ def test_axes_count_the_original_pictures_pixels() -> None:
 
 
 def test_crop_is_outlined_in_the_panel() -> None:
-    figure = valid(maps.overlay_panel(GREY, np.ones((4, 4)), crop(20, 10, 60, 50)))
-    assert {(s.x0, s.y0, s.x1, s.y1) for s in figure.layout.shapes} == {(19.5, 9.5, 59.5, 49.5)}
+    panel = maps.overlay_panel(GREY, np.ones((4, 4)), crop(20, 10, 60, 50))
+    dim, *outline = valid(panel).layout.shapes
+    assert {(s.x0, s.y0, s.x1, s.y1) for s in outline} == {(19.5, 9.5, 59.5, 49.5)}
+    assert dim.path == "M-0.5,-0.5H99.5V59.5H-0.5ZM19.5,9.5H59.5V49.5H19.5Z"
+    assert dim.fillrule == "evenodd"
+    assert panel["seen"] == "The model sees 27% of this picture"
+    padded = maps.overlay_panel(GREY, np.ones((4, 4)), crop(-20, 10, 60, 50))
+    assert "M-0.5,9.5H59.5V49.5H-0.5Z" in valid(padded).layout.shapes[0].path
     assert not valid(maps.overlay_panel(GREY, np.ones((4, 4)), WHOLE)).layout.shapes
 
 
@@ -648,8 +654,9 @@ def test_borders_run_between_segments_in_picture_pixels() -> None:
     labels = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2]])
     place = crop(20, 10, 60, 40)  # ten picture pixels to each cell
     figure = valid(maps.overlay_panel(GREY, np.ones((3, 4)), place, segments=labels))
-    dark, light, *outline = figure.layout.shapes
+    dark, light, dim, *outline = figure.layout.shapes
     assert dark.path == light.path == "M19.5,29.5H59.5M39.5,9.5V29.5"
+    assert dim.fillrule == "evenodd"
     assert len(outline) == 2
     one = maps.overlay_panel(GREY, np.ones((3, 4)), WHOLE, segments=np.zeros((3, 4), int))
     assert not valid(one).layout.shapes

@@ -58,7 +58,7 @@ class PatchLayer(Result):
         return len(self.values)
 
     @property
-    def elsewhere(self) -> Tensor:
+    def other_tokens(self) -> Tensor:
         """(heads, n) the share of attention that goes to tokens that are no patches."""
         if self.kind == "similarity":
             return self.values.new_zeros(self.values.shape[:2])

@@ -93,7 +93,7 @@ def _described(one: PatchLayer, row: int, geometry: Geometry) -> dict[str, Any]:
         told |= {
             "heads": one.heads,
             "window": one.window,
-            "elsewhere": [round(share, 6) for share in one.elsewhere[:, row].tolist()],
+            "other_tokens": [round(share, 6) for share in one.other_tokens[:, row].tolist()],
         }
     return told
 
