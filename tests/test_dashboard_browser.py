@@ -169,6 +169,7 @@ def test_the_view_changes_without_a_request(visit: Callable[..., Visit], url: st
     seen = opened(visit(url))
     page = seen.page
     drawn(page, "#result", 1)
+    expect(page.locator("#film button").first).to_be_visible(timeout=TIMEOUT)
     settled(seen)
     before, count = map_view(page), len(seen.requests)
     choose(page, "#colormap", "viridis")
@@ -245,12 +246,12 @@ def test_a_model_that_does_not_exist_is_told_once_on_every_tab(page: Page) -> No
 
 
 def test_a_model_of_scenes_is_offered_its_scenes(page: Page) -> None:
-    expect(page.get_by_role("button", name="ringed star")).to_be_hidden()
+    expect(page.get_by_role("button", name="ringed star", exact=True)).to_be_hidden()
     page.locator("#model input").fill("world_vit")
     page.locator("#model input").press("Enter")
     expect(page.locator("#prediction")).to_contain_text("knows only generated scenes")
     expect(page.get_by_role("button", name="rocket")).to_be_hidden()
-    page.get_by_role("button", name="ringed star").click()
+    page.get_by_role("button", name="ringed star", exact=True).click()
     title(page, re.compile("ringed star"))
     shot(page, "scenes-1280-light")
 
@@ -323,11 +324,11 @@ def test_a_result_asked_for_while_the_picture_is_predicted_stays(
     target = page.locator("#target input")
     expect(target).to_have_value("", timeout=TIMEOUT)
     page.click("#compare-run")
-    drawn(page, "#compare-result", 1)
+    drawn(page, "#compare-result", 2)
     predicting.set()
     expect(target).to_have_value(re.compile("tiger cat"), timeout=TIMEOUT)
     page.wait_for_timeout(2000)
-    expect(page.locator("#compare-result .js-plotly-plot")).to_have_count(1)
+    expect(page.locator("#compare-result .js-plotly-plot")).to_have_count(2)
     answer = page.locator("#compare-answer")
     expect(answer).to_have_attribute("data-ribbon", "")
     page.get_by_role("button", name="rocket", exact=True).click()
@@ -404,7 +405,7 @@ def test_metrics_show_the_settings_of_those_chosen(page: Page) -> None:
     steps = settings.get_by_label("Steps")
     expect(steps).to_have_count(3)
     steps.first.fill("7")
-    page.get_by_label("Insertion", exact=True).uncheck()
+    page.locator("#metrics").get_by_label("Insertion").uncheck()
     expect(steps).to_have_count(2)
     expect(steps.first).to_have_value("7")
 
