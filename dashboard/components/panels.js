@@ -24,15 +24,17 @@
   const node = (tag, name) => Object.assign(document.createElement(tag), { className: name });
 
 
-  // Plotly refers to its gradients and clips by the address of the page, which changes with the
-  // question. By their names alone they are found under any address.
-  function keepReferences(plot) {
-    const bare = (text) => text.replace(/url\(["']?[^"'#)]+#([^"')]+)["']?\)/, "url(#$1)");
-    for (const one of plot.querySelectorAll("[style*='url('], [clip-path*='url(']")) {
-      for (const name of ["style", "clip-path"]) {
-        const text = one.getAttribute(name);
-        if (text?.includes("url(")) one.setAttribute(name, bare(text));
-      }
+  // A page with a base address makes Plotly refer to its gradients and clips by the page's address as
+  // it was when a figure was made. The address changes with the question; so a figure is made without
+  // a base, and refers to them by their names alone.
+  function withoutBase(make) {
+    const base = document.querySelector("base[href]");
+    const href = base?.getAttribute("href");
+    base?.removeAttribute("href");
+    try {
+      make();
+    } finally {
+      base?.setAttribute("href", href);
     }
   }
 
@@ -144,13 +146,9 @@
       const traces = this.panel.map
         ? data.map((t) => ({ ...timmscope.values.ofMap(t, this.panel, this.smoothed), ...shown })) : data;
       // Plotly writes into what it is given.
-      window.Plotly.react(this.plot, traces, { ...structuredClone(layout), ...this.size(), ...this.touch(layout) }, this.config());
+      withoutBase(() => window.Plotly.react(this.plot, traces, { ...structuredClone(layout), ...this.size(), ...this.touch(layout) }, this.config()));
       this.shown = JSON.stringify(shown);
-      if (fresh) {
-        this.plot.on("plotly_click", (event) => this.click(event));
-        this.plot.on("plotly_afterplot", () => keepReferences(this.plot));
-        keepReferences(this.plot);
-      }
+      if (fresh) this.plot.on("plotly_click", (event) => this.click(event));
       if (this.panel.map) warmUp(this);
       this.tell();
     }

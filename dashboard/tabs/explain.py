@@ -270,9 +270,7 @@ def _explain(
 
     failed = area.on_fault("This could not be explained")
     options = ask(page, area, actions.paint, inputs, show, failed)
-    # At once when the page opens, too: the first map need not wait for the prediction to be shown.
-    triggers = [page.demo.load, tab.run.click, tab.layer.input, *page.target_changed]
-    asked = gr.on(triggers, **options)
+    asked = gr.on([tab.run.click, tab.layer.input, *page.target_changed], **options)
     followed = [event.then(**options) for event in (*picked, *page.explainable)]
     return [asked, *followed]
 
