@@ -22,6 +22,9 @@ from tests.browser import chromium, visit  # noqa: F401  fixtures
 from tests.hub import hub  # noqa: F401  a fixture
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Each worker has a range of ports of its own: two that look for a free one at once find the same.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+os.environ.setdefault("GRADIO_SERVER_PORT", str(7860 + 200 * WORKER))
 torch.set_num_threads(1)
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
