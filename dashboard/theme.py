@@ -149,6 +149,17 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
   #result .ts-card[data-kind="map"] > .ts-title { min-height: 34px; padding-right: 430px; }
 }
 
+/* Plain buttons and choices of our own components. */
+:is(.ts-draw, .ts-large-bar, .ts-options, .ts-patch) :is(button, select) {
+  padding: 5px 12px;
+  border: 1px solid var(--border-color-primary);
+  border-radius: 8px;
+  background: var(--background-fill-primary);
+  color: var(--body-text-color);
+  font-size: 13px;
+  cursor: pointer;
+}
+
 #phone-bar { display: none; }
 
 /* A narrow screen: the answer first, and everything that is asked in sheets behind a bar. */

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from core import Attribution, Explainer, ModelHandle
 from core.analysis.evidence import half_of, where
-from core.analysis.hiding import strongest
 from core.cli import main
 from core.errors import TimmscopeError, UnknownNameError
 from core.inputs.preprocessing import Preprocessing
@@ -117,14 +116,6 @@ def test_hiding_takes_one_row_for_each_picture() -> None:
 )
 def test_the_fewest_pixels_that_hold_half(values: list[list[float]], expected: object) -> None:
     assert half_of(torch.tensor([values])).int().tolist() == [expected]
-
-
-def test_the_strongest_pixels_are_taken_by_size() -> None:
-    values = torch.tensor([[[1.0, -3.0], [2.0, 0.0]]])
-    assert strongest(values, 0.0).sum() == 0
-    assert strongest(values, 1.0).all()
-    with pytest.raises(TimmscopeError, match=r"a share of 1.5 of the pixels"):
-        strongest(values, 1.5)
 
 
 @pytest.mark.parametrize(

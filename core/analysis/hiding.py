@@ -89,25 +89,3 @@ def unit_of(target: Target) -> str:
     """The unit of a target's scores; `DIFFERENCE` for one probability less another."""
     contrast = isinstance(target, Combination) and sum(w for w, _ in target.terms) == 0
     return DIFFERENCE if contrast and target.unit == "probability" else target.unit
-
-
-def strongest(values: Tensor, share: float) -> Tensor:
-    """(B, H, W) True at the strongest pixels of each map, by absolute value.
-
-    Args:
-        values: (B, H, W) maps.
-        share: of all pixels, from 0 to 1.
-
-    Raises:
-        TimmscopeError: the share is out of range.
-
-    >>> strongest(torch.tensor([[[1.0, -3.0], [2.0, 0.0]]]), 0.5).tolist()
-    [[[False, True], [True, False]]]
-    """
-    if not 0 <= share <= 1:
-        raise TimmscopeError(f"a share of {share:g} of the pixels; give one from 0 to 1")
-    size = values.abs().flatten(1)
-    count = round(share * size.shape[1])
-    chosen = torch.zeros_like(size, dtype=torch.bool)
-    order = size.argsort(dim=1, descending=True, stable=True)
-    return chosen.scatter(1, order[:, :count], value=True).view(values.shape)

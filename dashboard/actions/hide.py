@@ -99,12 +99,10 @@ class HideResult:
         words: the effect on the class explained, in a sentence; or why it cannot be told.
         after: by class number, how likely each of the classes shown is then; empty if that is
             unknown.
-        likely: the most likely classes then.
     """
 
     words: str
     after: Mapping[str, ClassRow] = field(default_factory=dict)
-    likely: list[ClassRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All values, ready for JSON."""
@@ -151,7 +149,7 @@ def hide(
     top = likely_classes(found.after).rows
     if top and found.after.kind == "class":
         words += f"; the model now says {top[0].label}, {top[0].text}"
-    return HideResult(f"{words}.", _shown_before(found.before, found.after), top)
+    return HideResult(f"{words}.", _shown_before(found.before, found.after))
 
 
 def _shown_before(before: Prediction, after: Prediction) -> dict[str, ClassRow]:

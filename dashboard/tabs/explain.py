@@ -26,6 +26,7 @@ from dashboard.tabs.answers import (
     keep_true,
 )
 from dashboard.tabs.binding import Inputs
+from dashboard.tabs.handlers import told
 from dashboard.tabs.page import QUIET, Page
 
 TITLE = "Explain"
@@ -345,10 +346,9 @@ def _hide(page: Page, tab: ExplainWidgets) -> None:
     def hide(
         service: Service, marked: _Marked, on_progress: OnProgress | None = None
     ) -> actions.HideResult:
-        sent = marked.event._data if isinstance(marked.event._data, dict) else {}
-        wanted = ("mask", "keep_only", "baseline")
-        given = {name: sent[name] for name in wanted if name in sent}
-        request = actions.HideRequest(marked.question, **{"mask": None, **given})
+        sent = told(marked.event)
+        kept, baseline = bool(sent.get("keep_only")), str(sent.get("baseline", "blur"))
+        request = actions.HideRequest(marked.question, sent.get("mask"), kept, baseline)
         return actions.hide(service, request, on_progress)
 
     def failed(marked: _Marked, error: TimmscopeError) -> dict[str, Any]:

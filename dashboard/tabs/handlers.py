@@ -92,21 +92,26 @@ def handler(
         except CancelledError:
             yield on_cancel(request) if on_cancel else gr.skip()
         except Exception as error:
-            told = error if isinstance(error, TimmscopeError) else failure_of(error)
-            if told is None:
+            known = error if isinstance(error, TimmscopeError) else failure_of(error)
+            if known is None:
                 logger.exception("%s failed", getattr(action, "__name__", task))
                 raise
             if stamped and not asked_at:  # a program asked, which sees no other part of the page
-                told = TimmscopeError(str(told))
+                known = TimmscopeError(str(known))
             if on_fault is None:
-                raise gr.Error(brief(told), print_exception=False) from None
-            yield _bearing(on_fault(request, told), asked_at)
+                raise gr.Error(brief(known), print_exception=False) from None
+            yield _bearing(on_fault(request, known), asked_at)
 
     def once(*values: Any) -> Any:
         return next(outcomes(*values))
 
     run = outcomes if inspect.isgeneratorfunction(action) else once
     return _with_signature(run, [*inputs.parameters, *([STAMP] if stamped else []), *LAST], action)
+
+
+def told(event: gr.EventData) -> Mapping[str, Any]:
+    """What a component of ours says of an event; empty if somebody sent something else."""
+    return event._data if isinstance(event._data, dict) else {}
 
 
 def session(visitor: gr.Request, task: str) -> str:

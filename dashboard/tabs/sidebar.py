@@ -24,7 +24,7 @@ from dashboard.components import MARK_JS, Choice, ClassRows, Picture
 from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
 from dashboard.tabs.binding import inputs_of
-from dashboard.tabs.handlers import handler, session
+from dashboard.tabs.handlers import handler, session, told
 from dashboard.tabs.page import AT_ONCE, QUIET, STAMP_JS, Page, Trigger
 from dashboard.tabs.view import ViewWidgets
 
@@ -380,7 +380,7 @@ def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list
 
     def pick(service: Service, press: _ClassPress, on_progress: object = None) -> list[Any]:
         """The class to explain and the one to compare it with; never the same."""
-        sent = press.event._data if isinstance(press.event._data, dict) else {}
+        sent = told(press.event)
         target, versus = (
             now if (given := sent.get(name)) is None else given
             for name, now in (("target", press.target), ("versus", press.versus))
