@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from dashboard.build import build
 from dashboard.state import Service
@@ -39,7 +39,7 @@ class Area:
         )
 
     def ask(self, method: str, target: object, settings: object = None) -> float:
-        *_, stamp = self.call("ask", "explain", NAMES, [method, target, settings or {}, 0])
+        *_, stamp = self.call("ask", "explain", NAMES, method, target, settings or {}, 0)
         return float(stamp)
 
     def answer(self, at: float, **answer: Any) -> None:
@@ -47,7 +47,7 @@ class Area:
         self.call("arrived", {"area": "explain", "asked_at": at, **about})
 
     def changed(self, method: str, target: object, settings: object = None) -> None:
-        self.call("changed", "explain", NAMES, [method, target, settings or {}])
+        self.call("changed", "explain", NAMES, method, target, settings or {})
 
     @property
     def painting(self) -> bool:
@@ -311,3 +311,19 @@ def test_after_many_rapid_choices_page_and_question_agree(page: Page, seed: int)
 def test_fifty_tours_of_thirty_choices_end_in_agreement(page: Page) -> None:
     for seed in range(50):
         tour(page, 100 + seed, 30)
+
+
+def test_an_answer_waits_for_the_pages_own_files(chromium: BrowserContext, url: str) -> None:
+    """On a busy machine the prediction may be there before they are."""
+    assert chromium.browser is not None
+    held: list[Route] = []
+    with chromium.browser.new_context() as context:
+        page = context.new_page()
+        page.route(re.compile(r"answers\.js"), lambda route: held.append(route))
+        page.goto(url)
+        expect(page.locator("#prediction")).to_contain_text("espresso", timeout=TIMEOUT)
+        page.wait_for_timeout(1000)
+        while held:
+            held.pop().continue_()
+            page.wait_for_timeout(100)
+        title(page, "Grad-CAM")

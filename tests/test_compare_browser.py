@@ -264,7 +264,7 @@ def test_two_pictures_under_one_model(visit: Open, url: str) -> None:
 
 def test_a_method_is_added_with_another_setting(visit: Open, url: str) -> None:
     page = opened(visit(url)).page
-    chosen(page, "#compare-methods", "Grad-CAM")
+    chosen(page, "#compare-methods", "CAM · Grad-CAM")
     page.get_by_text("Add a method with another setting").click()
     chosen(page, "#variant-parameter", "ReLU")
     page.locator("#variant-value textarea, #variant-value input").fill("false")

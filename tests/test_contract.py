@@ -36,13 +36,15 @@ def test_one_finite_map_per_image_and_the_models_own_score(key: str, name: str) 
 
 
 @pytest.mark.parametrize(("key", "name"), pairs())
-def test_each_image_keeps_its_target_whatever_the_chunks(key: str, name: str) -> None:
+def test_each_image_keeps_its_target_whatever_the_chunks(
+    key: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     owner = shared_handle(name)
     x = images(owner, 3)
     classes = (4, 0, 2)
     maps = []
     for rows in (1, 2, 16):
-        owner.budget = Budget(rows)
+        monkeypatch.setitem(vars(owner), "budget", Budget(rows))
         maps.append(Explainer(owner).explain(x, quick(key), target=ClassScore(classes)).values)
     alone = [
         Explainer(owner).explain(x[i], quick(key), target=c).values for i, c in enumerate(classes)

@@ -100,7 +100,7 @@ def choose(page: Page, dropdown: str, text: str) -> None:
     """Pick an entry of a dropdown by typing it."""
     field = page.locator(f"{dropdown} input").first
     field.click()
-    field.fill(text)
+    field.press_sequentially(text)
     page.get_by_role("option", name=text).first.click()
 
 
@@ -125,7 +125,7 @@ def settled(visit: Visit) -> None:
     asked = -1
     while asked != len(visit.requests):
         asked = len(visit.requests)
-        visit.page.wait_for_timeout(1000)
+        visit.page.wait_for_timeout(2000)
 
 
 def shot(page: Page, name: str) -> None:
@@ -498,12 +498,12 @@ def test_outputs_can_be_read_as_numbers_with_a_unit(page: Page) -> None:
     unit = page.locator("#measured-in input, #measured-in textarea")
     expect(unit).to_be_hidden()
     choose(page, "#activation", "Numbers")
-    unit.fill("mm")
-    expect(page.locator("#prediction")).to_contain_text("mm", timeout=TIMEOUT)
-    expect(page.locator("#result")).to_contain_text("mm", timeout=TIMEOUT)
+    unit.fill("kPa")
+    expect(page.locator("#prediction")).to_contain_text("kPa", timeout=TIMEOUT)
+    expect(page.locator("#result")).to_contain_text("kPa", timeout=TIMEOUT)
     choose(page, "#activation", "Softmax")
     expect(unit).to_be_hidden()
-    expect(page.locator("#prediction")).not_to_contain_text("mm")
+    expect(page.locator("#prediction")).not_to_contain_text("kPa")
 
 
 def test_which_method_to_take_is_said_and_goes_with_the_question(page: Page) -> None:

@@ -187,10 +187,10 @@ def test_an_answer_is_stale_if_what_it_depends_on_has_changed(
     page: Page, name: str, asked: Any, now: Any, facts: dict[str, Any], stale: bool
 ) -> None:
     page.set_content('<div id="explain-answer"></div>')
-    stamp = call(page, "answers.ask", "explain", [name], [asked, 0])[-1]
+    stamp = call(page, "answers.ask", "explain", [name], asked, 0)[-1]
     about = {"label": "RISE, cat", "same": {}, "settings": None, **facts}
     call(page, "answers.arrived", {"area": "explain", "asked_at": stamp, **about})
-    call(page, "answers.changed", "explain", [name], [now])
+    call(page, "answers.changed", "explain", [name], now)
     area = page.locator("#explain-answer")
     assert ("ts-stale" in (area.get_attribute("class") or "")) is stale
     assert area.get_attribute("data-ribbon") == ("For: RISE, cat" if stale else "")
@@ -221,13 +221,13 @@ def test_a_ribbon_says_what_has_happened(page: Page, case: str) -> None:
     stamps: dict[Any, Any] = {}
     for event, value in events:
         if event == "ask":
-            stamps[value] = call(page, "answers.ask", "explain", ["x"], [value, 0])[-1]
+            stamps[value] = call(page, "answers.ask", "explain", ["x"], value, 0)[-1]
         elif event == "arrived":
             about = {"label": "RISE", "same": {}, "settings": None}
             at = stamps.get(value, 0)
             call(page, "answers.arrived", {"area": "explain", "asked_at": at, **about})
         elif event == "changed":
-            call(page, "answers.changed", "explain", ["x"], [value])
+            call(page, "answers.changed", "explain", ["x"], value)
         else:
             call(page, "answers.cancelled", "explain", "Explain")
     assert (page.locator("#explain-answer").get_attribute("data-ribbon") or "") == said

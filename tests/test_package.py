@@ -188,7 +188,7 @@ def test_the_wheel_requires_what_the_app_requires(wheel: Path) -> None:
     required = [line for line in lines if line and not line.startswith("#")]
     found = [line for line in facts.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert [*map(pins, found)] == [*map(pins, required)]
-    assert facts.get_all("Provides-Extra") == ["huggingface"]
+    assert facts.get_all("Provides-Extra") == ["huggingface", "mcp"]
     assert facts["Requires-Python"] == ">=3.11"
     assert facts["License-Expression"] == "Apache-2.0"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +64,8 @@ def outputs_without(
 ) -> tuple[Tensor, Outputs]:
     """The pictures without a part of them, and the model's outputs; one row for each picture.
 
+    The same part of the same pictures is asked once.
+
     Args:
         run: the pictures and the model.
         hidden: (B, H, W) True where a pixel of the model's input is replaced.
@@ -79,10 +83,16 @@ def outputs_without(
             f"a mask of shape {tuple(hidden.shape)} does not fit; give {expected}: one for each "
             "picture, in the pixels of the model's input"
         )
-    shown = ~hidden.bool().to(run.x.device)
-    rows = torch.cat([remover(run, i, baseline)(shown[i : i + 1]) for i in range(len(run.x))])
-    _, outputs = run.replies([(rows, run.owner)], len(rows))
-    return rows, outputs
+    hidden = hidden.bool().cpu()
+
+    def compute() -> tuple[Tensor, Outputs]:
+        shown = ~hidden.to(run.x.device)
+        rows = torch.cat([remover(run, i, baseline)(shown[i : i + 1]) for i in range(len(run.x))])
+        _, outputs = run.replies([(rows, run.owner)], len(rows))
+        return rows, outputs
+
+    part = blake2b(np.packbits(hidden.numpy()).tobytes(), digest_size=16).hexdigest()
+    return run.cache_scope.get_or_compute(("without", baseline, part), compute)
 
 
 def unit_of(target: Target) -> str:

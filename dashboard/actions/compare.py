@@ -406,7 +406,7 @@ LAYER = "@"
 def parameter_choices(method: str) -> Choices:
     """What can be changed of a method, with the default of each.
 
-    >>> parameter_choices("gradcam")
+    >>> parameter_choices("gradcam")[:2]
     [('Layer', '@'), ('ReLU (True)', 'relu')]
     """
     cls = METHODS[key_of(method)]

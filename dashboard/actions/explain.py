@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -55,6 +56,10 @@ class ExplainRequest:
     layer: str | None
     settings: Settings
     stop_after: int | None = None
+
+    def __hash__(self) -> int:
+        settings = json.dumps(self.settings, sort_keys=True, default=str)
+        return hash((self.question, self.method, self.layer, settings, self.stop_after))
 
     def at(self, layer: str | None) -> ExplainRequest:
         """The same at another layer; an empty one leaves it."""
@@ -139,6 +144,8 @@ def _result(
         painting: whether it is still being worked on.
     """
     answers = resolved.answers([request.method], layer=found.layer)
+    # Asked for without a class or a layer, it is the same map as with those that were taken.
+    request = replace(request, question=resolved.question, layer=found.layer or request.layer)
     if found.partial is not None:
         request = replace(request, stop_after=found.partial.done)
         answers = replace(answers, partial=partial_text(found), painting=painting)

@@ -6,13 +6,14 @@ from dashboard.components.checks import GroupedChoice
 from dashboard.components.classes import MARK_JS, ClassRows
 from dashboard.components.curves import POINT_JS, CurveStage
 from dashboard.components.drawing import Drawing
-from dashboard.components.fields import Choice, Picture
+from dashboard.components.fields import Choice, Chosen, Picture
 from dashboard.components.film import CHOSEN_JS, Film
 from dashboard.components.gallery import Gallery
 from dashboard.components.history import History
 from dashboard.components.panels import DEFAULT_VIEW, VIEW_JS, Answer, Panels
 from dashboard.components.patches import PatchAnswer, PatchStage
 from dashboard.components.phone_bar import PhoneBar
+from dashboard.components.scripts import on_event
 from dashboard.components.settings import settings_group, widget_for
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "VIEW_JS",
     "Answer",
     "Choice",
+    "Chosen",
     "ClassRows",
     "CurveStage",
     "Drawing",
@@ -35,6 +37,7 @@ __all__ = [
     "PatchStage",
     "PhoneBar",
     "Picture",
+    "on_event",
     "settings_group",
     "widget_for",
 ]

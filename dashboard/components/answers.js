@@ -66,7 +66,7 @@
     stamp,
 
     // Before an area is asked: remembers the values; the last of them becomes the stamp.
-    ask(name, names, values) {
+    ask(name, names, ...values) {
       const area = areaOf(name);
       const at = stamp();
       area.now = snapshot(names, values);
@@ -79,7 +79,7 @@
     },
 
     // A value has changed on the page.
-    changed(name, names, values) {
+    changed(name, names, ...values) {
       const area = areaOf(name);
       area.now = snapshot(names, values);
       show(area);

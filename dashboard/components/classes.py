@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 
 from dashboard.actions.predict import ClassList
-from dashboard.components.scripts import source, tags
+from dashboard.components.scripts import on_event, source, tags
 
 MOUNT_JS = "window.timmscope.classes.mount(element, props, trigger, watch); // fires 'select'"
 
-MARK_JS = "(target, versus) => window.timmscope.classes.mark(target, versus)"
+MARK_JS = on_event("classes.mark")
 """For events whose inputs are the class to explain and the class to compare with: shows both."""
 
 

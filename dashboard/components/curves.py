@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dashboard.components.panels import Panels
+from dashboard.components.scripts import on_event
 
-POINT_JS = "(curve, share) => window.timmscope.curves.point(curve, share)"
+POINT_JS = on_event("curves.point")
 """For ``gr.on(..., fn=None, inputs=[curve, share], js=POINT_JS)``: the curve as "method metric" and
 the place of the cursor in per cent. Makes no request."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import JsonData
 
 
 class Choice(gr.Dropdown):
@@ -27,6 +28,31 @@ class Choice(gr.Dropdown):
     def get_block_name(self) -> str:
         """The component of the page that this one builds on."""
         return "dropdown"
+
+
+class Chosen(gr.JSON):
+    """What a person has chosen in a long list, without the list.
+
+    The browser copies an event's inputs, and of a dropdown all its choices: a thousand classes took
+    most of the time until the page answered.
+    """
+
+    def follow(self, choice: Choice) -> None:
+        """Keep it and the list that it is chosen from alike.
+
+        Call it before other events of the list, which then find the new value here.
+        """
+        same: dict[str, Any] = {"js": "(value) => value", "show_progress": "hidden"}
+        choice.input(None, choice, self, **same)
+        self.change(None, self, choice, **same)
+
+    def postprocess(self, value: Any) -> JsonData | None:
+        """The value itself; text is not read as JSON."""
+        return None if value is None else JsonData(value)
+
+    def get_block_name(self) -> str:
+        """The component of the page that this one builds on."""
+        return "json"
 
 
 class Picture(gr.Image):

@@ -10,11 +10,11 @@ import gradio as gr
 
 from dashboard.actions.film import FilmResult
 from dashboard.components.panels import encode
-from dashboard.components.scripts import source, tags
+from dashboard.components.scripts import on_event, source, tags
 
 MOUNT_JS = "window.timmscope.film.mount(element, props, trigger, watch); // fires 'select'"
 
-CHOSEN_JS = "() => window.timmscope.film.chosen()"
+CHOSEN_JS = on_event("film.chosen")
 """For event ``select`` without a function: gives the layer chosen, its summary and its code."""
 
 

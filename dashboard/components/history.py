@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
 
-from dashboard.components.scripts import source, tags
+from dashboard.components.scripts import on_event, source, tags
 
 MOUNT_JS = "window.timmscope.history.mount(element, props, trigger); // fires 'select'"
 
@@ -36,7 +35,7 @@ class History(gr.HTML):
     @staticmethod
     def values_js(names: Iterable[str]) -> str:
         """JavaScript that gives the values of these fields of the answer pressed."""
-        return f"() => window.timmscope.history.values({json.dumps(list(names))})"
+        return on_event("history.values", list(names))
 
     def get_block_name(self) -> str:
         """The page's own component that this one builds on."""

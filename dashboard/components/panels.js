@@ -61,6 +61,9 @@
     }
 
     set(panel) {
+      const text = JSON.stringify(panel);
+      if (text === this.text) return; // an answer that comes again is drawn once
+      this.text = text;
       this.panel = panel;
       this.describe();
       this.figure.dataset.tone = panel.tone;
@@ -306,7 +309,7 @@
 
   timmscope.mount = (element, props, trigger, watch) => {
     sweep();
-    colormaps = timmscope.colormaps = props.colormaps ?? colormaps; // a tab's first opening may mount without them
+    if (props.colormaps) colormaps = timmscope.colormaps = JSON.parse(props.colormaps); // a tab's first opening may mount without them
     timmscope.state = { ...props.view, ...timmscope.state };
     const root = new Root(element, trigger, Boolean(props.stage));
     roots.add(root);

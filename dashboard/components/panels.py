@@ -22,18 +22,19 @@ from dashboard.actions import Answers
 from dashboard.components.scripts import PLOTLY, source, tags
 
 SCRIPTS = (
-    PLOTLY,
     "values.js",
     "panels.js",
     "answers.js",
     "question.js",
+    "lists.js",
     "hide_tool.js",
     "stage.js",
     "linked.js",
     "sorting.js",
     "switches.js",
+    PLOTLY,
 )
-"""What the page runs, in order."""
+"""What the page runs, in order; the largest last."""
 
 DEFAULT_VIEW: dict[str, Any] = {
     "colormap": "auto",
@@ -135,7 +136,7 @@ class Panels(gr.HTML):
             js_on_load=self.mount,
             head=tags(*SCRIPTS, *self.scripts),
             apply_default_css=False,
-            colormaps=_colormaps(),
+            colormaps=json.dumps(_colormaps()),  # text: the browser copies it with every event
             view={**DEFAULT_VIEW, **(view or {})},
             stage=stage,
             **kwargs,

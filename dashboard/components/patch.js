@@ -312,7 +312,7 @@
 
     thumbnails(row) {
       const { colormap = "auto" } = timmscope.state;
-      const stops = (this.props.colormaps[colormap] ?? this.props.colormaps.auto).unsigned;
+      const stops = (timmscope.colormaps[colormap] ?? timmscope.colormaps.auto).unsigned;
       const small = (button, layer, at, head) => {
         const values = layer.row(at, head);
         paint(button.firstChild, values, layer.keys, this.range(layer, at, values), stops);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +29,26 @@ def tags(*files: str | Path) -> str:
         files: names of files of this folder, or paths.
     """
     return "".join(f'<script src="{_url(HERE / file)}"></script>' for file in files)
+
+
+def on_event(function: str, *arguments: object) -> str:
+    """JavaScript by which an event calls a function of ours, with its values after `arguments`.
+
+    A page on a busy machine may have its first answers before it has all of our files, so the call
+    waits for the file.
+
+    Args:
+        function: its name within ``window.timmscope``.
+        arguments: what it is given first.
+    """
+    given = "".join(f"{json.dumps(one)}, " for one in arguments)
+    module = function.partition(".")[0]
+    return (
+        "async (...values) => {"
+        f" for (let tries = 0; !window.timmscope?.{module} && tries < 1500; tries++)"
+        " await new Promise((done) => setTimeout(done, 20));"
+        f" return window.timmscope.{function}({given}...values); }}"
+    )
 
 
 @cache

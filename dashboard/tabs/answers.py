@@ -6,7 +6,6 @@ and those that stop work whose answer nobody waits for any longer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ from gradio.components import Component
 
 from core.errors import TimmscopeError
 from dashboard import actions
-from dashboard.components import Answer, Panels
+from dashboard.components import Answer, Panels, on_event
 from dashboard.tabs.binding import Inputs
 from dashboard.tabs.handlers import Action, OnFault, session
 from dashboard.tabs.page import AT_ONCE, QUIET, STAMP_JS, Page
@@ -140,7 +139,7 @@ def cancel_on_click(page: Page, button: gr.Button, *areas: AnswerArea) -> None:
             _stop(page, area),
             page.asked_at,
             None,
-            js=f"() => window.timmscope.answers.cancelled({area.name!r}, {area.button!r})",
+            js=on_event("answers.cancelled", area.name, area.button),
             queue=False,
             **QUIET,
         )
@@ -159,7 +158,7 @@ def enough_on_click(page: Page, button: gr.Button, area: AnswerArea) -> None:
         enough,
         page.asked_at,
         None,
-        js=f"() => window.timmscope.answers.enough({area.name!r})",
+        js=on_event("answers.enough", area.name),
         queue=False,
         **QUIET,
     )
@@ -174,8 +173,8 @@ def _stop(page: Page, area: AnswerArea) -> Callable[..., None]:
 
 
 def _call(function: str, area: str, inputs: Inputs[Any]) -> str:
-    names = json.dumps([name for name, one in inputs.widgets.items() if _is_seen(one)])
-    return f"(...values) => window.timmscope.answers.{function}({area!r}, {names}, values)"
+    names = [name for name, one in inputs.widgets.items() if _is_seen(one)]
+    return on_event(f"answers.{function}", area, names)
 
 
 def _is_seen(component: Component) -> bool:

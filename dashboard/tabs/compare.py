@@ -15,7 +15,7 @@ from dashboard.actions import (
     RecommendRequest,
     RecommendResult,
 )
-from dashboard.components import Choice, Panels, Picture
+from dashboard.components import Choice, Panels, Picture, on_event
 from dashboard.state import MODELS
 from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
 from dashboard.tabs.page import METHODS_INFO, QUIET, Page, follow_model
@@ -23,7 +23,7 @@ from dashboard.tabs.page import METHODS_INFO, QUIET, Page, follow_model
 TITLE = "Compare"
 DEFAULT_METHODS = ["gradcam", "layercam", "integrated_gradients", "occlusion"]
 EMPTY = [empty_panel("Choose what to compare, then press Compare.")]
-SORT_JS = "(order) => window.timmscope.sorting.by('compare-result', order)"
+SORT_JS = on_event("sorting.by", "compare-result")
 
 
 @dataclass(frozen=True)

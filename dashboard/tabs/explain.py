@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,15 @@ from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 from dashboard import actions
 from dashboard.actions import ExplainRequest, SaveRequest, VerdictRequest
-from dashboard.components import CHOSEN_JS, Choice, Film, History, Panels, settings_group
+from dashboard.components import (
+    CHOSEN_JS,
+    Choice,
+    Film,
+    History,
+    Panels,
+    on_event,
+    settings_group,
+)
 from dashboard.state import Service
 from dashboard.state.models import MAX_LOADS
 from dashboard.tabs.answers import (
@@ -39,7 +48,7 @@ SAVE_JS = """(file) => {
 
 ASK = "Can this map be trusted?"
 NO_VERDICT = actions.VerdictResult([])
-EFFECT_JS = "(effect) => window.timmscope.stage.answered(effect)"
+EFFECT_JS = on_event("stage.answered")
 
 
 @dataclass(frozen=True)
@@ -163,12 +172,12 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     keep_true(page, area, inputs, chosen)
     picked = _follow_method(page, tab, inputs)
     _show_settings(page, tab)
-    explained = _explain(page, tab, area, inputs, picked)
+    _explain(page, tab, area, inputs, picked)
     for kind in KINDS:
         _save(page, tab, kind)
     _hide(page, tab)
-    _film(page, tab, explained)
-    _test(page, tab, explained)
+    _film(page, tab)
+    _test(page, tab)
     cancel_on_click(page, tab.cancel, area)
     enough_on_click(page, tab.enough, area)
 
@@ -200,7 +209,7 @@ def _follow_method(
         page.inputs(actions.MethodRequest, tab, layer=None),
     )
     outputs = [tab.about, tab.layer]
-    followed = page.model_opened.success(
+    followed = page.model_opened(
         page.handler("", actions.describe_method, inputs, opened, failed),
         inputs.components,
         [tab.method, *outputs],
@@ -258,7 +267,7 @@ def _explain(
     area: AnswerArea,
     inputs: Inputs[ExplainRequest],
     picked: list[Dependency],
-) -> list[Dependency]:
+) -> None:
     """Explain on request, and whenever there is something new to explain."""
 
     def show(found: actions.ExplainResult) -> dict[Any, Any]:
@@ -271,9 +280,24 @@ def _explain(
 
     failed = area.on_fault("This could not be explained")
     options = ask(page, area, actions.paint, inputs, show, failed)
-    asked = gr.on([tab.run.click, tab.layer.input, *page.target_changed], **options)
-    followed = [event.then(**options) for event in (*picked, *page.explainable)]
-    return [asked, *followed]
+    page.demo.load(**{**options, "fn": _unless_addressed(page, options["fn"])})
+    gr.on([tab.run.click, tab.layer.input, *page.target_changed], **options)
+    for event in (*picked, *page.explainable):
+        event.then(**options)
+
+
+def _unless_addressed(page: Page, run: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
+    """The same handler, but for pages whose address asks something else.
+
+    A page is explained at once as it opens, before it knows which class is the likeliest.
+    """
+
+    @functools.wraps(run)
+    def first(*values: Any) -> Iterator[Any]:
+        (visitor,) = (one for one in values if isinstance(one, gr.Request))
+        yield from [gr.skip()] if page.addressed(visitor) else run(*values)
+
+    return first
 
 
 def _save(page: Page, tab: ExplainWidgets, kind: str) -> None:
@@ -292,7 +316,7 @@ def _save(page: Page, tab: ExplainWidgets, kind: str) -> None:
     saved.success(None, tab.file, None, js=SAVE_JS)
 
 
-def _test(page: Page, tab: ExplainWidgets, explained: list[Dependency]) -> None:
+def _test(page: Page, tab: ExplainWidgets) -> None:
     """Test cheap maps at once, and others when asked; a press shows the tests."""
 
     def show(found: actions.VerdictResult) -> dict[Any, Any]:
@@ -315,16 +339,15 @@ def _test(page: Page, tab: ExplainWidgets, explained: list[Dependency]) -> None:
     quietly = page.handler(
         "test", actions.check_quietly, inputs, _badge, lambda request, error: _badge(NO_VERDICT)
     )
-    for event in explained:  # the verdict was on the map before
-        cleared = event.then(
-            lambda: {tab.test: _badge(NO_VERDICT), tab.verdict: []},
-            None,
-            outputs,
-            queue=False,
-            **QUIET,
-        )
-        if page.service.checks:
-            cleared.then(quietly, inputs.components, tab.test, **QUIET)
+    cleared = tab.explanation.change(  # the verdict was on the map before
+        lambda: {tab.test: _badge(NO_VERDICT), tab.verdict: []},
+        None,
+        outputs,
+        queue=False,
+        **QUIET,
+    )
+    if page.service.checks:
+        cleared.then(quietly, inputs.components, tab.test, **QUIET)
 
 
 def _badge(found: actions.VerdictResult) -> gr.Button:
@@ -364,7 +387,7 @@ def _hide(page: Page, tab: ExplainWidgets) -> None:
     ).success(None, tab.effect, None, js=EFFECT_JS)
 
 
-def _film(page: Page, tab: ExplainWidgets, explained: list[Dependency]) -> None:
+def _film(page: Page, tab: ExplainWidgets) -> None:
     """Show the map at every stage; the one pressed goes onto the stage without a request."""
 
     def film(
@@ -376,6 +399,5 @@ def _film(page: Page, tab: ExplainWidgets, explained: list[Dependency]) -> None:
     show = page.handler(
         "film", film, inputs, lambda found: found, lambda request, error: actions.FilmResult()
     )
-    for event in explained:
-        event.then(show, inputs.components, tab.film, **QUIET)
+    tab.explanation.change(show, inputs.components, tab.film, **QUIET)
     tab.film.select(None, None, [tab.layer, tab.summary, tab.code], js=CHOSEN_JS)

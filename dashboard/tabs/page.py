@@ -12,6 +12,7 @@ from gradio.events import Dependency
 
 from core.errors import TimmscopeError
 from dashboard import actions
+from dashboard.components import on_event
 from dashboard.state import Service
 from dashboard.tabs.binding import Inputs, inputs_of
 from dashboard.tabs.handlers import Action, OnFault, handler
@@ -26,7 +27,7 @@ QUIET: dict[str, Any] = {
 """For events that only keep the page consistent."""
 AT_ONCE: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
 """For those of them that must not wait for one another."""
-STAMP_JS = "() => window.timmscope.answers.stamp()"
+STAMP_JS = on_event("answers.stamp")
 """Gives the time by the visitor's clock."""
 DEFAULT_LAYER = ("default", "")
 METHODS_INFO = (
@@ -43,22 +44,24 @@ class Page:
         service: models and running tasks.
         demo: the whole page.
         widgets: by name of a request's field: those of the question, of the view, and `settings`.
-        model_opened: a model has been loaded.
+        model_opened: a model has been loaded, or cannot be.
         explainable: there is something new to explain: a picture, a model, or a class picked by
             its bar.
         target_changed: a person chose another class or score.
         restore: sets the page's fields, and more by name, as its address says; the event after it.
         asked_at: when a person asked for an answer, filled in by the browser.
+        addressed: what the address of a visitor's page asks, by field; empty for nothing.
     """
 
     service: Service
     demo: gr.Blocks
     widgets: Mapping[str, Component]
-    model_opened: Dependency
+    model_opened: Trigger
     explainable: Sequence[Dependency]
     target_changed: Sequence[Trigger]
     restore: Callable[[Mapping[str, Component]], Trigger]
     asked_at: gr.Number
+    addressed: Callable[[gr.Request], Mapping[str, Any]]
 
     @property
     def settings(self) -> gr.JSON:
@@ -110,4 +113,4 @@ def follow_model(page: Page, **kinds: gr.Dropdown) -> None:
 
     inputs = page.inputs(actions.ModelRequest)
     follow = page.handler("", actions.describe_model, inputs, show, without_model)
-    page.model_opened.success(follow, inputs.components, list(kinds.values()), **QUIET)
+    page.model_opened(follow, inputs.components, list(kinds.values()), **QUIET)

@@ -20,7 +20,7 @@ from core.views.maps import picture_uri
 from dashboard import actions
 from dashboard.actions import NO_CLASS
 from dashboard.actions.address import READERS
-from dashboard.components import MARK_JS, Choice, ClassRows, Picture
+from dashboard.components import MARK_JS, Choice, Chosen, ClassRows, Picture, on_event
 from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
 from dashboard.tabs.binding import inputs_of
@@ -68,6 +68,8 @@ class SidebarWidgets:
         likely: the most likely classes.
         target: the class to explain.
         versus: the class to compare it with.
+        any_target: the list of classes to explain.
+        any_versus: the list of classes to compare it with.
         unit: which score is explained.
         against: whether what speaks against the class is explained.
         settings: parameters that a person changed, by method or metric.
@@ -84,8 +86,10 @@ class SidebarWidgets:
     about_model: gr.Markdown
     cancel_loading: gr.Button
     likely: ClassRows
-    target: Choice
-    versus: Choice
+    target: Chosen
+    versus: Chosen
+    any_target: Choice
+    any_versus: Choice
     unit: gr.Radio
     against: gr.Checkbox
     settings: gr.JSON
@@ -119,9 +123,9 @@ def layout() -> SidebarWidgets:
 
 
 def _classes() -> dict[str, Any]:
-    target = Choice([], label="Any class", elem_id="target")
+    any_target = Choice([], label="Any class", elem_id="target")
     with gr.Accordion("Compare with another class", open=False, elem_id="class-options"):
-        versus = Choice(
+        any_versus = Choice(
             [],
             label="Instead of",
             info="Explain why the class above rather than this one",
@@ -139,7 +143,14 @@ def _classes() -> dict[str, Any]:
             info="Explain what speaks against the class above",
             elem_id="against",
         )
-    return {"target": target, "versus": versus, "unit": unit, "against": against}
+    return {
+        "target": Chosen(visible="hidden"),
+        "versus": Chosen(visible="hidden"),
+        "any_target": any_target,
+        "any_versus": any_versus,
+        "unit": unit,
+        "against": against,
+    }
 
 
 def _picture() -> tuple[Picture, gr.Dataset, gr.Dataset]:
@@ -235,7 +246,7 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         None,
         None,
         [side.target, side.versus],
-        js="() => window.timmscope.question.classes()",
+        js=on_event("question.classes"),
     )
     side.activation.change(
         lambda activation: gr.Textbox(visible=activation == IDENTITY.key),
@@ -245,21 +256,31 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         **QUIET,
     )
     _offer_examples(side)
-    opened = _open_model(service, demo, side)
-    explainable = _predict(service, side, opened)
+    first, other = _open_model(service, demo, side)
+    explainable, opened = _predict(service, side, first, other)
+    side.target.follow(side.any_target)
+    side.versus.follow(side.any_versus)
     shown: list[Any] = [side.target, side.versus]
     gr.on([one.change for one in shown], None, shown, None, js=MARK_JS, **AT_ONCE)
-    classes = [side.target.input, side.versus.input, side.unit.input, side.against.input]
+    classes = [
+        side.any_target.input, side.any_versus.input, side.unit.input, side.against.input,
+    ]  # fmt: skip
     return Page(
         service=service,
         demo=demo,
         widgets={**vars(side), **vars(view)},
-        model_opened=opened,
+        model_opened=opened.change,
         explainable=explainable,
         target_changed=classes,
         restore=partial(_restore, demo, {**vars(side), **vars(view)}),
         asked_at=asked_at,
+        addressed=_addressed,
     )
+
+
+def _addressed(visitor: gr.Request) -> dict[str, Any]:
+    """What the address of a visitor's page says, by field."""
+    return actions.read_address(dict(visitor.query_params), EXAMPLE_FILES)
 
 
 def _restore(demo: gr.Blocks, known: Mapping[str, Any], more: Mapping[str, Component]) -> Trigger:
@@ -272,7 +293,7 @@ def _restore(demo: gr.Blocks, known: Mapping[str, Any], more: Mapping[str, Compo
     done = gr.Checkbox(False, visible="hidden", elem_id="restored")
 
     def restore(visitor: gr.Request) -> Any:
-        found = actions.read_address(dict(visitor.query_params), EXAMPLE_FILES)
+        found = _addressed(visitor)
         values = {fields[name]: found[name] for name in fields if name in found}
         return {**values, done: True} if values else gr.skip()
 
@@ -301,8 +322,19 @@ def _offer_examples(side: SidebarWidgets) -> None:
     side.model.change(show, side.model, offered, queue=False, **QUIET)
 
 
-def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Dependency:
-    """Load the model when it changes; a button stops the waiting."""
+def _open_model(
+    service: Service, demo: gr.Blocks, side: SidebarWidgets
+) -> tuple[Dependency, Dependency]:
+    """Load the model when it changes; a button stops the waiting.
+
+    Args:
+        service: models and running tasks.
+        demo: the whole page.
+        side: the column.
+
+    Returns:
+        The events after the page's first model, and after another one.
+    """
     outputs: list[Any] = [side.about_model, side.cancel_loading]
 
     def show(status: actions.ModelStatus) -> list[Any]:
@@ -320,7 +352,6 @@ def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Depe
         return stopped(model)
 
     inputs = inputs_of(actions.ModelRequest, side)
-    about_model: list[Any] = [side.model, side.weights, side.activation, side.measured_in]
     open_model = handler(
         service,
         "model",
@@ -331,17 +362,18 @@ def _open_model(service: Service, demo: gr.Blocks, side: SidebarWidgets) -> Depe
         # Said here too: the handler's last outputs may arrive after the button's.
         on_cancel=lambda request: stopped(request.model),
     )
-    opened: Dependency = gr.on(
-        [demo.load, *(one.change for one in about_model)],
-        open_model,
-        inputs.components,
-        outputs,
-        show_progress="hidden",
-        trigger_mode="always_last",
-        concurrency_limit=MAX_LOADS,
-    )
+    event: dict[str, Any] = {
+        "fn": open_model,
+        "inputs": inputs.components,
+        "outputs": outputs,
+        "concurrency_limit": MAX_LOADS,
+        **QUIET,
+    }
+    first: Dependency = demo.load(**event)
+    changes = [side.model.change, side.weights.change, side.activation.change]
+    other: Dependency = gr.on([*changes, side.measured_in.change], **event)
     side.cancel_loading.click(stop, side.model, outputs, queue=False, **QUIET)
-    return opened
+    return first, other
 
 
 @dataclass(frozen=True)
@@ -359,17 +391,29 @@ class _ClassPress:
     event: gr.EventData
 
 
-def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list[Dependency]:
+def _predict(
+    service: Service, side: SidebarWidgets, first: Dependency, other: Dependency
+) -> tuple[list[Dependency], gr.State]:
     """Predict when the picture or the model changes, and take a class by its row.
 
+    Args:
+        service: models and running tasks.
+        side: the column.
+        first: the page's first model has been loaded; it is explained without waiting for it.
+        other: another model has been loaded.
+
     Returns:
-        The events after which there is something new to explain.
+        The events after which there is something new to explain, and the model that is open.
     """
-    outputs: list[Any] = [side.likely, side.target, side.versus, side.notes]
+    outputs: list[Any] = [
+        side.likely, side.target, side.versus, side.any_target, side.any_versus, side.notes,
+    ]  # fmt: skip
 
     def show(found: actions.PredictResult) -> list[Any]:
         return [
             found.likely,
+            found.target,
+            found.versus,
             gr.Dropdown(found.classes, value=found.target),
             gr.Dropdown([("—", NO_CLASS), *found.classes], value=found.versus),
             gr.Markdown(found.notes, visible=bool(found.notes)),
@@ -389,7 +433,11 @@ def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list
 
     inputs = inputs_of(actions.Question, side)
     predict = handler(service, "", actions.predict, inputs, show, failed)
-    again = opened.success(predict, inputs.components, outputs, **QUIET)
+    at_first = first.success(predict, inputs.components, outputs, **QUIET)
+    again = other.success(predict, inputs.components, outputs, **QUIET)
+    opened, model = gr.State(), inputs_of(actions.ModelRequest, side)
+    for event in (at_first, again):  # what else there is to say of a model comes after its answer
+        event.then(lambda *request: request, model.components, opened, queue=False, **QUIET)
     changed = side.picture.change(
         predict,
         inputs.components,
@@ -405,4 +453,4 @@ def _predict(service: Service, side: SidebarWidgets, opened: Dependency) -> list
         queue=False,
         **QUIET,
     )
-    return [again, changed, picked]
+    return [again, changed, picked], opened
