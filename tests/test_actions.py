@@ -876,7 +876,8 @@ def test_a_slow_method_shows_partial_maps_and_then_the_same_map() -> None:
     assert all(one.answers.painting and "masks" in one.answers.partial for one in partial)
     assert "of 400 masks" in partial[0].panels[0]["caption"]
     assert (last.answers.painting, last.answers.partial) == (False, "")
-    assert last.request == ask_for(about(), "rise", SLOW)
+    assert (last.request.method, last.request.stop_after) == ("rise", None)
+    assert last.request.question.target == 282, "the predicted class is asked from now on"
     alone = actions.explain(Service(), ask_for(about(), "rise", SLOW))
     assert alone.panels[0]["map"] == last.panels[0]["map"]
 

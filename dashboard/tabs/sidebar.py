@@ -391,6 +391,16 @@ class _ClassPress:
     event: gr.EventData
 
 
+def _pick(service: Service, press: _ClassPress, on_progress: object = None) -> list[Any]:
+    """The class to explain and the one to compare it with; never the same."""
+    sent = told(press.event)
+    target, versus = (
+        now if (given := sent.get(name)) is None else given
+        for name, now in (("target", press.target), ("versus", press.versus))
+    )
+    return [target, NO_CLASS if versus in (None, "", target) else versus]
+
+
 def _predict(
     service: Service, side: SidebarWidgets, first: Dependency, other: Dependency
 ) -> tuple[list[Dependency], gr.State]:
@@ -422,15 +432,6 @@ def _predict(
     def failed(question: actions.Question, error: TimmscopeError) -> list[Any]:
         return show(actions.no_prediction(question, error))
 
-    def pick(service: Service, press: _ClassPress, on_progress: object = None) -> list[Any]:
-        """The class to explain and the one to compare it with; never the same."""
-        sent = told(press.event)
-        target, versus = (
-            now if (given := sent.get(name)) is None else given
-            for name, now in (("target", press.target), ("versus", press.versus))
-        )
-        return [target, NO_CLASS if versus in (None, "", target) else versus]
-
     inputs = inputs_of(actions.Question, side)
     predict = handler(service, "", actions.predict, inputs, show, failed)
     at_first = first.success(predict, inputs.components, outputs, **QUIET)
@@ -447,7 +448,7 @@ def _predict(
     )
     pressed = inputs_of(_ClassPress, side)
     picked = side.likely.select(
-        handler(service, "", pick, pressed, lambda classes: classes),
+        handler(service, "", _pick, pressed, lambda classes: classes),
         pressed.components,
         [side.target, side.versus],
         queue=False,
