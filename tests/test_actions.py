@@ -1128,3 +1128,37 @@ def test_a_unit_means_nothing_to_classes(service: Service) -> None:
 def test_a_model_is_read_once_for_each_unit(service: Service) -> None:
     one, other = (about(activation="identity", measured_in=unit) for unit in ("mm", "kg"))
     assert service.models.of(one) is service.models.of(one) is not service.models.of(other)
+
+
+# -- every method -------------------------------------------------------------------------------
+
+
+def test_every_method_stands_in_its_family_or_is_refused_with_a_reason() -> None:
+    service, request = Service(), actions.ModelRequest(LITE0, "pretrained")
+    guide = actions.method_guide(service, request)
+    cards = [card for group in guide.groups for card in group.methods]
+    assert {card.key for card in [*cards, *guide.refused]} == set(METHODS)
+    assert all(card.cost and not card.reason and card.seconds is None for card in cards)
+    assert "attention" in {card.key for card in guide.refused}
+    assert all(card.reason for card in guide.refused)
+    for group in guide.groups:
+        assert {METHODS[card.key].family.label for card in group.methods} == {group.name}
+    found = actions.explain(service, ask_for(about(), "gradcam"))
+    assert found.request.method == "gradcam"
+    again = actions.method_guide(service, request)
+    took = {card.key: card.seconds for group in again.groups for card in group.methods}
+    assert took["gradcam"] is not None
+    assert took["gradcam"] > 0
+    assert took["layercam"] is None
+
+
+def test_a_picture_is_cut_into_parts_that_look_alike(service: Service) -> None:
+    found = actions.picture_parts(service, about(str(SAMPLES / "coffee.jpg")))
+    labels = np.frombuffer(base64.b64decode(found.labels), np.uint8)
+    assert (max(found.width, found.height), found.words) == (256, "")
+    labels = labels.reshape(found.height, found.width)
+    assert 30 <= len(np.unique(labels)) <= 90
+    with Image.open(SAMPLES / "coffee.jpg") as file:
+        small = np.asarray(file.convert("L").resize((found.width, found.height)), float)
+    within = sum(small[labels == one].var() * (labels == one).sum() for one in np.unique(labels))
+    assert within < 0.35 * small.var() * small.size, "pixels of a part look alike"

@@ -49,9 +49,11 @@ def requests() -> dict[str, Any]:
         "hide": actions.HideRequest(QUESTION, {"width": 2, "height": 2, "bits": "8A=="}),
         "features": actions.FeatureRequest(QUESTION, None, "activation", 4),
         "measure": actions.MeasureRequest(**methods, **layer, metrics=["deletion"]),
+        "method_guide": actions.ModelRequest(**model),
         "open_model": actions.ModelRequest(**model),
         "paint": EXPLANATION,
         "patches": actions.PatchRequest(QUESTION),
+        "picture_parts": QUESTION,
         "predict": QUESTION,
         "recommend": actions.RecommendRequest(**methods, **layer),
         "save": actions.SaveRequest(EXPLANATION, "json"),
@@ -59,7 +61,15 @@ def requests() -> dict[str, Any]:
 
 
 REQUESTS = requests()
-WITHOUT_BACKWARD = ("drawing_canvas", "features", "hide", "open_model", "patches", "predict")
+WITHOUT_BACKWARD = (
+    "drawing_canvas",
+    "features",
+    "hide",
+    "open_model",
+    "patches",
+    "picture_parts",
+    "predict",
+)
 """Actions that need no backward pass."""
 PER_METHOD = ("compare", "measure", "recommend")
 """Actions that go on with the other methods, and tell of each that failed."""

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from dashboard.build import build
 from dashboard.state import Service
 from dashboard.theme import launch_options
-from tests.browser import Visit
+from tests.browser import Visit, violations
 from tests.test_dashboard_browser import TIMEOUT, choose, opened, settled, shot, title
 
 pytestmark = pytest.mark.browser
@@ -240,3 +240,50 @@ def test_a_reload_shows_the_same(seen: Visit) -> None:
     page.goto(address)
     title(page, re.compile("Why projectile.*LayerCAM"))
     assert trace(page)["opacity"] == pytest.approx(0.3)
+
+
+def test_a_method_is_found_among_all_and_taken(seen: Visit) -> None:
+    page = seen.page
+    opener = page.get_by_role("button", name="All methods …")
+    opener.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("button", name="HiResCAM")).to_be_visible(timeout=TIMEOUT)
+    expect(dialog.locator(".ts-guide-card", has_text="Grad-CAM").locator("canvas")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(opener).to_be_focused()
+    opener.press("Enter")
+    expect(dialog.get_by_role("button", name="HiResCAM")).to_be_visible(timeout=TIMEOUT)
+    page.keyboard.type("nothing of the kind")
+    expect(dialog.get_by_text("No method of that name.")).to_be_visible()
+    page.get_by_label("Search methods").fill("provably")
+    expect(dialog.locator(".ts-guide-card:visible")).to_have_count(1)
+    refused = dialog.get_by_text(re.compile("Not for this model: \\d+"))
+    refused.click()
+    expect(dialog.get_by_text("Attention rollout", exact=True)).to_be_visible()
+    assert violations(page) == []
+    dialog.get_by_role("button", name="HiResCAM").press("Enter")
+    expect(dialog).to_be_hidden()
+    title(page, "HiResCAM")
+    expect(page.locator("#method input")).to_have_value(re.compile("HiResCAM"))
+
+
+def test_parts_that_look_alike_are_hidden_by_a_click(seen: Visit) -> None:
+    page = seen.page
+    page.get_by_role("button", name="Click parts that look alike to hide them").click()
+    page.wait_for_function(
+        """() => { const c = document.querySelector('.ts-marks');
+                   return c.getContext('2d').getImageData(0, 0, c.width, c.height).data
+                           .some((value) => value > 0); }""",
+        timeout=TIMEOUT,
+    )  # the edges of the parts
+    effect = page.locator("#result .ts-effect")
+    drag(page, 0.5, 0.5, 0.5, 0.5)
+    expect(effect).to_contain_text("hidden, espresso goes from", timeout=TIMEOUT)
+    one = effect.inner_text()
+    drag(page, 0.5, 0.35, 0.5, 0.35)
+    expect(effect).not_to_have_text(one, timeout=TIMEOUT)
+    drag(page, 0.5, 0.35, 0.5, 0.35)  # the same part again: it is taken away
+    expect(effect).to_have_text(one, timeout=TIMEOUT)
+    page.get_by_role("button", name="Undo").click()
+    expect(effect).not_to_have_text(one, timeout=TIMEOUT)

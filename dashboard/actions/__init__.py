@@ -31,6 +31,7 @@ from dashboard.actions.explain import ExplainRequest, ExplainResult, explain, pa
 from dashboard.actions.features import FeatureRequest, FeatureResult, features
 from dashboard.actions.film import FilmResult, Stop, film
 from dashboard.actions.hide import HideRequest, HideResult, Mask, hide
+from dashboard.actions.method_guide import MethodGuide, method_guide
 from dashboard.actions.methods import (
     EstimateRequest,
     MethodFacts,
@@ -76,6 +77,7 @@ from dashboard.actions.recommend import (
     recommend,
 )
 from dashboard.actions.save import SaveRequest, save
+from dashboard.actions.superpixels import SuperpixelResult, picture_parts
 from dashboard.actions.verdict import VerdictRequest, VerdictResult, assess, check_quietly
 from dashboard.actions.warm_up import warm_up
 
@@ -107,6 +109,7 @@ __all__ = [
     "MeasureRequest",
     "MeasureResult",
     "MethodFacts",
+    "MethodGuide",
     "MethodRequest",
     "ModelOffers",
     "ModelRequest",
@@ -121,6 +124,7 @@ __all__ = [
     "SaveRequest",
     "Settings",
     "Stop",
+    "SuperpixelResult",
     "UnusableError",
     "VerdictRequest",
     "VerdictResult",
@@ -143,6 +147,7 @@ __all__ = [
     "knows_scenes",
     "measure",
     "method_choices",
+    "method_guide",
     "metric_groups",
     "metrics_on_evidence",
     "no_prediction",
@@ -150,6 +155,7 @@ __all__ = [
     "paint",
     "parameter_choices",
     "patches",
+    "picture_parts",
     "predict",
     "read_address",
     "recommend",

@@ -109,8 +109,11 @@ def paint(
         TimmscopeError: there is none; the sentence is the reason.
     """
     resolved = resolve(service, request.question, on_progress)
+    measured = request.question.model, request.question.weights, key_of(request.method)
     if estimated_cost(resolved, request).pace == "instant":
-        yield _result(resolved, request, attribution_of(resolved, request, on_progress))
+        found = attribution_of(resolved, request, on_progress)
+        service.seconds[measured] = found.cost.seconds
+        yield _result(resolved, request, found)
         return
 
     def job(show: Show[ExplainResult]) -> ExplainResult:
@@ -127,6 +130,8 @@ def paint(
 
         with service.slow.slot(report):
             found = attribution_of(resolved, request, report, on_partial)
+        if found.partial is None:
+            service.seconds[measured] = found.cost.seconds
         return _result(resolved, request, found)
 
     yield from streamed(job)

@@ -10,6 +10,7 @@ from dashboard.components.fields import Choice, Chosen, Picture
 from dashboard.components.film import CHOSEN_JS, Film
 from dashboard.components.gallery import Gallery
 from dashboard.components.history import History
+from dashboard.components.method_guide import PICKED_JS, GuideDialog
 from dashboard.components.panels import DEFAULT_VIEW, VIEW_JS, Answer, Panels
 from dashboard.components.patches import PatchAnswer, PatchStage
 from dashboard.components.phone_bar import PhoneBar
@@ -20,6 +21,7 @@ __all__ = [
     "CHOSEN_JS",
     "DEFAULT_VIEW",
     "MARK_JS",
+    "PICKED_JS",
     "POINT_JS",
     "VIEW_JS",
     "Answer",
@@ -31,6 +33,7 @@ __all__ = [
     "Film",
     "Gallery",
     "GroupedChoice",
+    "GuideDialog",
     "History",
     "Panels",
     "PatchAnswer",

@@ -78,9 +78,14 @@
 
     // Adds the cells where `has(x, y)`, of the centre of each as shares of width and height.
     where(has) {
+      this.put(has, 1);
+    }
+
+    // Adds such cells, or takes them away.
+    put(has, on) {
       for (let i = 0; i < this.cells.length; i += 1) {
         const [column, row] = [i % this.width, Math.floor(i / this.width)];
-        if (has((column + 0.5) / this.width, (row + 0.5) / this.height)) this.cells[i] = 1;
+        if (has((column + 0.5) / this.width, (row + 0.5) / this.height)) this.cells[i] = on;
       }
     }
 

@@ -97,7 +97,8 @@ class Panels(gr.HTML):
         stage: whether the first card is the page's stage, which has tools on the picture: another
             view of it, and hiding parts. Then event ``submit`` asks what the model says while a
             part is hidden: ``event.mask`` (a `dashboard.actions.hide.Mask` as a mapping),
-            ``event.keep_only`` and ``event.baseline``.
+            ``event.keep_only`` and ``event.baseline``. Event ``edit`` asks for the picture's parts
+            that look alike.
         kwargs: as for ``gr.HTML``, such as ``min_height``, ``elem_id`` or ``visible``.
 
     Attributes:

@@ -14,6 +14,7 @@
     ["look", "Look", "M10.5 4a6.5 6.5 0 1 0 0 13a6.5 6.5 0 0 0 0-13M15.5 15.5L21 21"],
     ["brush", "Paint a part to hide", "M4 20l1.2-4.6L16.8 3.8a1.8 1.8 0 0 1 2.6 0l.8.8a1.8 1.8 0 0 1 0 2.6L8.6 18.8Z"],
     ["box", "Draw a box to hide", "M4 7V4h3M10.5 4h3M17 4h3v3M20 10.5v3M20 17v3h-3M13.5 20h-3M7 20H4v-3M4 13.5v-3"],
+    ["region", "Click parts that look alike to hide them", "M4 5l6-1 3 5-4 4-5-2ZM13 9l7-3v7l-5 3-6-3M9 13l6 3-2 4H5l-1-9"],
   ]; // name, what it does, its icon on a grid of 24
   const FILLS = [["blur", "Blur"], ["mean", "Grey"], ["black", "Black"], ["inpaint", "Inpaint"]];
   const BRUSH = 0.045; // radius as a share of the width
@@ -130,7 +131,9 @@
         this.source = image.source;
         this.cover.src = image.source;
         this.part = new timmscope.Part(image.sizey / image.sizex);
+        this.regions = null;
         this.forget();
+        this.cut();
       }
       this.sees.textContent = panel.seen ?? "";
       this.sees.hidden = !panel.seen;
@@ -203,8 +206,52 @@
       this.tool = tool;
       this.layer.dataset.tool = tool;
       this.canvas.tabIndex = tool === "look" ? -1 : 0;
-      this.refresh();
+      this.cut();
+      this.paint();
       if (tool !== "look") this.canvas.focus({ preventScroll: true });
+    }
+
+    // Asks how the picture is cut into parts, once for each picture.
+    cut() {
+      if (this.tool === "region" && !this.regions) this.card.root.trigger("edit", {});
+    }
+
+    // The parts, see `dashboard.actions.superpixels.SuperpixelResult`.
+    receive({ width, height, labels, words }) {
+      if (words) {
+        this.effect.textContent = words;
+        return;
+      }
+      const cells = Uint8Array.from(atob(labels), (one) => one.charCodeAt(0));
+      this.regions = { of: (x, y) => cells[Math.min(Math.floor(y * height), height - 1) * width + Math.min(Math.floor(x * width), width - 1)], width, height };
+      this.paint();
+    }
+
+    // Adds the part under the pointer, or takes it away, as the first press decided.
+    mark(x, y) {
+      if (!this.regions || x < 0 || y < 0 || x >= 1 || y >= 1) return;
+      const label = this.regions.of(x, y);
+      if (label === this.marked) return;
+      const { part } = this;
+      const cell = Math.floor(y * part.height) * part.width + Math.floor(x * part.width);
+      this.adds ??= 1 - part.cells[cell];
+      this.marked = label;
+      part.put((...at) => this.regions.of(...at) === label, this.adds);
+    }
+
+    // The edges between the parts.
+    outline() {
+      const { width, height, of } = this.regions;
+      const context = this.canvas.getContext("2d");
+      const [across, down] = [this.canvas.width / width, this.canvas.height / height];
+      context.fillStyle = "rgba(255,255,255,0.75)";
+      for (let row = 0; row < height; row += 1) {
+        for (let column = 0; column < width; column += 1) {
+          const [x, y] = [(column + 0.5) / width, (row + 0.5) / height];
+          const here = of(x, y);
+          if (here !== of(x + 1 / width, y) || here !== of(x, y + 1 / height)) context.fillRect(column * across, row * down, 1.5, 1.5);
+        }
+      }
     }
 
     at(event) {
@@ -231,6 +278,8 @@
           this.part.spot(fromX + ((x - fromX) * i) / steps, fromY + ((y - fromY) * i) / steps, BRUSH);
         }
         this.last = [x, y];
+      } else if (this.tool === "region") {
+        this.mark(x, y);
       } else {
         this.part.cells = this.base.slice();
         this.part.box(...this.start, x, y);
@@ -240,7 +289,7 @@
 
     release() {
       if (!this.start) return;
-      this.start = this.last = null;
+      this.start = this.last = this.marked = this.adds = null;
       this.ask();
     }
 
@@ -310,6 +359,7 @@
       if (canvas.width !== width) canvas.width = width;
       if (canvas.height !== height) canvas.height = height;
       if (width && height) part.paint(canvas);
+      if (width && height && this.tool === "region" && this.regions) this.outline();
       this.refresh();
     }
 
@@ -359,6 +409,7 @@
   const living = () => [...stages].filter((stage) => stage.card.figure.isConnected || !stages.delete(stage));
 
   timmscope.stage = {
+    receive: (parts) => { if (parts) for (const stage of living()) stage.receive(parts); },
     answered: (answer) => { if (answer) for (const stage of living()) stage.answer(answer); },
     // Shows another panel in place of the one that is there.
     put: (panel) => { for (const stage of living()) stage.card.set(panel); },

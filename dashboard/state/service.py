@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cachetools import LRUCache
+
 from core.runtime.cache import Cache
 from dashboard.state.batches import Batches
 from dashboard.state.files import SavedFiles
@@ -9,6 +11,9 @@ from dashboard.state.lane import SlowLane
 from dashboard.state.memory import give_back
 from dashboard.state.models import Models
 from dashboard.state.tasks import Tasks
+
+MEASURED = 1000
+"""How many times are remembered."""
 
 
 class Service:
@@ -28,6 +33,8 @@ class Service:
         files: files written for the browser to fetch.
         tasks: what is running, for whom.
         slow: places for what takes longer than an instant.
+        seconds: how long a method took on a model the last time, by the model's name, its weights
+            and the method's key.
     """
 
     def __init__(
@@ -46,6 +53,7 @@ class Service:
         self.files = SavedFiles()
         self.tasks = Tasks()
         self.slow = SlowLane(when_idle=give_back)
+        self.seconds: LRUCache[tuple[str, str, str], float] = LRUCache(MEASURED)
 
     def on(self, device: str) -> Service:
         """A service of its own, with the same limits, whose models are on a device."""

@@ -17,8 +17,10 @@ from dashboard import actions
 from dashboard.actions import ExplainRequest, SaveRequest, VerdictRequest
 from dashboard.components import (
     CHOSEN_JS,
+    PICKED_JS,
     Choice,
     Film,
+    GuideDialog,
     History,
     Panels,
     on_event,
@@ -49,6 +51,7 @@ SAVE_JS = """(file) => {
 ASK = "Can this map be trusted?"
 NO_VERDICT = actions.VerdictResult([])
 EFFECT_JS = on_event("stage.answered")
+PARTS_JS = on_event("stage.receive")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class ExplainWidgets:
 
     Attributes:
         method: the method's key.
+        guide: every method, in a dialog.
         about: what the method is good for.
         cost: how long it takes.
         layer: its layer.
@@ -65,6 +69,7 @@ class ExplainWidgets:
         method_settings: holds the method's parameters.
         result: the map.
         effect: what the model says while a part is hidden.
+        parts: the picture cut into parts that look alike.
         film: the map at each stage of the model.
         history: earlier answers.
         enough: stops a slow method and keeps its map so far.
@@ -78,6 +83,7 @@ class ExplainWidgets:
     """
 
     method: gr.Dropdown
+    guide: GuideDialog
     about: gr.Markdown
     cost: gr.Markdown
     layer: Choice
@@ -86,6 +92,7 @@ class ExplainWidgets:
     method_settings: gr.Column
     result: Panels
     effect: gr.JSON
+    parts: gr.JSON
     film: Film
     history: History
     enough: gr.Button
@@ -111,6 +118,7 @@ def layout() -> ExplainWidgets:
 def _question() -> dict[str, Any]:
     choices = actions.method_choices()
     method = gr.Dropdown(choices, value=DEFAULT_METHOD, label="Method", elem_id="method")
+    guide = GuideDialog(elem_id="method-guide")
     about = gr.Markdown(METHODS[DEFAULT_METHOD].about, elem_classes="ts-note")
     cost = gr.Markdown(elem_classes="ts-note", elem_id="cost")
     layer = Choice([], label="Layer", elem_id="layer")
@@ -120,6 +128,7 @@ def _question() -> dict[str, Any]:
     column = gr.Column(elem_id="method-settings")
     return {
         "method": method,
+        "guide": guide,
         "about": about,
         "cost": cost,
         "layer": layer,
@@ -132,6 +141,7 @@ def _question() -> dict[str, Any]:
 def _answer() -> dict[str, Any]:
     result = Panels(elem_id="result", card_width=280, columns=1, min_height=320, stage=True)
     effect = gr.JSON(visible="hidden", elem_id="effect")
+    parts = gr.JSON(visible="hidden", elem_id="parts")
     enough = gr.Button("Good enough", elem_id="enough", elem_classes="ts-enough", size="sm")
     summary = gr.Markdown(elem_id="summary", elem_classes="ts-note")
     film = Film(elem_id="film")
@@ -149,6 +159,7 @@ def _answer() -> dict[str, Any]:
     return {
         "result": result,
         "effect": effect,
+        "parts": parts,
         "film": film,
         "history": history,
         "enough": enough,
@@ -168,7 +179,7 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
         tasks=("save", "test", "film"),
     )  # fmt: skip
     inputs = page.inputs(ExplainRequest, tab)
-    chosen = [tab.method.input, tab.layer.input, page.settings.change]
+    chosen = [tab.method.input, tab.guide.select, tab.layer.input, page.settings.change]
     keep_true(page, area, inputs, chosen)
     picked = _follow_method(page, tab, inputs)
     _show_settings(page, tab)
@@ -176,6 +187,7 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     for kind in KINDS:
         _save(page, tab, kind)
     _hide(page, tab)
+    _cut(page, tab)
     _film(page, tab)
     _test(page, tab)
     cancel_on_click(page, tab.cancel, area)
@@ -188,8 +200,8 @@ def _follow_method(
     """Say what the method is good for, which layers it can use, and how long it takes.
 
     Returns:
-        The events after a person has picked a method, has gone back to an earlier answer, or has
-        opened the page by an address that says what is asked.
+        The events after a person has picked a method, has gone back to an earlier answer, has
+        opened the page by an address that says what is asked, or has pressed a method's card.
     """
 
     def chosen(facts: actions.MethodFacts) -> dict[Any, Any]:
@@ -226,13 +238,30 @@ def _follow_method(
     came_back = tab.history.select(
         None, None, list(asked.widgets.values()), js=History.values_js(asked.widgets), **QUIET
     )
+    guided = _guide(page, tab)
     restored = page.restore({"method": tab.method, "layer": tab.layer})
     describe = page.handler("", actions.describe_method, inputs, chosen, failed)
     again = [
-        event(describe, inputs.components, outputs, **QUIET) for event in (came_back.then, restored)
+        event(describe, inputs.components, outputs, **QUIET)
+        for event in (came_back.then, guided.then, restored)
     ]
     _estimate(page, tab, [followed, picked, *again])
     return [picked, *again]
+
+
+def _guide(page: Page, tab: ExplainWidgets) -> Dependency:
+    """Show every method once the dialog is opened; the event after one has been pressed."""
+    inputs = page.inputs(actions.ModelRequest)
+    tab.guide.submit(
+        page.handler(
+            "", actions.method_guide, inputs, lambda found: found,
+            lambda request, error: actions.MethodGuide(note=str(error)),
+        ),
+        inputs.components,
+        tab.guide,
+        **QUIET,
+    )  # fmt: skip
+    return tab.guide.select(None, None, [tab.method, tab.layer], js=PICKED_JS, **QUIET)
 
 
 def _estimate(page: Page, tab: ExplainWidgets, described: list[Dependency]) -> None:
@@ -385,6 +414,21 @@ def _hide(page: Page, tab: ExplainWidgets) -> None:
         queue=False,
         **QUIET,
     ).success(None, tab.effect, None, js=EFFECT_JS)
+
+
+def _cut(page: Page, tab: ExplainWidgets) -> None:
+    """Cut the picture into parts, when a person takes the tool that needs them."""
+
+    def failed(question: actions.Question, error: TimmscopeError) -> dict[str, Any]:
+        return actions.SuperpixelResult(words=f"{actions.brief(error).rstrip('.')}.").to_json()
+
+    inputs = page.inputs(actions.Question)
+    tab.result.edit(
+        page.handler("", actions.picture_parts, inputs, lambda found: found.to_json(), failed),
+        inputs.components,
+        tab.parts,
+        **QUIET,
+    ).success(None, tab.parts, None, js=PARTS_JS)
 
 
 def _film(page: Page, tab: ExplainWidgets) -> None:

@@ -438,7 +438,7 @@ def _predict(
     again = other.success(predict, inputs.components, outputs, **QUIET)
     opened, model = gr.State(), inputs_of(actions.ModelRequest, side)
     for event in (at_first, again):  # what else there is to say of a model comes after its answer
-        event.then(lambda *request: request, model.components, opened, queue=False, **QUIET)
+        event.then(lambda *request: request, model.components, opened, **QUIET)
     changed = side.picture.change(
         predict,
         inputs.components,
