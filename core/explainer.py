@@ -36,6 +36,7 @@ from core.inputs.batch import (
     prepare,
     to_input_size,
 )
+from core.inputs.crop import Crops
 from core.inputs.display import shown_pictures
 from core.inputs.ground_truth import Box, ground_truth_of, on_input
 from core.methods.base import METHODS, Method, attribute
@@ -81,7 +82,7 @@ DEFAULT_METHODS = ("gradcam", "layercam", "integrated_gradients", "occlusion")
 QUERY_OPTIONS = frozenset(
     {
         *("target", "layer", "extra_layers", "seed", "ground_truth"),
-        *("on_progress", "on_partial", "stop_after"),
+        *("on_progress", "on_partial", "stop_after", "crop"),
     }
 )
 """Keyword arguments that `Explainer.query` takes; no method or metric has a parameter of that
@@ -118,21 +119,36 @@ class Explainer:
 
     # -- questions ------------------------------------------------------------------------------
 
-    def prepare(self, pictures: Pictures) -> InputBatch:
+    def prepare(self, pictures: Pictures, *, crop: Crops = None) -> InputBatch:
         """Decode and preprocess one or several pictures.
 
         Args:
             pictures: a file, bytes, a PIL image, an array, a list of these; or a tensor
                 (C, H, W) or (B, C, H, W) that is in model units already.
+            crop: the part of the picture that the model is to see: "whole" for all of it, padded
+                to the aspect of the model's input; a box (left, top, right, bottom) in pixels of
+                the picture, or the same as text, padded likewise; by default the crop of the
+                model's own preprocessing. One for all pictures, or a list with one for each.
 
         Raises:
-            PictureError: a picture cannot be read.
-            TimmscopeError: a tensor has another shape than the model's input.
+            PictureError: a picture cannot be read, or the box lies outside of it.
+            TimmscopeError: a tensor has another shape than the model's input, or the crop cannot
+                be read or is one of tensors.
+
+        >>> from core import sample_picture
+        >>> explainer, picture = Explainer(), sample_picture("coffee")
+        >>> for crop in (None, "whole", "100,0,300,200"):
+        ...     print(explainer.prepare(picture, crop=crop).geometries[0].box)
+        (125.0, 25.0, 475.0, 375.0)
+        (0.0, -101.34228187919463, 600.0, 500.0)
+        (100.0, 0.0, 300.0, 200.0)
         """
         handle = self.model
         handle.refresh()
         with no_grad_no_autocast(handle.device):
-            return prepare(pictures, handle.preprocessing, handle.device, handle.dtype, handle.name)
+            return prepare(
+                pictures, handle.preprocessing, handle.device, handle.dtype, handle.name, crop
+            )
 
     def query(
         self,
@@ -146,6 +162,7 @@ class Explainer:
         on_progress: OnProgress | None = None,
         on_partial: OnPartial | None = None,
         stop_after: int | None = None,
+        crop: Crops = None,
     ) -> Query:
         """A checked question about pictures, to be asked of several methods or metrics.
 
@@ -166,9 +183,10 @@ class Explainer:
                 to stop and keep that map. docs/architecture.md says which methods call it.
             stop_after: how many samples a slow method takes at most, the first that it would take
                 otherwise; a map that was stopped comes again with as many as its `partial` counts.
+            crop: the part of the picture that the model is to see; see `prepare`.
 
         Raises:
-            PictureError: a picture cannot be read.
+            PictureError: a picture cannot be read, or a crop lies outside of it.
             UnknownNameError: the target does not exist in this model.
             TypeError: a `Query` is given and options too.
             TimmscopeError: `stop_after` is not positive.
@@ -179,21 +197,15 @@ class Explainer:
             _refuse_beside_query(
                 target=target, layer=layer, extra_layers=extra_layers or None, seed=seed or None,
                 ground_truth=ground_truth, on_progress=on_progress, on_partial=on_partial,
-                stop_after=stop_after,
+                stop_after=stop_after, crop=crop,
             )  # fmt: skip
             return self._with_layer_names(pictures)
-        batch = self.prepare(pictures)
+        batch = self.prepare(pictures, crop=crop)
         return Query(
-            batch,
-            self.target(target, len(batch.x)),
-            layer_name(self.model, layer),
-            self._layer_names(extra_layers),
-            seed,
-            ground_truth,
-            on_progress,
-            on_partial,
+            batch, self.target(target, len(batch.x)), layer_name(self.model, layer),
+            self._layer_names(extra_layers), seed, ground_truth, on_progress, on_partial,
             stop_after,
-        )
+        )  # fmt: skip
 
     def target(self, target: TargetLike, images: int = 1) -> Target | None:
         """A checked target from a label, a number, "A-B", or a target; None stays None.
@@ -213,6 +225,7 @@ class Explainer:
         source: str | Path | Sequence[Box] | NDArray[np.bool_],
         *,
         label: str | None = None,
+        crop: Crops = None,
     ) -> Tensor:
         """Where the evidence is, as metrics take it: (B, H, W) in the model's input.
 
@@ -222,11 +235,12 @@ class Explainer:
                 `core.inputs.ground_truth`), a box as "left,top,right,bottom", a list of boxes,
                 or a mask; in pixels of the picture.
             label: of a file, only objects of this class.
+            crop: the part of the picture that the model is to see; see `prepare`.
 
         Raises:
             TimmscopeError: it cannot be read, does not fit, or marks nothing that the model sees.
         """
-        batch = self.prepare(pictures)
+        batch = self.prepare(pictures, crop=crop)
         if not batch.pictures:
             raise TimmscopeError(
                 "tensors are no pictures; give a mask over them as ground_truth itself"
@@ -237,10 +251,14 @@ class Explainer:
         ]
         return torch.stack(masks)
 
-    def predict(self, pictures: Pictures | Query) -> Prediction:
-        """The model's scores of each picture; one forward pass, the first time."""
-        batch = pictures.batch if isinstance(pictures, Query) else self.prepare(pictures)
-        run = self._run(Query(batch), None)
+    def predict(self, pictures: Pictures | Query, *, crop: Crops = None) -> Prediction:
+        """The model's scores of each picture; one forward pass, the first time.
+
+        Args:
+            pictures: see `prepare`; or a `Query`.
+            crop: the part of the picture that the model is to see; see `prepare`.
+        """
+        run = self._run(Query(self.query(pictures, crop=crop).batch), None)
         with no_grad_no_autocast(self.model.device):
             return self._prediction(run.outputs())
 
@@ -255,7 +273,7 @@ class Explainer:
             pictures: one or several pictures, see `prepare`; or a `Query`.
             method: a method's key, a `Method`, or a `Configuration` or its name.
             **options: those of `query` (target, layer, extra_layers, seed, on_progress, on_partial,
-                stop_after), and the method's parameters.
+                stop_after, crop), and the method's parameters.
 
         Raises:
             UnknownNameError: no such method, parameter, layer or class.
@@ -403,7 +421,7 @@ class Explainer:
             pictures: see `explain`.
             top: how many channels.
             by: rank channels by mean size of "activation" or by spatial "variance".
-            **options: `layer`, by default that of CAM methods, and `on_progress`.
+            **options: `layer`, by default that of CAM methods, `crop` and `on_progress`.
 
         Raises:
             NotApplicableError: no layer of the model lies on a spatial grid.
@@ -420,7 +438,7 @@ class Explainer:
         Args:
             pictures: see `explain`.
             query: the query token; see the `attention` method.
-            **options: `layer`, by default the last that can be drawn, and `on_progress`.
+            **options: `layer`, by default the last that can be drawn, `crop` and `on_progress`.
 
         Raises:
             NotApplicableError: the model has no attention that can be laid over the picture.
@@ -434,7 +452,7 @@ class Explainer:
         pictures: Pictures | Query,
         *,
         layers: Sequence[LayerLike] | None = None,
-        on_progress: OnProgress | None = None,
+        **options: Any,
     ) -> PatchMaps:
         """How each patch of the first picture relates to every other one, at several layers.
 
@@ -442,7 +460,7 @@ class Explainer:
             pictures: see `explain`.
             layers: whose features are compared, and whose attention is read where they attend; by
                 default the last layers of the stages, and all that attend over the picture.
-            on_progress: called with the rows done and expected.
+            **options: `crop` and `on_progress`; see `query`.
 
         Raises:
             NotApplicableError: a layer lies on no grid, or none of the model's does.
@@ -452,7 +470,7 @@ class Explainer:
         >>> found.similarity[0].grid, found.reasons["attention"].split(";")[0]
         ((7, 7), 'tf_efficientnet_lite0 computes no softmax attention')
         """
-        query = self.query(pictures, on_progress=on_progress)
+        query = self.query(pictures, **options)
         similar, attending = self._patch_layers(layers)
         reasons = {}
         if not similar:
@@ -876,8 +894,8 @@ def compare_models(
         models: names, modules, handles or explainers.
         method: the method; see `Explainer.explain`.
         **options: those of `core.evaluation.side_by_side.side_by_side`: params, target, layer,
-            seed, on_progress. A class is looked up by its label; by default each model explains its
-            own prediction.
+            seed, crop, on_progress. A class is looked up by its label; by default each model
+            explains its own prediction.
 
     Returns:
         The answers by the models' names, and how far their maps agree.

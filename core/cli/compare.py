@@ -15,6 +15,7 @@ from core.cli.pictures import HELP as PICTURES
 from core.cli.pictures import Named, named_pictures, require_one_readable
 from core.cli.shared import (
     Command,
+    add_crop_argument,
     check_writable,
     model_of,
     parse_methods,
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         target=arguments.target,
         layer=arguments.layer,
         seed=arguments.seed,
+        crop=arguments.crop,
     )
     for name, reason in found.errors.items():
         sys.stderr.write(f"{printable(name)}: {reason}\n")
@@ -170,6 +172,7 @@ def configure(command: argparse.ArgumentParser) -> None:
     add("--set", action="append", default=[], metavar="KEY.PARAM=VALUE", help="a parameter")
     add("--layer", help="the layer of CAM or attention methods; see 'layers'")
     add("--seed", type=int, default=0, help="where random draws start")
+    add_crop_argument(command)
     add(
         "--target",
         help="a class as the first model calls it, looked up by label in the others; by default "

@@ -14,6 +14,7 @@ from core.cli.pictures import named_files
 from core.cli.shared import (
     INTERRUPTED,
     Command,
+    add_crop_argument,
     add_evidence_arguments,
     add_method_arguments,
     check_writable,
@@ -34,6 +35,7 @@ from core.evaluation.journal import Journal
 from core.evaluation.rows import Row, RowKey
 from core.evaluation.statistics import summary
 from core.explainer import Explainer
+from core.inputs.crop import crop_text
 from core.methods.configuration import Configuration
 from core.metrics.base import Metric
 from core.models.handle import ModelHandle
@@ -99,6 +101,7 @@ class Request:
             "ground_truth": arguments.ground_truth,
             "ground_truth_label": arguments.ground_truth_label,
             "random_maps": arguments.random_maps,
+            **({"crop": crop_text(arguments.crop)} if arguments.crop else {}),
         }
 
     def rows(self, explainer: Explainer, done: Collection[RowKey] = ()) -> Iterator[Row]:
@@ -116,6 +119,7 @@ class Request:
                 ground_truth=self.ground_truth,
                 label=arguments.ground_truth_label,
                 random_maps=arguments.random_maps,
+                crop=arguments.crop,
                 done=done,
             )
         )
@@ -141,7 +145,12 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     answered = any(row.value is not None for row in rows if row.method in request.methods)
     kept = arguments.rows is not None and not interrupted
     table = str(arguments.rows) if kept else [row.facts() for row in rows]
-    report = {"model": explainer.model.name, "pictures": len(request.pictures), "rows": table}
+    report = {
+        "model": explainer.model.name,
+        "pictures": len(request.pictures),
+        "crop": crop_text(arguments.crop) or None,
+        "rows": table,
+    }
     if interrupted:
         way = "; go on with --resume" if arguments.rows else ""
         sys.stderr.write(f"interrupted: {len(rows)} rows are done{way}\n")
@@ -181,6 +190,7 @@ def configure(command: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     command.add_argument("pictures", nargs="+", metavar="PICTURE", help=PICTURES)
     add_method_arguments(command, "gradcam,integrated_gradients")
+    add_crop_argument(command)
     command.add_argument(
         "--target", help="a class or its number, A-B, A+B, 'not A'; the predicted one by default"
     )

@@ -20,6 +20,7 @@ from core.cli.pictures import Named, named_pictures, require_one_readable
 from core.cli.shared import (
     INTERRUPTED,
     Command,
+    add_crop_argument,
     add_evidence_arguments,
     add_method_arguments,
     check_writable,
@@ -161,7 +162,8 @@ def _report(
 ) -> dict[str, Any]:
     """All about one picture, as JSON; its files are written."""
     arguments = request.arguments
-    prediction = explainer.predict(batch := explainer.prepare(picture.source))
+    batch = explainer.prepare(picture.source, crop=arguments.crop)
+    prediction = explainer.predict(batch)
     target = arguments.target if arguments.target is not None else prediction.top(1)[0][0]
     query = explainer.query(batch, target=target, layer=arguments.layer, seed=arguments.seed)
     if arguments.ground_truth:
@@ -282,6 +284,7 @@ def configure(command: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     command.add_argument("images", nargs="+", metavar="IMAGE", help=PICTURES)
     add_method_arguments(command)
+    add_crop_argument(command)
     command.add_argument(
         "--target", help="a class or its number, A-B, A+B, 'not A'; the predicted one by default"
     )

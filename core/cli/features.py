@@ -12,7 +12,7 @@ import numpy as np
 
 from core.analysis.patches import PatchLayer
 from core.cli.files import ResultFiles, replacing, request_key
-from core.cli.shared import Command, check_writable, model_of, writing
+from core.cli.shared import Command, add_crop_argument, check_writable, model_of, writing
 from core.explainer import Explainer
 from core.export import sign_npz
 from core.inputs.batch import InputBatch
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     check_writable(arguments.output_dir)
     handle = model_of(arguments)
     explainer = Explainer(handle)
-    picture = explainer.prepare(arguments.image)
+    picture = explainer.prepare(arguments.image, crop=arguments.crop)
     maps: Mapping[str, Any]
     if arguments.patch is not None:
         report, maps = _patch(arguments, explainer, picture)
@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         names = [f"channel{int(i)}" for i in found.channels]
         maps = dict(zip(names, found.maps.numpy(), strict=True))
         report = {"model": handle.name, **features_facts(found)}
+    report["crop"] = picture.geometries[0].to_dict()
     report["files"] = {}
     if arguments.output_dir is not None:
         report["files"]["npz"] = str(_save(arguments, maps))
@@ -153,6 +154,7 @@ def configure(command: argparse.ArgumentParser) -> None:
         help="a point of the picture, in pixels: what its patch is like and attends to, in the "
         "stages' last layers, or in --layer",
     )
+    add_crop_argument(command)
     command.add_argument("--output-dir", type=Path, help="where the maps go, as NPZ")
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from PIL import Image
 
-from core.cli.shared import Command, check_writable, model_of, writing
+from core.cli.shared import Command, add_crop_argument, check_writable, model_of, writing
 from core.errors import TimmscopeError
 from core.explainer import Explainer
 from core.export import prediction_facts
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     check_writable(arguments.save and arguments.save.parent)
     explainer = Explainer(model_of(arguments))
     target = explainer.target(arguments.target)
-    batch = explainer.prepare(arguments.image)
+    batch = explainer.prepare(arguments.image, crop=arguments.crop)
     query = explainer.query(batch, target=target)
     found = explainer.hide(
         query,
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     report: dict[str, Any] = {
         "model": explainer.model.name,
         "target": found.explained[0],
+        "crop": batch.geometries[0].to_dict(),
         "hidden": finite(float(found.share[0])),
         "baseline": found.baseline,
         "score": {
@@ -69,6 +70,7 @@ def configure(command: argparse.ArgumentParser) -> None:
         help="what replaces hidden pixels",
     )
     command.add_argument("--target", help="whose score is followed; the predicted class by default")
+    add_crop_argument(command)
     command.add_argument("--save", type=Path, metavar="PNG", help="write what the model was shown")
 
 

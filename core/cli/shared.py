@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import TimmscopeError, unknown
+from core.inputs.crop import Crop, read_crop
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
 from core.methods.configuration import Configuration, by_name
@@ -78,6 +79,29 @@ def add_method_arguments(command: argparse.ArgumentParser, methods: str = "gradc
     )
     command.add_argument("--layer", help="the layer of CAM or attention methods; see 'layers'")
     command.add_argument("--seed", type=int, default=0, help="where random draws start")
+
+
+def add_crop_argument(command: argparse.ArgumentParser) -> None:
+    """``--crop``, the same for all commands that take pictures."""
+    command.add_argument(
+        "--crop",
+        type=_crop,
+        metavar="whole|BOX",
+        help="the part of each picture that the model sees: all of it, padded, or "
+        "left,top,right,bottom in pixels; by default the model's own crop",
+    )
+
+
+def _crop(text: str) -> Crop:
+    """A part of a picture, as an argument's type.
+
+    Raises:
+        ArgumentTypeError: the text is none.
+    """
+    try:
+        return read_crop(text)
+    except TimmscopeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_evidence_arguments(command: argparse.ArgumentParser, files: str) -> None:

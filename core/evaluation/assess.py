@@ -24,6 +24,7 @@ from core.evaluation.verdict import (
     verdict_metrics,
 )
 from core.inputs.batch import InputBatch, OnProgress, Pictures
+from core.inputs.crop import Crops
 from core.methods.base import METHODS, Method, control_keys
 from core.methods.configuration import Configuration, MethodLike, label_of
 from core.metrics.base import METRICS, Metric, MetricInput
@@ -48,7 +49,7 @@ class ExplainerLike(Protocol):
 
     model: ModelHandle
 
-    def prepare(self, pictures: Pictures) -> InputBatch:
+    def prepare(self, pictures: Pictures, *, crop: Crops = None) -> InputBatch:
         """Decode and preprocess one or several pictures."""
 
     def query(
@@ -58,6 +59,7 @@ class ExplainerLike(Protocol):
         target: TargetLike = None,
         layer: LayerLike | None = None,
         seed: int = 0,
+        crop: Crops = None,
         on_progress: OnProgress | None = None,
     ) -> Query:
         """A checked question about pictures."""

@@ -10,6 +10,8 @@ from typing import Any
 from core.errors import CancelledError, NotApplicableError, TimmscopeError, first_line
 from core.evaluation.assess import ExplainerLike, control_methods, percentile_rank
 from core.evaluation.rows import Row, RowKey
+from core.inputs.batch import InputBatch
+from core.inputs.crop import CropLike
 from core.methods.base import control_keys
 from core.methods.configuration import (
     Configuration,
@@ -38,6 +40,7 @@ def evaluate(
     ground_truth: Callable[[Path], Any] | None = None,
     label: str | None = None,
     random_maps: int = 0,
+    crop: CropLike = None,
     done: Collection[RowKey] = (),
 ) -> Iterator[Row]:
     """A row for each picture, method and metric, one after another; the controls come with them.
@@ -55,6 +58,7 @@ def evaluate(
         ground_truth: gives a picture's ground truth as `Explainer.ground_truth` takes it, or None.
         label: of a ground truth from a file, only objects of this class.
         random_maps: how many random maps to rank each map among; 0 for none.
+        crop: the part of each picture that the model is to see; see `core.inputs.crop`.
         done: the keys of rows that need not be made again.
     """
     configurations = _configurations(explainer, methods)
@@ -69,9 +73,8 @@ def evaluate(
         if not left:
             continue
         try:
-            query = _query(explainer, path, target, layer, seed)
-            annotation = None if ground_truth is None else ground_truth(path)
-            if annotation is not None:
+            query = _query(explainer, explainer.prepare(path, crop=crop), target, layer, seed)
+            if ground_truth is not None and (annotation := ground_truth(path)) is not None:
                 mask = explainer.ground_truth(query.batch, annotation, label=label)
                 query = replace(query, ground_truth=mask)
         except CancelledError:
@@ -96,13 +99,17 @@ def _configurations(
 
 
 def _query(
-    explainer: ExplainerLike, path: Path, target: TargetLike, layer: LayerLike | None, seed: int
+    explainer: ExplainerLike,
+    batch: InputBatch,
+    target: TargetLike,
+    layer: LayerLike | None,
+    seed: int,
 ) -> Query:
     """The question about one picture, its predicted class looked up where no target is given."""
-    query = explainer.query(path, target=target, layer=layer, seed=seed)
+    query = explainer.query(batch, target=target, layer=layer, seed=seed)
     if query.target is None:
         predicted = explainer.predict(query).top(1)[0][0]
-        query = explainer.query(query.batch, target=predicted, layer=layer, seed=seed)
+        query = explainer.query(batch, target=predicted, layer=layer, seed=seed)
     return query
 
 

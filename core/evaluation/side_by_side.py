@@ -14,6 +14,7 @@ from core.errors import CancelledError, NotApplicableError, TimmscopeError, Unkn
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.assess import ExplainerLike
 from core.inputs.batch import OnProgress, Pictures
+from core.inputs.crop import Box, CropLike
 from core.inputs.preprocessing import Geometry
 from core.methods.configuration import Configuration, MethodLike, to_configuration
 from core.result import Result
@@ -23,8 +24,6 @@ from core.tasks.classification import ClassScore
 from core.tasks.query import Query
 from core.types import Attribution, Comparison, Prediction
 
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom of a part of a picture, in its pixels."""
 Asked = tuple[ExplainerLike, Pictures]
 """A model, and the one picture that it is asked about."""
 
@@ -99,6 +98,7 @@ def side_by_side(
     target: TargetLike = None,
     layer: str | None = None,
     seed: int = 0,
+    crop: CropLike = None,
     on_progress: OnProgress | None = None,
 ) -> SideBySide:
     """One method on several models or pictures; one that fails never keeps the others back.
@@ -111,6 +111,7 @@ def side_by_side(
             the others. By default each explains its own prediction.
         layer: the layer's name; a model that has none of that name is among the errors.
         seed: where random draws start.
+        crop: the part of each picture that the models are to see; see `core.inputs.crop`.
         on_progress: called with the rows done and expected, of all together.
 
     Raises:
@@ -134,6 +135,7 @@ def side_by_side(
                 target=translated(wanted, first, explainer),
                 layer=layer,
                 seed=seed,
+                crop=crop,
                 on_progress=report,
             )
             sides[name] = _side(explainer, query, configuration)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.errors import TimmscopeError
+from core.inputs.crop import Crop, Crops, crop_text, read_crops
 from core.inputs.image import Bytes, Picture, Source, open_picture
 from core.inputs.preprocessing import Geometry, Preprocessing
 from core.result import Result
@@ -31,12 +32,13 @@ class InputBatch(Result):
 
     Attributes:
         x: (B, C, H, W) in model units, on the model's device.
-        digest: identifies the pixels.
+        digest: identifies the pixels that the model sees.
         preprocessing: how `x` was made; for a model with another preprocessing the pictures are
             prepared anew.
         pictures: the pictures; empty when tensors in model units were given. Of several files, the
             pixels are read again when they are needed.
         geometries: where each picture lies on the model's input; empty when tensors were given.
+        crops: the part of each picture that was asked for; None for the model's own crop.
     """
 
     x: Tensor
@@ -44,6 +46,7 @@ class InputBatch(Result):
     preprocessing: Preprocessing
     pictures: tuple[Picture, ...] = field(default=(), compare=False)  # the digest stands for them
     geometries: tuple[Geometry, ...] = ()
+    crops: tuple[Crop, ...] = ()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> InputBatch:
         """The same batch on another device; itself if it is there."""
@@ -63,6 +66,7 @@ def prepare(
     device: torch.device,
     dtype: torch.dtype,
     model: str = "the model",
+    crop: Crops = None,
 ) -> InputBatch:
     """Decode and preprocess one or several pictures, one after another.
 
@@ -72,44 +76,69 @@ def prepare(
         device: where the batch goes.
         dtype: of the model's weights.
         model: what the model is called in messages.
+        crop: the part that the model is to see in place of its own crop, see
+            `core.inputs.crop.read_crop`: one for all pictures, or one for each. By default that
+            of a batch that was prepared before.
 
     Raises:
-        PictureError: a picture cannot be read.
+        PictureError: a picture cannot be read, or has no such part.
         TimmscopeError: no picture is given, a tensor has another shape than the model's input or
-            other values than model units, or a batch of tensors was made for another model.
+            other values than model units, a batch of tensors was made for another model, or the
+            crop cannot be read or is one of tensors.
     """
     if isinstance(pictures, InputBatch):
-        if pictures.preprocessing == preprocessing:
+        if crop is None and pictures.preprocessing == preprocessing:
             return pictures.to(device, dtype)
         if not pictures.pictures:
+            _refuse_crop(crop)
             raise TimmscopeError(
                 f"this batch was prepared for another model than {model}; prepare it again"
             )
+        crop = (pictures.crops or None) if crop is None else crop
         pictures = pictures.pictures
     if isinstance(pictures, Tensor) and pictures.is_floating_point():
+        _refuse_crop(crop)
         return _from_tensor(pictures, preprocessing, device, dtype, model)
     several = list(_several(pictures))
     if several and all(isinstance(one, Tensor) and one.is_floating_point() for one in several):
+        _refuse_crop(crop)
         return _from_tensor(
             _stacked(several, preprocessing, model), preprocessing, device, dtype, model
         )
+    if not several:
+        raise TimmscopeError("no picture given; give at least one")
+    batch = _from_pictures(several, read_crops(crop, len(several)), preprocessing)
+    return replace(batch, x=batch.x.to(device, dtype))
+
+
+def _from_pictures(
+    several: Sequence[PictureLike], crops: tuple[Crop, ...], preprocessing: Preprocessing
+) -> InputBatch:
     opened, inputs, geometries = [], [], []
-    for source in several:
+    for source, crop in zip(several, crops, strict=True):
         picture = open_picture(
             source,
             channels=preprocessing.input_size[0],
             value_range=preprocessing.value_range,
         )
-        x, geometry = preprocessing(picture)
+        x, geometry = preprocessing(picture, crop)
         inputs.append(x)
         geometries.append(geometry)
         opened.append(picture.released() if len(several) > 1 else picture)
         del source, picture
-    if not opened:
-        raise TimmscopeError("no picture given; give at least one")
-    digest = " ".join(picture.digest for picture in opened)
-    x = torch.stack(inputs).to(device, dtype)
-    return InputBatch(x, digest, preprocessing, tuple(opened), tuple(geometries))
+    shown = zip(opened, map(crop_text, crops), strict=True)
+    digest = " ".join(f"{one.digest}@{text}" if text else one.digest for one, text in shown)
+    x = torch.stack(inputs)
+    return InputBatch(x, digest, preprocessing, tuple(opened), tuple(geometries), crops)
+
+
+def _refuse_crop(crop: Crops) -> None:
+    """Refuses a part of what is a tensor in model units."""
+    if crop is not None:
+        raise TimmscopeError(
+            f"crop {crop!r:.80} is a part of a picture, and a tensor in model units is none; cut "
+            "the tensor, or give the picture itself"
+        )
 
 
 def _several(pictures: PictureLike | Iterable[PictureLike]) -> Iterable[PictureLike]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from core.errors import ModelError, PictureError, unknown
+from core.inputs.crop import Box, CropLike, Window, read_crop, window_of
 from core.inputs.image import MAX_PIXELS, Picture, Source, open_picture
 
 MAX_SIDE = 8192
@@ -228,23 +230,32 @@ class Preprocessing:
             )
         return cls(**settings)
 
-    def __call__(self, source: Source) -> tuple[Tensor, Geometry]:
+    def __call__(self, source: Source, crop: CropLike = None) -> tuple[Tensor, Geometry]:
         """The model's input for one picture, and its geometry.
 
         Args:
             source: a picture of any type that `open_picture` accepts.
+            crop: the part of the picture that the input is to show in place of its own crop, see
+                `core.inputs.crop.read_crop`. Where its aspect is another than the input's, it is
+                padded; nothing is squashed.
 
         Returns:
             The input (C, H, W), float32 in model units, and its `Geometry`.
 
         Raises:
-            PictureError: the picture cannot be read or is too narrow for this input.
+            PictureError: the picture cannot be read, is too narrow for this input, or has no such
+                part.
+            TimmscopeError: the crop cannot be read.
         """
+        asked = read_crop(crop)
         picture = open_picture(source, channels=self.input_size[0], value_range=self.value_range)
-        self._check_shape((picture.size[1], picture.size[0]), picture.name)
-        if self.input_size[0] not in (1, 3):
+        size = picture.size[1], picture.size[0]
+        if asked is not None and not self._is_own(asked, size):
+            return self._of_part(picture, asked)
+        self._check_shape(size, picture.name)
+        if not self._has_colours:
             return self._of_bands(picture)
-        image = picture.image if self.input_size[0] == 3 else picture.image.convert("L")
+        image = self._image_of(picture)
         if self.resize is not None:
             return self._resized(image)
         resize, *steps = create_transform(**self._timm_arguments()).transforms
@@ -275,22 +286,102 @@ class Preprocessing:
         x = self._cropped(pixels, fill=(0.0,) * len(self.mean))
         return F.normalize(F.convert_image_dtype(x, torch.float32), self.mean, self.std), geometry
 
-    def _of_bands(self, picture: Picture) -> tuple[Tensor, Geometry]:
-        """The input and geometry of a picture's own bands, each resized by itself."""
+    @property
+    def _has_colours(self) -> bool:
+        """Whether the input is a picture's colours or luminance rather than its own bands."""
+        return self.input_size[0] in (1, 3)
+
+    def _image_of(self, picture: Picture) -> Image.Image:
+        """The picture in the input's colours."""
+        return picture.image if self.input_size[0] == 3 else picture.image.convert("L")
+
+    def _bands_of(self, picture: Picture) -> list[NDArray[np.float32]]:
+        """The picture's own bands (h, w), from 0 to 1, one for each channel of the input."""
         if picture.bands is None or picture.bands.shape[2] != self.input_size[0]:
             raise PictureError(
                 f"{picture.name!r} was opened for other than {self.input_size[0]} channels; open "
                 f"it with channels={self.input_size[0]}"
             )
-        found = [self._resized_band(picture.bands[..., band]) for band in range(len(self.mean))]
+        return [np.ascontiguousarray(picture.bands[..., band]) for band in range(len(self.mean))]
+
+    def _of_bands(self, picture: Picture) -> tuple[Tensor, Geometry]:
+        """The input and geometry of a picture's own bands, each resized by itself."""
+        found = [self._resized_band(band) for band in self._bands_of(picture)]
         size = picture.size[1], picture.size[0]
         geometry = self._geometry(size, (found[0].shape[1], found[0].shape[0]))
         padding = self.mean if self.crop_mode == "border" and self.resize is None else None
         x = self._cropped(torch.from_numpy(np.stack(found)), padding or (0.0,) * len(self.mean))
         return F.normalize(x, self.mean, self.std), geometry
 
+    def _is_own(self, crop: Literal["whole"] | Box, size: tuple[int, int]) -> bool:
+        """Whether a crop is what the preprocessing cuts out of a picture (width, height) itself.
+
+        Pillow knows the edges of a part to 7 digits only, so the same part would differ by a level
+        here and there.
+        """
+        if crop == "whole":
+            return False
+        blank = Image.new("1", size)
+        with suppress(PictureError):
+            self._check_shape(size, "")
+            if self.resize is None:
+                blank = create_transform(**self._timm_arguments()).transforms[0](blank)
+            elif self.resize:
+                blank = F.resize(blank, list(self.resize))
+            own = self._geometry(size, blank.size).box
+            return all(abs(one - other) < 1e-6 for one, other in zip(own, crop, strict=True))
+        return False
+
+    def _of_part(self, picture: Picture, crop: Literal["whole"] | Box) -> tuple[Tensor, Geometry]:
+        """The input and geometry of a chosen part; what it does not cover has the fill colour."""
+        _, height, width = self.input_size
+        size = picture.size[0], picture.size[1]
+        window = window_of(crop, size, (height, width), picture.name)
+        left, top, right, bottom = window.target
+        fill = torch.tensor(self._fill, dtype=torch.float32)
+        x = fill[:, None, None].repeat(1, height, width)
+        x[:, top:bottom, left:right] = self._resampled(picture, window)
+        geometry = Geometry(size, (height, width), window.box)
+        return F.normalize(x, self.mean, self.std), geometry
+
+    @property
+    def _fill(self) -> tuple[float, ...]:
+        """The pixel values, by channel, around a picture that does not fill the input.
+
+        Torchvision pads with black; timm with the mean, of colours as whole levels of 255.
+        """
+        if self.resize is not None:
+            return (0.0,) * len(self.mean)
+        if not self._has_colours:
+            return self.mean
+        return tuple(round(255 * mean) / 255 for mean in self.mean)
+
+    def _resampled(self, picture: Picture, window: Window) -> Tensor:
+        """The part that a window shows (C, h, w), in pixel values.
+
+        Pillow takes the pixels beyond the edge of the part into account, so a part is what it is
+        when the whole picture is resized and cut afterwards. Its arithmetic on bytes and on floats
+        is that of torchvision on tensors of them.
+        """
+        left, top, right, bottom = window.target
+        how: dict[str, Any] = {
+            "size": (right - left, bottom - top),
+            "resample": Image.Resampling[self.interpolation.upper()],
+            "box": window.source,
+        }
+        if not self._has_colours:
+            bands = [Image.fromarray(band).resize(**how) for band in self._bands_of(picture)]
+            return torch.from_numpy(np.stack([np.asarray(one) for one in bands])).clamp(0, 1)
+        image = self._image_of(picture)
+        if self.resize is None or self.backend in ("pil", "uint8"):
+            x: Tensor = F.to_tensor(image.resize(**how))
+            return x
+        planes = [plane.convert("F").resize(**how) for plane in image.split()]
+        x = torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))
+        return (x.round().clamp(0, 255) if self.backend == "rounded" else x) / 255
+
     def _resized_band(self, band: NDArray[np.float32]) -> NDArray[np.float32]:
-        image = Image.fromarray(np.ascontiguousarray(band))
+        image = Image.fromarray(band)
         if self.resize is None:
             arguments = {**self._timm_arguments(), "mean": (0.0,), "std": (1.0,)}
             resized = create_transform(**arguments).transforms[0](image)

@@ -56,7 +56,7 @@ from dashboard.actions.model import (
     open_model,
 )
 from dashboard.actions.patches import PatchRequest, PatchResult, patches
-from dashboard.actions.predict import PredictResult, no_prediction, predict
+from dashboard.actions.predict import PredictResult, SeenPart, no_prediction, predict
 from dashboard.actions.question import (
     NO_CLASS,
     Answered,
@@ -122,6 +122,7 @@ __all__ = [
     "RecommendResult",
     "ResolvedQuestion",
     "SaveRequest",
+    "SeenPart",
     "Settings",
     "Stop",
     "SuperpixelResult",

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from core import METHODS
+from core.errors import TimmscopeError
+from core.inputs.crop import crop_text, read_crop
 from core.tasks.activation import ACTIVATIONS
 from core.views.colour import COLORMAPS
 from dashboard.state.models import FOUND, MAX_UNIT
@@ -68,6 +70,14 @@ def _settings(text: str) -> dict[str, Any] | None:
     return found if good else None
 
 
+def _crop(text: str) -> str | None:
+    """A part of a picture; whether the picture has it is found out with the picture."""
+    try:
+        return crop_text(read_crop(text)) or None
+    except TimmscopeError:
+        return None
+
+
 READERS: Mapping[str, Callable[[str], Any]] = {
     "model": lambda text: text[:200],
     "weights": _one_of("pretrained", "random"),
@@ -77,6 +87,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "against": _flag,
     "method": lambda text: text if text in METHODS else None,
     "layer": lambda text: text[:200],
+    "crop": _crop,
     "settings": _settings,
     "colormap": _one_of("auto", *COLORMAPS),
     "alpha": _share(0, 1),

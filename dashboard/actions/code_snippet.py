@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import core as package
 from core import Attribution
+from core.inputs.crop import crop_text
 from core.tasks.base import Combination, Target
 from core.tasks.classification import ClassScore
 from dashboard.actions.question import ResolvedQuestion
@@ -21,6 +22,8 @@ def code_snippet(resolved: ResolvedQuestion, found: Attribution) -> str:
         weights += f", unit={unit!r}"
     extra = "".join(f", {name}={value!r}" for name, value in found.params.items())
     layer = f", layer={found.layer!r}" if found.layer else ""
+    if crop := crop_text(resolved.batch.crops[0]):
+        extra += f", crop={crop!r}"
     if found.partial is not None:
         extra += f", stop_after={found.partial.done}"
     return (

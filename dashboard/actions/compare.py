@@ -10,10 +10,11 @@ from typing import Any, Literal
 from core import METHODS, Attribution, Explainer
 from core.errors import CancelledError, TimmscopeError, unknown
 from core.evaluation.agreement import Agreement
-from core.evaluation.side_by_side import Box, Side, SideBySide, side_by_side
+from core.evaluation.side_by_side import Side, SideBySide, side_by_side
 from core.explainer import numbered
 from core.export import colour_range, map_on_input
 from core.inputs.batch import InputBatch, OnProgress
+from core.inputs.crop import WHOLE, Box, read_crop
 from core.inputs.preprocessing import Geometry
 from core.methods.configuration import Configuration, label_of
 from core.registry import key_of
@@ -206,7 +207,10 @@ def _models(
             raise
         except TimmscopeError as error:
             failed[name] = str(error)
-    asked = {name: (one, service.batches.get(one, question.picture)) for name, one in found.items()}
+    asked = {
+        name: (one, service.batches.get(one, question.picture, question.crop))
+        for name, one in found.items()
+    }
     compared = _side_by_side(service, request, resolved, asked, on_progress)
     return _shown(request, resolved, compared, failed, f"{len(asked)} models")
 
@@ -219,7 +223,9 @@ def _pictures(
     service: Service, request: CompareRequest, on_progress: OnProgress | None
 ) -> CompareResult:
     resolved = resolve(service, request.question, on_progress)
-    second = service.batches.get(resolved.explainer, request.second)
+    # A box is a part of the question's own picture.
+    whole = WHOLE if read_crop(request.question.crop) == WHOLE else None
+    second = service.batches.get(resolved.explainer, request.second, whole)
     names = numbered([Path(str(path)).stem for path in (request.question.picture, request.second)])
     asked = {
         name: (resolved.explainer, batch)

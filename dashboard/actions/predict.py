@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from core.errors import TimmscopeError
-from core.inputs.batch import OnProgress
+from core.inputs.batch import InputBatch, OnProgress
+from core.inputs.crop import crop_text
 from core.types import Prediction
 from core.views.charts import OUTPUTS, note_on
+from core.views.maps import picture_uri
 from dashboard.actions.question import (
     NO_CLASS,
     Choices,
@@ -56,6 +58,36 @@ class ClassList:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class SeenPart:
+    """A picture, and the part of it that the model sees.
+
+    Attributes:
+        picture: a small copy as a data URI.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        box: left, top, right and bottom of the part, in pixels of the picture; larger than the
+            picture where it is padded.
+        aspect: width of the model's input divided by its height.
+        crop: the part as it was asked for; empty for the model's own.
+    """
+
+    picture: str
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+    aspect: float
+    crop: str
+
+    @classmethod
+    def of(cls, batch: InputBatch) -> SeenPart:
+        """The part of the first picture of a batch."""
+        geometry, small = batch.geometries[0], picture_uri(batch.pictures[0].image, side=480)
+        height, width = geometry.picture
+        aspect = geometry.input[1] / geometry.input[0]
+        return cls(small, width, height, geometry.box, aspect, crop_text(batch.crops[0]))
+
+
 @dataclass(frozen=True)
 class PredictResult:
     """What the model predicts for a picture.
@@ -67,6 +99,7 @@ class PredictResult:
         target: the class to explain: the one asked for, or else the predicted one.
         versus: the class to compare it with; `NO_CLASS` for none.
         notes: what a person should know of the picture, or why it cannot be used.
+        seen: the part of the picture that the model sees; None where there is no picture.
     """
 
     likely: ClassList
@@ -75,6 +108,7 @@ class PredictResult:
     target: int | str | None = None
     versus: int | str | None = NO_CLASS
     notes: str = ""
+    seen: SeenPart | None = None
 
 
 def predict(
@@ -93,6 +127,7 @@ def predict(
         predicted if question.target in (None, "") else question.target,
         question.versus if question.has_versus else NO_CLASS,
         "; ".join(batch.pictures[0].notes),
+        SeenPart.of(batch),
     )
 
 

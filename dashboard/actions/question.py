@@ -46,6 +46,8 @@ class Question:
             the model says.
         measured_in: the unit of outputs that are numbers.
         against: whether what speaks against the class is explained.
+        crop: the part of the picture that the model sees, as `core.inputs.crop.read_crop` reads
+            it; empty or None for the model's own.
     """
 
     picture: str | None
@@ -57,6 +59,7 @@ class Question:
     activation: str = FOUND
     measured_in: str = ""
     against: bool = False
+    crop: str | None = None
 
     @property
     def has_versus(self) -> bool:
@@ -230,7 +233,7 @@ def load_and_predict(
         explainer = service.models.of(question, on_progress)
         explainer.model.task  # noqa: B018  how its outputs are read may contradict the model
     with using("picture") if question.picture else nullcontext():
-        batch = service.batches.get(explainer, question.picture)
+        batch = service.batches.get(explainer, question.picture, question.crop)
     with using("prediction"):
         return explainer, batch, explainer.predict(batch)
 

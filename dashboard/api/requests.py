@@ -41,9 +41,12 @@ class OfPicture(OfModel):
 
     Attributes:
         picture: the picture, as gradio_client's handle_file gives it.
+        crop: the part of the picture that the model sees: whole for all of it, padded, or
+            left,top,right,bottom in pixels of the picture; the model's own crop if there is none.
     """
 
     picture: FileData
+    crop: str = ""
 
     @property
     def question(self) -> Question:
@@ -57,6 +60,7 @@ class OfPicture(OfModel):
             unit="logit",
             activation=self.activation,
             measured_in=self.measured_in,
+            crop=self.crop,
         )
 
 
@@ -90,6 +94,7 @@ class OfClass(OfPicture):
             unit=self.score,
             activation=self.activation,
             measured_in=self.measured_in,
+            crop=self.crop,
             against=self.against,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dashboard.components.checks import GroupedChoice
 from dashboard.components.classes import MARK_JS, ClassRows
+from dashboard.components.crop import CROP_JS, CropBox
 from dashboard.components.curves import POINT_JS, CurveStage
 from dashboard.components.drawing import Drawing
 from dashboard.components.fields import Choice, Chosen, Picture
@@ -19,6 +20,7 @@ from dashboard.components.settings import settings_group, widget_for
 
 __all__ = [
     "CHOSEN_JS",
+    "CROP_JS",
     "DEFAULT_VIEW",
     "MARK_JS",
     "PICKED_JS",
@@ -28,6 +30,7 @@ __all__ = [
     "Choice",
     "Chosen",
     "ClassRows",
+    "CropBox",
     "CurveStage",
     "Drawing",
     "Film",

@@ -1,5 +1,5 @@
-// Which class is to be chosen once a picture has been predicted, where that is not the likeliest one:
-// the page's address or an earlier answer may say so. And the page's address itself, which tells the
+// Which class and which part of a picture are to be chosen once there is a new one, where these are not
+// the likeliest class and the model's own view: the page's address or an earlier answer may say so. And the page's address itself, which tells the
 // question and the view, so that a reload or another person sees the same.
 "use strict";
 
@@ -11,7 +11,7 @@
   // Fields that the address tells, with the values that it leaves out.
   const FIELDS = {
     model: null, weights: "pretrained", activation: "found", measured_in: "", target: null, versus: NONE, unit: "logit",
-    against: false, method: null, layer: null, settings: {}, colormap: "auto", alpha: 0.65, strongest: 100, fade: false, smooth: true,
+    against: false, crop: null, method: null, layer: null, settings: {}, colormap: "auto", alpha: 0.65, strongest: 100, fade: false, smooth: true,
   };
   const VIEW = ["colormap", "alpha", "strongest", "fade", "smooth"];
   let wanted = null;
@@ -19,7 +19,9 @@
 
   const given = new URLSearchParams(window.location.search);
   const number = (text) => (/^-?\d+$/.test(text ?? "") ? Number(text) : text);
-  if (given.has("target")) wanted = { target: number(given.get("target")), versus: number(given.get("versus")) ?? NONE };
+  if (given.has("target") || given.has("crop")) {
+    wanted = { target: number(given.get("target")), versus: number(given.get("versus")) ?? NONE, crop: given.get("crop") };
+  }
 
   // The file's name, if it is one of the examples; other pictures are nobody's business. An upload
   // states its size, so that a picture that only has an example's name is not taken for it.
@@ -46,11 +48,14 @@
   }
 
   timmscope.question = {
-    // Classes to be chosen with the next prediction.
-    want: ({ target, versus }) => { wanted = { target, versus: versus ?? NONE }; },
+    // What is to be chosen with the next prediction.
+    want: ({ target, versus, crop }) => { wanted = { target, versus: versus ?? NONE, crop: crop ?? null }; },
 
-    // The classes for a picture or a model that is new to the page.
+    // The classes for a part of the picture that is new to the page.
     classes: () => (wanted ? [wanted.target, wanted.versus] : [null, NONE]),
+
+    // The classes and the part for a picture or a model that is new to the page.
+    afresh: () => [...timmscope.question.classes(), wanted?.crop ?? null],
 
     // An answer has come: its question goes into the address.
     answered(values) {

@@ -10,6 +10,7 @@ from cachetools import LRUCache
 from core import Explainer
 from core.errors import PictureError
 from core.inputs.batch import InputBatch
+from core.inputs.crop import read_crop
 from core.runtime.cache import nbytes
 
 MAX_BYTES = 256 * 2**20
@@ -27,15 +28,17 @@ class Batches:
         self._lock = threading.Lock()
         self._batches: LRUCache[object, InputBatch] = LRUCache(max_bytes, getsizeof=batch_bytes)
 
-    def get(self, explainer: Explainer, picture: str | None) -> InputBatch:
+    def get(self, explainer: Explainer, picture: str | None, crop: str | None = None) -> InputBatch:
         """A picture as the model sees it.
 
         Args:
             explainer: of the model.
             picture: path of the uploaded file.
+            crop: the part that the model sees; see `core.inputs.crop.read_crop`.
 
         Raises:
-            PictureError: there is no picture, or it cannot be read.
+            PictureError: there is no picture, it cannot be read, or it has no such part.
+            TimmscopeError: the crop cannot be read.
         """
         if not picture:
             raise PictureError("Add a picture or choose an example.")
@@ -43,11 +46,12 @@ class Batches:
             changed = Path(picture).stat().st_mtime_ns
         except OSError:
             raise PictureError("The picture is no longer on the server; add it again.") from None
-        key = picture, changed, explainer.model.fingerprint()
+        part = read_crop(crop)
+        key = picture, changed, explainer.model.fingerprint(), part
         with self._lock:
             found = self._batches.get(key)
         if found is None:
-            found = explainer.prepare(picture)
+            found = explainer.prepare(picture, crop=part)
             if batch_bytes(found) <= self._batches.maxsize:
                 with self._lock:
                     self._batches[key] = found

@@ -20,7 +20,16 @@ from core.views.maps import picture_uri
 from dashboard import actions
 from dashboard.actions import NO_CLASS
 from dashboard.actions.address import READERS
-from dashboard.components import MARK_JS, Choice, Chosen, ClassRows, Picture, on_event
+from dashboard.components import (
+    CROP_JS,
+    MARK_JS,
+    Choice,
+    Chosen,
+    ClassRows,
+    CropBox,
+    Picture,
+    on_event,
+)
 from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
 from dashboard.tabs.binding import inputs_of
@@ -59,6 +68,8 @@ class SidebarWidgets:
         photographs: examples for most models.
         scenes: examples for models that know generated scenes only.
         notes: what a person should know of the picture, or why it cannot be used.
+        seen: the part of the picture that the model sees, as a box that can be dragged.
+        crop: that part, where a person has chosen it; None for the model's own.
         model: the model's name.
         weights: "pretrained" or "random".
         activation: what the model's outputs are.
@@ -79,6 +90,8 @@ class SidebarWidgets:
     photographs: gr.Dataset
     scenes: gr.Dataset
     notes: gr.Markdown
+    seen: CropBox
+    crop: Chosen
     model: gr.Dropdown
     weights: gr.Radio
     activation: gr.Dropdown
@@ -100,6 +113,8 @@ def layout() -> SidebarWidgets:
     with gr.Column(elem_id="picture-sheet", elem_classes="ts-sheet"):
         picture, photographs, scenes = _picture()
         notes = gr.Markdown(visible=False, elem_classes="ts-note", elem_id="picture-notes")
+        with gr.Accordion("What the model sees", open=False, elem_id="crop-options"):
+            seen = CropBox(elem_id="crop-box")
     with gr.Column(elem_id="class-sheet", elem_classes="ts-sheet"):
         sizes = {name: Path(path).stat().st_size for name, path in EXAMPLE_FILES.items()}
         likely = ClassRows(elem_id="prediction", min_height=240, examples=sizes)
@@ -112,6 +127,8 @@ def layout() -> SidebarWidgets:
         photographs=photographs,
         scenes=scenes,
         notes=notes,
+        seen=seen,
+        crop=Chosen(visible="hidden"),
         model=model,
         about_model=about_model,
         cancel_loading=cancel,
@@ -240,14 +257,9 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     # First: the events of one component run in this order, and the others take time.
     asked_at = gr.Number(0, visible="hidden", elem_id="asked-at")
     models = [side.model.change, side.weights.change, side.activation.change]
-    _stop_work(service, asked_at, [side.picture.change, *models, side.likely.select])
-    gr.on(
-        [side.picture.change, *models],
-        None,
-        None,
-        [side.target, side.versus],
-        js=on_event("question.classes"),
-    )
+    changes = [side.picture.change, *models]
+    _stop_work(service, asked_at, [*changes, side.crop.change, side.likely.select])
+    _start_afresh(side, changes)
     side.activation.change(
         lambda activation: gr.Textbox(visible=activation == IDENTITY.key),
         side.activation,
@@ -276,6 +288,19 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         asked_at=asked_at,
         addressed=_addressed,
     )
+
+
+def _start_afresh(side: SidebarWidgets, changes: list[Any]) -> None:
+    """Choose the likeliest class, and of a new picture or model its own view.
+
+    Args:
+        side: the column.
+        changes: events after which there is another picture or model.
+    """
+    classes: list[Any] = [side.target, side.versus]
+    gr.on(changes, None, None, [*classes, side.crop], js=on_event("question.afresh"))
+    side.crop.change(None, None, classes, js=on_event("question.classes"))
+    side.seen.select(None, None, side.crop, js=CROP_JS, **QUIET)
 
 
 def _addressed(visitor: gr.Request) -> dict[str, Any]:
@@ -404,7 +429,7 @@ def _pick(service: Service, press: _ClassPress, on_progress: object = None) -> l
 def _predict(
     service: Service, side: SidebarWidgets, first: Dependency, other: Dependency
 ) -> tuple[list[Dependency], gr.State]:
-    """Predict when the picture or the model changes, and take a class by its row.
+    """Predict when the picture, the part seen or the model changes; take a class by its row.
 
     Args:
         service: models and running tasks.
@@ -417,6 +442,7 @@ def _predict(
     """
     outputs: list[Any] = [
         side.likely, side.target, side.versus, side.any_target, side.any_versus, side.notes,
+        side.seen,
     ]  # fmt: skip
 
     def show(found: actions.PredictResult) -> list[Any]:
@@ -427,6 +453,7 @@ def _predict(
             gr.Dropdown(found.classes, value=found.target),
             gr.Dropdown([("—", NO_CLASS), *found.classes], value=found.versus),
             gr.Markdown(found.notes, visible=bool(found.notes)),
+            found.seen,
         ]
 
     def failed(question: actions.Question, error: TimmscopeError) -> list[Any]:
@@ -439,7 +466,8 @@ def _predict(
     opened, model = gr.State(), inputs_of(actions.ModelRequest, side)
     for event in (at_first, again):  # what else there is to say of a model comes after its answer
         event.then(lambda *request: request, model.components, opened, **QUIET)
-    changed = side.picture.change(
+    changed = gr.on(
+        [side.picture.change, side.crop.change],
         predict,
         inputs.components,
         outputs,
