@@ -20,7 +20,7 @@ from core.analysis.evidence import EvidenceSummary, half_of, summarise
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
 from core.analysis.hiding import Hiding, outputs_without, unit_of
 from core.analysis.patches import PatchMaps, patch_maps
-from core.errors import CancelledError, NotApplicableError, TimmscopeError
+from core.errors import CancelledError, NotApplicableError, TimmscopeError, WayOut
 from core.evaluation import assess
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.measure import check_target, maps_of, measure
@@ -761,14 +761,34 @@ class Explainer:
             for image in range(len(run.x))
         ]
 
-    def _layer_for(self, method: Method, layer: str | None) -> str | None:
-        """The layer the method uses; raises the reason why the model cannot be explained so."""
-        self.model.refresh()
+    def require_runnable(self, method: Method, layer: str | None = None) -> None:
+        """Refuse a method that cannot explain the model.
+
+        Args:
+            method: the method.
+            layer: the layer named by the caller, if any.
+
+        Raises:
+            NotApplicableError: it cannot; a method that can is among the ways out.
+        """
         with no_grad_no_autocast(self.model.device):
             reason = method.why_not(self.model, layer)
         if reason:
-            raise NotApplicableError(reason)
+            raise NotApplicableError(reason, self._other_methods(method))
+
+    def _layer_for(self, method: Method, layer: str | None) -> str | None:
+        """The layer the method uses; raises the reason why the model cannot be explained so."""
+        self.model.refresh()
+        self.require_runnable(method, layer)
         return self.model.resolve_layer(method.layer_needs(), layer)
+
+    def _other_methods(self, method: Method) -> list[WayOut]:
+        """The first method of the same family that can explain the model, or of any other."""
+        family = [key for key, cls in METHODS.items() if cls.family is method.family]
+        others = [METHODS[key] for key in (*family, *DEFAULT_METHODS)]
+        with no_grad_no_autocast(self.model.device):
+            found = next((cls for cls in others if not cls().why_not(self.model)), None)
+        return [] if found is None else [WayOut("method", found.key, f"Use {found.label}")]
 
     def _suitable(self, method: Method, layer: str | None) -> str | None:
         """`layer` for the methods it concerns, None (their default) for the others."""

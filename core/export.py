@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
-from dataclasses import asdict
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -15,11 +20,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from core.inputs.batch import InputBatch
+from core.methods.base import METHODS
 from core.models.handle import ModelHandle
+from core.registry import changed_parameters
+from core.tasks.base import Combination, Target
 from core.tasks.query import Query
 from core.types import Attribution, Cost, Prediction, finite
 from core.views.colour import overlay
-from core.views.display import display_limits, drawn
+from core.views.display import display_limits, drawn, smoothing_text
+from core.views.figure import ColourScale, FigureText, figure_png, figure_svg
 
 _REQUEST = "request"
 """The name under which a file says which request it answers."""
@@ -95,39 +104,161 @@ def cost_facts(cost: Cost) -> dict[str, Any]:
     }
 
 
+def figure_text(
+    model: ModelHandle, query: Query, prediction: Prediction, attribution: Attribution
+) -> FigureText:
+    """What stands around a saved map: the question, how the map was made, what its colours mean."""
+    assert query.target is not None
+    method, target = METHODS.make(attribution.method, attribution.params), query.target
+    told = target.describe(prediction)
+    made = f"{method.label}{changed_parameters(method)}"
+    parts = [
+        f"{made} of layer {attribution.layer}" if attribution.layer else made,
+        f"model {model.name}",
+        f"picture {query.batch.pictures[0].name}",
+        f"{prediction.unit or target.unit} {float(attribution.score[0]):.3g}",
+        smoothing_text(map_on_input(query.batch, attribution)),
+    ]
+    if attribution.partial is not None:
+        counted = attribution.partial
+        parts.insert(1, f"{counted.done:,} of {counted.of:,} {counted.unit}")
+    ends = contrast_ends(target, prediction) or (f"against {told}", f"for {told}")
+    unit = target.unit if "completeness_error" in attribution.extras else ""
+    return FigureText(f"Why {told}?", " · ".join(filter(None, parts)), unit, ends)
+
+
+def contrast_ends(target: Target, prediction: Prediction) -> tuple[str, str] | None:
+    """What the low and the high end of a contrast's colours speak for: the classes compared."""
+    if not isinstance(target, Combination) or len(target.terms) != 2:
+        return None
+    first, second = (one.describe(prediction) for _, one in target.terms)
+    return second, first
+
+
+def file_stem(*parts: object) -> str:
+    """The name of a file, without its ending, that says what it is; safe on every system.
+
+    Args:
+        parts: such as the picture's name, the class, the method and the layer; empty ones are
+            left out, and each is shortened to 40 characters.
+
+    >>> file_stem("Coffee (2)", "espresso", "gradcam", "bn2")
+    'coffee-2-espresso-gradcam-bn2'
+    >>> file_stem("../CON", None), file_stem("…")
+    ('map-con', 'map')
+    """
+    slugs = [_slug(str(part))[:40].strip("-._") for part in parts if part not in (None, "")]
+    stem = "-".join(filter(None, slugs)) or "map"
+    return f"map-{stem}" if stem.split(".")[0].upper() in _RESERVED else stem
+
+
+_RESERVED = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10)),
+}
+"""Names that Windows keeps for devices."""
+
+
+def _slug(text: str) -> str:
+    """The text in lower-case ASCII letters and digits, with hyphens between words."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._]+", "-", plain).strip("-._")
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a saved map is drawn; see `core.views.colour.overlay` and `core.views.display`.
+
+    Attributes:
+        colormap: name of a colormap, or "auto".
+        alpha: opacity of the map, from 0 to 1.
+        fade: whether weak values are transparent.
+        smooth: whether a grainy map is drawn smoothed.
+    """
+
+    colormap: str = "auto"
+    alpha: float = 0.6
+    fade: bool = False
+    smooth: bool = True
+
+
+DEFAULT_STYLE = Style()
+
+
+def overlaid(
+    batch: InputBatch, attribution: Attribution, style: Style
+) -> tuple[Image.Image, ColourScale]:
+    """The first image's map over its picture, and the colours that it has."""
+    values = drawn(map_on_input(batch, attribution), style.smooth)
+    span = colour_range(attribution, smooth=style.smooth)
+    picture, geometry = batch.pictures[0].image, batch.geometries[0]
+    colormap, alpha, fade = style.colormap, style.alpha, style.fade
+    image = overlay(picture, values, geometry, colormap, alpha, fade, limits=span)
+    return image, ColourScale(values, span, colormap)
+
+
 def save_png(
     path: Path,
     batch: InputBatch,
     attribution: Attribution,
-    colormap: str = "auto",
-    alpha: float = 0.6,
-    fade: bool = False,
+    style: Style = DEFAULT_STYLE,
+    text: FigureText | None = None,
     request: str = "",
-    smooth: bool = True,
 ) -> None:
-    """Write the map over its picture; see `core.views.colour.overlay`, and `request_of`.
+    """Write the map over its picture as a PNG.
 
-    A grainy map is drawn smoothed unless `smooth` is False; see `core.views.display`.
+    Args:
+        path: the file.
+        batch: the picture.
+        attribution: the map.
+        style: how it is drawn.
+        text: what stands around it; then the file is a figure at twice the size that it is meant to
+            be shown at, with a colour scale. None for the picture alone, in its own size.
+        request: see `request_of`.
     """
-    values = drawn(map_on_input(batch, attribution), smooth)
-    span = colour_range(attribution, smooth=smooth)
-    picture, geometry = batch.pictures[0].image, batch.geometries[0]
+    image, scale = overlaid(batch, attribution, style)
     facts = PngInfo()
     if request:
         facts.add_text(_REQUEST, request)
-    png = overlay(picture, values, geometry, colormap, alpha, fade, limits=span)
-    png.save(path, "PNG", pnginfo=facts)
+    if text is not None:
+        image = figure_png(image, scale, text)
+        facts.add_itxt("Title", text.title)
+        facts.add_itxt("Description", text.caption)
+    image.save(path, "PNG", pnginfo=facts)
 
 
-def save_npz(path: Path, batch: InputBatch, attribution: Attribution, request: str = "") -> None:
+def save_svg(
+    path: Path,
+    batch: InputBatch,
+    attribution: Attribution,
+    style: Style,
+    text: FigureText,
+    request: str = "",
+) -> None:
+    """Write the map as an SVG figure with title, colour scale and caption; see `save_png`."""
+    image, scale = overlaid(batch, attribution, style)
+    path.write_text(figure_svg(image, scale, text, request), encoding="utf-8")
+
+
+def save_npz(
+    path: Path,
+    batch: InputBatch,
+    attribution: Attribution,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+    request: str = "",
+) -> None:
     """Write the raw map.
 
     `values` (H, W) float32 are signed and never normalised, in model-input pixels, a layer's map
     upsampled bilinearly; `native` is the map on its own grid; `crop` is (left, top, right, bottom)
     of what the model saw, in picture pixels; `picture` and `input` are (height, width).
     What else the method found, such as `segments`, stands under its own name; of a map that was
-    stopped, `samples` are those taken and those that were to be taken. For `request` see
-    `request_of`.
+    stopped, `samples` are those taken and those that were to be taken. `metadata` is JSON:
+    method, parameters, layer and target key, and `facts`, such as those of `context_facts`. For
+    `request` see `request_of`.
     """
     geometry = batch.geometries[0]
     extras: dict[str, Any] = {n: extra[0].numpy() for n, extra in attribution.extras.items()}
@@ -141,10 +272,26 @@ def save_npz(path: Path, batch: InputBatch, attribution: Attribution, request: s
         picture=np.array(geometry.picture),
         input=np.array(geometry.input),
         score=attribution.score[0].numpy(),
+        metadata=np.array(json.dumps(_metadata(batch, attribution, facts), ensure_ascii=False)),
         **extras,
     )
     if request:
         sign_npz(path, request)
+
+
+def _metadata(
+    batch: InputBatch, attribution: Attribution, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What an NPZ file says of its map."""
+    told = {name: value for name, value in result_facts(attribution).items() if name != "files"}
+    return {
+        "picture": batch.pictures[0].name,
+        "method": attribution.method,
+        "target_key": attribution.target,
+        "crop": batch.geometries[0].to_dict(),
+        **told,
+        **facts,
+    }
 
 
 def sign_npz(path: Path, request: str) -> None:
@@ -154,7 +301,7 @@ def sign_npz(path: Path, request: str) -> None:
 
 
 def request_of(path: Path) -> str | None:
-    """The request that a PNG, NPZ or JSON file was written for; None if it says none.
+    """The request that a PNG, SVG, NPZ or JSON file was written for; None if it says none.
 
     A request is any text that identifies what was asked, so that a file is replaced only by an
     answer to the same question.
@@ -164,6 +311,10 @@ def request_of(path: Path) -> str | None:
             case ".png":
                 with Image.open(path, formats=["PNG"]) as image:
                     found = image.info.get(_REQUEST)
+            case ".svg":
+                head = path.read_text(encoding="utf-8", errors="replace")[:4000]
+                signed = re.search(r'<svg[^>]* data-request="([^"]*)"', head)
+                found = html.unescape(signed[1]) if signed else None
             case ".npz":
                 with ZipFile(path) as archive:
                     found = archive.comment.decode().removeprefix(f"{_REQUEST} ")

@@ -26,7 +26,7 @@ from dashboard.state import Service
 SECONDS = 60
 """For how long the processor is lent at most, for one answer."""
 ON_CPU = {
-    "open_model", "describe_model", "describe_method", "estimate", "drawing_canvas",
+    "open_model", "describe_model", "describe_method", "estimate", "drawing_canvas", "share",
     "methods", "metrics", "models", "layers",
 }  # fmt: skip
 """Functions that compute nothing worth the processor."""

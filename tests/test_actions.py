@@ -25,7 +25,7 @@ import timm
 import torch
 from PIL import Image
 
-from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, load_model
+from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, export, load_model
 from core.errors import (
     CancelledError,
     ModelError,
@@ -176,18 +176,27 @@ def test_a_layer_of_another_kind_gives_way_to_the_methods_own(service: Service) 
     assert "blocks.5.attn" in found.panels[0]["caption"]
 
 
-@pytest.mark.parametrize("kind", ["png", "npz", "json"])
+@pytest.mark.parametrize("kind", ["png", "svg", "npz", "json"])
 def test_downloads(service: Service, kind: str) -> None:
     request = SaveRequest(ask_for(about(), "gradcam"), kind, "viridis", 0.5, True)
     path = Path(actions.save(service, request))
+    assert path.name == f"chelsea-tiger-cat-gradcam-bn2.{kind}"
     if kind == "png":
-        with Image.open(path) as saved, Image.open(CAT) as original:
-            assert saved.size == original.size
+        with Image.open(path) as saved:
+            assert min(saved.size) > 2 * 480, "twice the size that it is shown at"
+            assert saved.text["Title"] == "Why tiger cat?"
+    elif kind == "svg":
+        assert "Why tiger cat?" in path.read_text()
     elif kind == "npz":
         with np.load(path) as arrays:
             assert arrays["values"].shape == (224, 224)
             assert arrays["values"].dtype == np.float32
             assert arrays["native"].shape == (7, 7)
+            metadata = json.loads(str(arrays["metadata"]))
+            assert metadata["picture"] == "chelsea.jpg"
+            assert (metadata["model"], metadata["method"]) == (LITE0, "gradcam")
+            assert (metadata["layer"], metadata["target"]) == ("bn2", "tiger cat")
+            assert {"params", "crop", "versions", "preprocessing"} <= set(metadata)
     else:
         facts = json.loads(path.read_text())
         assert facts["model"] == LITE0
@@ -201,11 +210,19 @@ def test_downloads(service: Service, kind: str) -> None:
 @pytest.mark.parametrize(("colormap", "alpha"), [("viridis", 0.25), ("gray", 1.0), ("auto", 0.6)])
 @pytest.mark.parametrize("relu", [False, True])
 def test_a_saved_picture_has_the_colours_opacity_and_fading_chosen(
-    service: Service, colormap: str, alpha: float, fade: bool, relu: bool
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    colormap: str,
+    alpha: float,
+    fade: bool,
+    relu: bool,
 ) -> None:
     shown = ask_for(CONTRAST, "gradcam", {"gradcam": {"relu": relu}})
     request = SaveRequest(shown, "png", colormap, alpha, fade)
-    with Image.open(actions.save(service, request)) as saved:
+    with monkeypatch.context() as patched:  # the picture alone, without what stands around it
+        patched.setattr(export, "figure_png", lambda image, scale, text: image)
+        path = actions.save(service, request)
+    with Image.open(path) as saved:
         found = np.asarray(saved).astype(float)
     with np.load(actions.save(service, SaveRequest(shown, "npz"))) as arrays:
         native, values = arrays["native"], Image.fromarray(arrays["values"])

@@ -204,12 +204,12 @@ def test_a_colormap_change_is_drawn_at_once(page: Page) -> None:
 
 def test_saved_files_hold_the_map(page: Page, tmp_path: Path) -> None:
     drawn(page, "#result", 1)
-    for kind in ("png", "npz", "json"):
+    for kind in ("png", "svg", "npz", "json"):
         with page.expect_download() as waiting:
             page.click(f"#save-{kind}")
         path = tmp_path / waiting.value.suggested_filename
         waiting.value.save_as(path)
-        assert path.suffix == f".{kind}"
+        assert path.name == f"coffee-espresso-gradcam-bn2.{kind}"
         assert path.stat().st_size > 100
     with np.load(next(tmp_path.glob("*.npz"))) as saved:
         assert saved["values"].shape == (224, 224)

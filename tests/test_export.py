@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.export import colour_range, save_png
+from core.export import Style, colour_range, save_png
 from core.inputs.batch import InputBatch
 from core.inputs.image import Picture
 from core.inputs.preprocessing import Geometry, Preprocessing
@@ -46,7 +46,7 @@ SIGNED, MAGNITUDES = spread(-1, 2), spread(0, 2)
 
 
 def saved(folder: Path, answer: Attribution, **asked: Any) -> np.ndarray:
-    save_png(folder / "map.png", SEEN, answer, **asked)
+    save_png(folder / "map.png", SEEN, answer, Style(**asked))
     with Image.open(folder / "map.png") as picture:
         assert (picture.format, picture.mode) == ("PNG", "RGB")
         return np.asarray(picture).astype(int)
@@ -161,7 +161,7 @@ def test_dust_is_saved_smoothed_and_plain_if_told(tmp_path: Path) -> None:
         geometries=(dataclasses.replace(WHOLE, input=(100, 100)),),
     )
     for smooth in (True, False):
-        save_png(tmp_path / "map.png", batch, answer, "gray", 1.0, smooth=smooth)
+        save_png(tmp_path / "map.png", batch, answer, Style("gray", 1.0, smooth=smooth))
         span = display_limits(raw, smooth=smooth)
         assert colour_range(answer, smooth=smooth) == span
         shown = colour.overlay(PHOTO, drawn(raw, smooth), WHOLE, "gray", 1.0, limits=span)

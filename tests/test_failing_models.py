@@ -57,6 +57,7 @@ def requests() -> dict[str, Any]:
         "predict": QUESTION,
         "recommend": actions.RecommendRequest(**methods, **layer),
         "save": actions.SaveRequest(EXPLANATION, "json"),
+        "share": actions.ShareRequest(CAT),
     }
 
 
@@ -69,6 +70,7 @@ WITHOUT_BACKWARD = (
     "patches",
     "picture_parts",
     "predict",
+    "share",
 )
 """Actions that need no backward pass."""
 PER_METHOD = ("compare", "measure", "recommend")
@@ -156,7 +158,7 @@ def test_what_a_model_raises_is_one_sentence(
     elif stage == "backward":
         assert name in (*PER_METHOD, *WITHOUT_BACKWARD), "nothing was raised"
     else:
-        assert name == "open_model" or (name, stage) == ("estimate", "loading")
+        assert name in ("open_model", "share") or (name, stage) == ("estimate", "loading")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,7 +23,7 @@ from core import Explainer, ModelHandle, Query, load_model
 from core.errors import TimmscopeError, UnknownNameError
 from core.evaluation.evaluate import evaluate
 from core.evaluation.verdict import Finding, Verdict
-from core.export import save_png
+from core.export import Style, save_png
 from core.inputs.display import SIDE, shown_pictures
 from core.inputs.preprocessing import Preprocessing
 from core.methods.base import METHODS
@@ -70,7 +70,7 @@ def test_the_overlay_is_what_is_saved(
 ) -> None:
     query = lite0.query(CHELSEA)
     answer = lite0.explain(query, method)
-    save_png(tmp_path / "saved.png", query.batch, answer, **options)
+    save_png(tmp_path / "saved.png", query.batch, answer, Style(**options))
     saved = pixels(Image.open(tmp_path / "saved.png"))
     exact = answer.overlay(picture=query.batch.pictures[0].image, **options)
     assert np.array_equal(pixels(exact), saved)
@@ -90,7 +90,7 @@ def test_a_grainy_map_is_drawn_as_it_is_saved(
 ) -> None:
     query = lite0.query(CHELSEA)
     answer = lite0.explain(query, "saliency")
-    save_png(tmp_path / "saved.png", query.batch, answer, smooth=smooth)
+    save_png(tmp_path / "saved.png", query.batch, answer, Style(smooth=smooth))
     exact = answer.overlay(picture=query.batch.pictures[0].image, smooth=smooth)
     assert np.array_equal(pixels(exact), pixels(Image.open(tmp_path / "saved.png")))
     assert exact != answer.overlay(picture=query.batch.pictures[0].image, smooth=not smooth)

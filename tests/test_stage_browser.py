@@ -224,6 +224,36 @@ def test_an_earlier_answer_comes_back(seen: Visit) -> None:
     expect(page.locator("#explain-answer")).to_have_attribute("data-ribbon", "", timeout=TIMEOUT)
 
 
+def test_two_earlier_answers_stand_side_by_side_without_a_request(seen: Visit) -> None:
+    page = seen.page
+    for place, label in ((1, "cup"), (2, "consomme")):
+        page.locator("#prediction .ts-class-main").nth(place).click()
+        title(page, f"Why {label}?")
+    compare = page.get_by_role("button", name="Compare two")
+    expect(compare).to_be_disabled()
+    settled(seen)
+    count = len(seen.requests)
+    for label in ("cup", "espresso", "consomme"):  # of three the last two count
+        page.get_by_role("checkbox", name=f"Compare Grad-CAM, {label}").check()
+    expect(page.get_by_role("checkbox", name="Compare Grad-CAM, cup")).not_to_be_checked()
+    compare.focus()
+    page.keyboard.press("Enter")
+    pair = page.get_by_role("region", name="Two answers side by side")
+    expect(pair.locator(".js-plotly-plot")).to_have_count(2)
+    expect(pair.locator(".ts-title")).to_have_text(
+        ["Why espresso?Grad-CAM", "Why consomme?Grad-CAM"]
+    )
+    expect(pair.locator(".ts-caption").first).to_contain_text(
+        "tf_efficientnet_lite0 · coffee.jpg · "
+    )
+    assert violations(page) == []
+    shot(page, "pair-1280-light")
+    pair.get_by_role("button", name="Close").click()
+    expect(pair).to_be_hidden()
+    expect(compare).to_be_focused()
+    assert len(seen.requests) == count
+
+
 def test_a_reload_shows_the_same(seen: Visit) -> None:
     page = seen.page
     page.get_by_role("button", name="rocket", exact=True).click()

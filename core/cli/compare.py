@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.cli.explain import SAVES, file_name, parse_saves, save
+from core.cli.explain import SAVES, Asked, file_name, parse_saves, save
 from core.cli.files import ResultFiles, request_key
 from core.cli.pictures import HELP as PICTURES
 from core.cli.pictures import Named, named_pictures, require_one_readable
@@ -129,7 +129,8 @@ def _save(
     report["request"] = request_key(arguments, f"{asked.picture.identity} {name}")
     comparison = Comparison({side.attribution.method: side.attribution}, {})
     files = ResultFiles(arguments.output_dir)
-    save(files, asked.stem, kinds, side.query.batch, comparison, report)
+    about = Asked(asked.explainer.model, side.query, side.prediction)
+    save(files, asked.stem, kinds, about, comparison, report)
 
 
 def _facts(

@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,10 +35,19 @@ from core.cli.shared import (
 )
 from core.errors import CancelledError, PictureError, TimmscopeError, first_line
 from core.explainer import Explainer
-from core.export import context_facts, result_facts, save_npz, save_png
+from core.export import (
+    DEFAULT_STYLE,
+    context_facts,
+    figure_text,
+    result_facts,
+    save_npz,
+    save_png,
+    save_svg,
+)
 from core.inputs.batch import InputBatch, OnPartial
 from core.methods.configuration import Configuration
 from core.metrics.base import Metric
+from core.models.handle import ModelHandle
 from core.report import (
     add_recommendation,
     add_scores,
@@ -47,9 +56,9 @@ from core.report import (
     agreement_facts,
 )
 from core.tasks.query import Query
-from core.types import Comparison, Need
+from core.types import Attribution, Comparison, Need, Prediction
 
-SAVES = ("png", "npz", "json")
+SAVES = ("png", "svg", "npz", "json")
 
 
 @dataclass(frozen=True)
@@ -171,8 +180,8 @@ def _report(
     methods = list(request.methods.values())
     if arguments.each_layer:
         query, methods = at_each_layer(explainer, query, methods)
-    asked = replace(query, on_partial=_enough_after(arguments.seconds))
-    compared = explainer.compare(asked, methods)
+    patient = replace(query, on_partial=_enough_after(arguments.seconds))
+    compared = explainer.compare(patient, methods)
     report: dict[str, Any] = {
         "image": picture.name,
         "notes": [*batch.pictures[0].notes, *filter(None, [explainer.model.domain_note])],
@@ -192,7 +201,8 @@ def _report(
         report["agreement"] = agreement_facts(explainer.agreement(query, compared.results))
     if files is not None:
         report["request"] = request_key(arguments, picture.identity)
-        save(files, picture.stem, request.saves, batch, compared, report)
+        asked = Asked(explainer.model, query, prediction)
+        save(files, picture.stem, request.saves, asked, compared, report)
     return report
 
 
@@ -223,11 +233,37 @@ def _ground_truth(explainer: Explainer, batch: InputBatch, arguments: argparse.N
         raise PictureError(str(error)) from error
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What files of results are about.
+
+    Attributes:
+        model: the model.
+        query: the picture and the target.
+        prediction: of the picture.
+    """
+
+    model: ModelHandle
+    query: Query
+    prediction: Prediction
+
+    def write(self, kind: str, path: Path, attribution: Attribution, request: str) -> None:
+        """Write a map as a file of a kind, "png", "svg" or "npz"."""
+        batch = self.query.batch
+        if kind == "npz":
+            facts = context_facts(self.model, self.query, self.prediction)
+            save_npz(path, batch, attribution, facts, request)
+            return
+        text = figure_text(self.model, self.query, self.prediction, attribution)
+        draw = save_png if kind == "png" else save_svg
+        draw(path, batch, attribution, DEFAULT_STYLE, text, request)
+
+
 def save(
     files: ResultFiles,
     name: str,
     kinds: Sequence[str],
-    batch: InputBatch,
+    asked: Asked,
     compared: Comparison,
     report: dict[str, Any],
 ) -> None:
@@ -238,15 +274,15 @@ def save(
     """
     keys, request = list(compared.results), report["request"]
     parts = dict(zip(keys, distinct([file_name(key) for key in keys]), strict=True))
-    writers = [(kind, write) for kind, write in _WRITERS.items() if kind in kinds]
-    ends = [f".{part}.{kind}" for part in parts.values() for kind, _ in writers]
+    drawn = [kind for kind in SAVES if kind in kinds and kind != "json"]
+    ends = [f".{part}.{kind}" for part in parts.values() for kind in drawn]
     with writing(files.folder):
         stem = files.stem(name, [*ends, *([".json"] if "json" in kinds else [])], request)
         for key, attribution in compared.results.items():
-            for kind, write in writers:
+            for kind in drawn:
                 path = files.folder / f"{stem}.{parts[key]}.{kind}"
                 with replacing(path) as part:
-                    write(part, batch, attribution, request=request)
+                    asked.write(kind, part, attribution, request)
                 report["results"][key]["files"][kind] = str(path)
         if "json" in kinds:
             path = files.folder / f"{stem}.json"
@@ -254,9 +290,6 @@ def save(
                 report["results"][key]["files"]["json"] = str(path)
             with replacing(path) as part:
                 part.write_text(to_json(report) + "\n", encoding="utf-8")
-
-
-_WRITERS: Mapping[str, Callable[..., None]] = {"png": save_png, "npz": save_npz}
 
 
 def file_name(key: str) -> str:
@@ -307,7 +340,9 @@ def configure(command: argparse.ArgumentParser) -> None:
         "--recommend", action="store_true", help="which of the methods to use, and why"
     )
     command.add_argument("--output-dir", type=Path, help="where files go; none are written without")
-    command.add_argument("--save", default="png,npz,json", help="png, npz, json; comma separated")
+    command.add_argument(
+        "--save", default="png,npz,json", help=f"{', '.join(SAVES)}; comma separated"
+    )
 
 
 COMMAND = Command("which pixels made the model predict so", configure, run)

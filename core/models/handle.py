@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import ModelError, ModelFailure, NotApplicableError, unknown
+from core.errors import ModelError, ModelFailure, NotApplicableError, WayOut, unknown
 from core.inputs.preprocessing import Preprocessing
 from core.inputs.samples import sample_inputs
 from core.models.activations import settle
@@ -303,13 +303,17 @@ class ModelHandle:
         choices = self.choices(needs)
         known = {*self.layers, *self.attention_layers}
         if name is not None and name not in known:
-            raise unknown("layer", name, choices or known, f"in {self.name}")
+            error = unknown("layer", name, choices or known, f"in {self.name}")
+            raise error.offering(*self._layer_ways_out(needs))
         layer = None if name is None else self.layers.get(name)
         if Need.LAYER in needs and layer is not None and layer.layout is not None:
             return name
         if Need.LAYER in needs and layer is not None and layer.reason:
             way_out = f"choose one such as {choices[0]!r}" if choices else "use saliency"
-            raise NotApplicableError(f"layer {name!r} of {self.name} {layer.reason}; {way_out}")
+            raise NotApplicableError(
+                f"layer {name!r} of {self.name} {layer.reason}; {way_out}",
+                self._layer_ways_out(needs),
+            )
         if not choices:
             return None
         if name is None:
@@ -324,8 +328,14 @@ class ModelHandle:
         kind = "attend over the whole picture" if attends else "lie on a spatial grid"
         way_out = choices[-1] if attends else choices[0]
         raise NotApplicableError(
-            f"layer {name!r} of {self.name} does not {kind}; choose one such as {way_out!r}"
+            f"layer {name!r} of {self.name} does not {kind}; choose one such as {way_out!r}",
+            self._layer_ways_out(needs),
         )
+
+    def _layer_ways_out(self, needs: Iterable[Need]) -> list[WayOut]:
+        """The layer that is used where none is named, as a way out."""
+        default = self.resolve_layer(needs, None)
+        return [WayOut("layer", default, f"Use {default}")] if default else []
 
     # -- capabilities ---------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import ModelError, TimmscopeError
+from core.errors import RANDOM_WEIGHTS, ModelError, TimmscopeError
 from core.inputs.preprocessing import Preprocessing
 from core.inputs.transforms import from_transform
 from core.models import checkpoint
@@ -68,13 +68,21 @@ class HuggingFaceSpec:
                 with torch.random.fork_rng(devices=[]):
                     torch.default_generator.manual_seed(seed)
                     return cls(config).eval(), f"random weights (seed {seed})"
-            file, origin = self.weights() if given is None else (Path(given), str(given))
+            file, origin = self._file() if given is None else (Path(given), str(given))
             state = checkpoint.read_weights(file)
             return self._with_weights(cls, config, state, file.name), origin
         except TimmscopeError:
             raise
         except _FAULTS as error:
             raise _unbuildable(self.name, error) from error
+
+    def _file(self) -> tuple[Path, str]:
+        """The file of its own weights, and where it comes from."""
+        try:
+            return self.weights()
+        except ModelError as error:
+            error.offering(RANDOM_WEIGHTS)
+            raise
 
     def preprocessing(self) -> Preprocessing | None:
         """What its image processor does; None if it has none.

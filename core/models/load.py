@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from core.errors import ModelError
+from core.errors import RANDOM_WEIGHTS, ModelError
 from core.inputs.preprocessing import Preprocessing
 from core.inputs.transforms import from_transform, is_transform
 from core.models import checkpoint, embedded, hugging_face
@@ -295,7 +295,11 @@ def _with_weights(
         return _build(spec, classes), f"random weights (seed {_SEED})"
     skeleton = _skeleton(spec, None, device, copies=2)
     if weights is None:
-        state, origin = spec.pretrained()
+        try:
+            state, origin = spec.pretrained()
+        except ModelError as error:
+            error.offering(RANDOM_WEIGHTS)
+            raise
         what = f"the file of {spec.name}"
     else:
         state, origin = checkpoint.read_weights(weights), str(weights)

@@ -194,7 +194,7 @@ def parse_target(text: str | int, labels: Sequence[str] | None, model: str = "th
         raise UnknownNameError(
             f"no class {text[:80]!r}: {model} does not name its classes; give a number"
         )
-    raise unknown("class", text, labels, f"in {model}")
+    raise unknown("class", text, labels, f"in {model}", value_of=list(labels).index)
 
 
 def _parse(text: str, names: Mapping[str, int]) -> Target | None:

@@ -348,22 +348,36 @@ def _ticks(
 ) -> Json:
     """The values at both ends and in the middle; "≤" and "≥" where the map goes beyond."""
     low, high = span
-    middle, slack = (low + high) / 2, ROUNDING * max(abs(low), abs(high))
-    digits = significant_digits(span)
-    below = "≤" if float(array.min()) < low - slack else ""
-    above = "≥" if float(array.max()) > high + slack else ""
-    centre = f"{middle:.{digits}g} {plain(unit)}".strip()
+    first_number, middle, last_number = bar_numbers(array, span)
+    centre = f"{middle} {plain(unit)}".strip()
     if names:
         first, last = (plain(textwrap.shorten(name, 24, placeholder="…")) for name in names)
         centre = f"◀ {first} {NBSP * 3} {centre} {NBSP * 3} {last} ▶"
     return {
-        "tickvals": [low, middle, high],
-        "ticktext": [
-            f"{below}{low:.{digits}g}",
-            centre,
-            f"{above}{high:.{digits}g}",
-        ],
+        "tickvals": [low, (low + high) / 2, high],
+        "ticktext": [first_number, centre, last_number],
     }
+
+
+def bar_numbers(values: NDArray[np.float32], span: Limits) -> tuple[str, str, str]:
+    """The numbers at a colour bar's low end, middle and high end.
+
+    Args:
+        values: the map; "≤" and "≥" say that it goes beyond the range.
+        span: the range of colours.
+
+    >>> bar_numbers(np.array([0, 3], np.float32), (0.0, 2.0))
+    ('0', '1', '≥2')
+    """
+    low, high = span
+    slack, digits = ROUNDING * max(abs(low), abs(high)), significant_digits(span)
+    below = "≤" if float(values.min()) < low - slack else ""
+    above = "≥" if float(values.max()) > high + slack else ""
+    return (
+        f"{below}{low:.{digits}g}",
+        f"{(low + high) / 2:.{digits}g}",
+        f"{above}{high:.{digits}g}",
+    )
 
 
 def significant_digits(span: Limits) -> int:

@@ -48,6 +48,22 @@ class Alternative(TypedDict):
     figure: Json
 
 
+class WayOutButton(TypedDict):
+    """A button by which a person changes a question that failed; see `core.errors.WayOut`.
+
+    Attributes:
+        field: what it changes.
+        value: the new value.
+        text: what stands on it.
+        ask: the id of the page's button that asks again.
+    """
+
+    field: str
+    value: str | int
+    text: str
+    ask: str
+
+
 class Panel(TypedDict):
     """One card of results.
 
@@ -73,6 +89,7 @@ class Panel(TypedDict):
         ranks: numbers by which the page can order named cards: "cost", or "score".
         scores: the scores of other cards, by their name.
         alternatives: charts among which the card switches; the figure is the first of them.
+        ways_out: of a card that says why there is no result, changes that help, as buttons.
     """
 
     title: str
@@ -93,6 +110,7 @@ class Panel(TypedDict):
     ranks: Mapping[str, float]
     scores: Mapping[str, float]
     alternatives: Sequence[Alternative]
+    ways_out: Sequence[WayOutButton]
 
 
 def error_panel(title: str, reason: str) -> Panel:
@@ -144,6 +162,7 @@ def panel(
         "ranks": {},
         "scores": {},
         "alternatives": [],
+        "ways_out": [],
     }
 
 

@@ -77,6 +77,7 @@ from dashboard.actions.recommend import (
     recommend,
 )
 from dashboard.actions.save import SaveRequest, save
+from dashboard.actions.share import ShareRequest, share
 from dashboard.actions.superpixels import SuperpixelResult, picture_parts
 from dashboard.actions.verdict import VerdictRequest, VerdictResult, assess, check_quietly
 from dashboard.actions.warm_up import warm_up
@@ -124,6 +125,7 @@ __all__ = [
     "SaveRequest",
     "SeenPart",
     "Settings",
+    "ShareRequest",
     "Stop",
     "SuperpixelResult",
     "UnusableError",
@@ -162,5 +164,6 @@ __all__ = [
     "recommend",
     "resolve",
     "save",
+    "share",
     "warm_up",
 ]

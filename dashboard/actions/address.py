@@ -14,28 +14,38 @@ from core.tasks.activation import ACTIVATIONS
 from core.views.colour import COLORMAPS
 from dashboard.state.models import FOUND, MAX_UNIT
 
+SHARED = "shared"
+"""The field of an address that names a shared picture."""
 LONGEST = 4000
 """The most characters of a value in the address."""
 
 
-def read_address(query: Mapping[str, str], examples: Mapping[str, str]) -> dict[str, Any]:
+def read_address(
+    query: Mapping[str, str],
+    examples: Mapping[str, str],
+    shared: Callable[[str], str | None] = lambda name: None,
+) -> dict[str, Any]:
     """The fields of the page that an address sets; whatever is not usable is left out.
 
     Classes are not among them: they belong to a picture that has yet to be predicted.
 
     Args:
         query: the address's query string, by name.
-        examples: paths of the example pictures by file name; no other picture can be named.
+        examples: paths of the example pictures by file name.
+        shared: the path of a shared picture by its name; None where there is none. No other picture
+            can be named, and no name is part of a path.
 
     >>> read_address({"method": "rise", "alpha": "7", "picture": "/etc/passwd"}, {})
     {'method': 'rise'}
     """
-    readers = {**READERS, "picture": examples.get}
+    readers = {**READERS, "picture": examples.get, SHARED: shared}
     found = {
         name: read(text)
         for name, read in readers.items()
         if (text := query.get(name)) and len(text) <= LONGEST
     }
+    if picture := found.pop(SHARED, None):
+        found["picture"] = picture
     return {name: value for name, value in found.items() if value is not None}
 
 

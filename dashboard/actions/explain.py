@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from core import METHODS, Attribution, Explainer
-from core.errors import NotApplicableError
-from core.export import colour_range, map_on_input
+from core.export import colour_range, contrast_ends, map_on_input
 from core.inputs.batch import OnPartial, OnProgress
 from core.methods.base import Method
 from core.methods.configuration import Configuration
 from core.registry import key_of
-from core.tasks.base import Combination
 from core.types import Cost
 from core.views.maps import overlay_panel
 from core.views.panels import Panel
@@ -170,8 +168,7 @@ def estimated_cost(resolved: ResolvedQuestion, request: ExplainRequest) -> Cost:
         TimmscopeError: the method cannot explain the model.
     """
     method, handle = configuration_of(request).method, resolved.explainer.model
-    if reason := method.why_not(handle):
-        raise NotApplicableError(reason)
+    resolved.explainer.require_runnable(method)
     layer = suitable_layer(resolved.explainer, method, request.layer)
     return method.estimate_cost(handle, handle.resolve_layer(method.layer_needs(), layer))
 
@@ -237,20 +234,11 @@ def overlay(resolved: ResolvedQuestion, found: Attribution, picture: str = "") -
         unsmoothed=colour_range(found, smooth=False),
         unit=resolved.target.unit if adds_up else "",
         segments=None if segments is None else segments[0].numpy(),
-        ends=_ends(resolved),
+        ends=contrast_ends(resolved.target, resolved.prediction),
     )
     shown["method"] = METHODS[found.method].label
     shown["words"] = _words(resolved, found)
     return shown
-
-
-def _ends(resolved: ResolvedQuestion) -> tuple[str, str] | None:
-    """What the two ends of a contrast's colours speak for: the classes compared."""
-    target = resolved.target
-    if not isinstance(target, Combination) or len(target.terms) != 2:
-        return None
-    first, second = (one.describe(resolved.prediction) for _, one in target.terms)
-    return second, first
 
 
 def _words(resolved: ResolvedQuestion, found: Attribution) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from core import METHODS, Explainer
-from core.errors import CancelledError, NotApplicableError, TimmscopeError
+from core.errors import CancelledError, NotApplicableError, TimmscopeError, UnknownNameError, WayOut
 from core.inputs.batch import InputBatch, OnProgress
 from core.methods.configuration import label_of
 from core.registry import Parameters, key_of
@@ -29,6 +29,8 @@ WITHOUT_CLASS = dict.fromkeys(("target", "versus", "unit", "against"), ANY)
 """For results that do not depend on the class."""
 NO_CLASS = -1
 """Stands for "no class" where a choice needs a value."""
+MAX_WAYS_OUT = 4
+"""How many buttons a card that says what went wrong has at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +82,20 @@ class Question:
         target = explainer.target(predicted if self.target in (None, "") else self.target)
         assert target is not None
         if self.has_versus:
-            rival = explainer.target(self.versus)
+            rival = self._rival(explainer)
             assert rival is not None
             target = target - rival
         if self.against:
             target = -target
         return target.probability() if self.unit == "probability" else target
+
+    def _rival(self, explainer: Explainer) -> Target | None:
+        """The class to compare with; what helps where there is none changes that class."""
+        try:
+            return explainer.target(self.versus)
+        except UnknownNameError as error:
+            error.ways_out = tuple(replace(way, field="versus") for way in error.ways_out)
+            raise
 
 
 Part = Literal["picture", "model", "prediction"]
@@ -106,12 +116,12 @@ class UnusableError(TimmscopeError):
         part: which.
     """
 
-    def __init__(self, part: Part, reason: str) -> None:
-        super().__init__(reason)
+    def __init__(self, part: Part, reason: str, ways_out: Iterable[WayOut] = ()) -> None:
+        super().__init__(reason, ways_out)
         self.part: Part = part
 
-    def __reduce__(self) -> tuple[type[UnusableError], tuple[Part, str]]:
-        return type(self), (self.part, str(self))
+    def __reduce__(self) -> tuple[type[UnusableError], tuple[Part, str, tuple[WayOut, ...]]]:
+        return type(self), (self.part, str(self), self.ways_out)
 
 
 @contextmanager
@@ -126,7 +136,7 @@ def using(part: Part) -> Iterator[None]:
     except CancelledError:
         raise
     except TimmscopeError as error:
-        raise UnusableError(part, str(error)) from error
+        raise UnusableError(part, str(error), error.ways_out) from error
 
 
 def brief(error: TimmscopeError) -> str:
@@ -294,11 +304,22 @@ def params_of(settings: Settings | None, key: str, cls: type[Parameters]) -> dic
     return {name: value for name, value in given.items() if name in cls.model_fields}
 
 
-def fault_card(title: str, question: Question, error: TimmscopeError) -> Panel:
-    """A card that says what went wrong, unless the left column does, or what to do first."""
-    if isinstance(error, UnusableError) or not question.picture:
-        return empty_panel(brief(error))
-    return error_panel(title, str(error))
+def fault_card(title: str, question: Question, error: TimmscopeError, ask: str = "run") -> Panel:
+    """A card that says what went wrong, unless the left column does, or what to do first.
+
+    Args:
+        title: of the card.
+        question: that failed.
+        error: why; its ways out become buttons.
+        ask: the id of the page's button that asks again.
+    """
+    told_elsewhere = isinstance(error, UnusableError) or not question.picture
+    card = empty_panel(brief(error)) if told_elsewhere else error_panel(title, str(error))
+    card["ways_out"] = [
+        {"field": way.field, "value": way.value, "text": way.text, "ask": ask}
+        for way in error.ways_out[:MAX_WAYS_OUT]
+    ]
+    return card
 
 
 def reason_cards(reasons: Mapping[str, str]) -> list[Panel]:

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from core import Attribution
 from core.errors import TimmscopeError
-from core.export import context_facts, result_facts, save_npz, save_png
+from core.export import (
+    Style,
+    context_facts,
+    figure_text,
+    file_stem,
+    result_facts,
+    save_npz,
+    save_png,
+    save_svg,
+)
 from core.inputs.batch import OnProgress
 from core.tasks.query import Query
 from dashboard.actions.code_snippet import code_snippet
@@ -23,7 +32,8 @@ class SaveRequest:
 
     Attributes:
         explanation: the one on the page; None while there is none.
-        kind: "png" as shown, "npz" with raw values, "json" with what reproduces it.
+        kind: "png" or "svg" as shown, with title, colour scale and caption; "npz" with raw values
+            and metadata; "json" with what reproduces it.
         colormap: of the picture; see `core.views.colour`.
         alpha: opacity of the map, 0 to 1.
         fade: whether the picture shows where the map is near zero.
@@ -53,16 +63,27 @@ def save(service: Service, request: SaveRequest, on_progress: OnProgress | None 
     explanation = request.explanation.at(request.layer)
     resolved = resolve(service, explanation.question, on_progress)
     found = attribution_of(resolved, explanation, on_progress)
-    stem = Path(str(explanation.question.picture)).stem[:40]
-    path = service.files.new_folder() / f"{stem}.{explanation.method}.{request.kind}"
-    if request.kind == "png":
-        look = (request.colormap, request.alpha, request.fade)
-        save_png(path, resolved.batch, found, *look, smooth=request.smooth)
-    elif request.kind == "npz":
-        save_npz(path, resolved.batch, found)
-    else:
-        path.write_text(report(resolved, found), encoding="utf-8")
+    path = service.files.new_folder() / f"{_stem(resolved, found)}.{request.kind}"
+    model, query = resolved.explainer.model, Query(resolved.batch, resolved.target)
+    text = figure_text(model, query, resolved.prediction, found)
+    style = Style(request.colormap, request.alpha, request.fade, request.smooth)
+    match request.kind:
+        case "png":
+            save_png(path, resolved.batch, found, style, text)
+        case "svg":
+            save_svg(path, resolved.batch, found, style, text)
+        case "npz":
+            facts = context_facts(model, query, resolved.prediction)
+            save_npz(path, resolved.batch, found, facts)
+        case _:
+            path.write_text(report(resolved, found), encoding="utf-8")
     return str(path)
+
+
+def _stem(resolved: ResolvedQuestion, found: Attribution) -> str:
+    """The file's name: picture, class, method and layer."""
+    picture = Path(str(resolved.question.picture)).stem
+    return file_stem(picture, resolved.target_name, found.method, found.layer)
 
 
 def report(resolved: ResolvedQuestion, found: Attribution) -> str:

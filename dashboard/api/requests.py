@@ -184,14 +184,15 @@ class SaveRequest(OfMap):
     """One method's map as a file.
 
     Attributes:
-        kind: png over the picture, npz with raw values, or json with what makes it again.
+        kind: png or svg, a figure with title, colour scale and caption; npz with raw values and
+            metadata; or json with what makes it again.
         colormap: colours of a png.
         opacity: of the map in a png, from 0 to 1.
         fade: whether a png shows the picture where the map is near zero.
         smooth: whether a png smooths a grainy map.
     """
 
-    kind: Literal["png", "npz", "json"] = "png"
+    kind: Literal["png", "svg", "npz", "json"] = "png"
     colormap: str = "auto"
     opacity: Annotated[float, Field(ge=0, le=1)] = 0.6
     fade: bool = False

@@ -17,6 +17,7 @@ from dashboard.components.patches import PatchAnswer, PatchStage
 from dashboard.components.phone_bar import PhoneBar
 from dashboard.components.scripts import on_event
 from dashboard.components.settings import settings_group, widget_for
+from dashboard.components.ways_out import WaysOut
 
 __all__ = [
     "CHOSEN_JS",
@@ -43,6 +44,7 @@ __all__ = [
     "PatchStage",
     "PhoneBar",
     "Picture",
+    "WaysOut",
     "on_event",
     "settings_group",
     "widget_for",

@@ -26,16 +26,6 @@
     }
   }
 
-  // Items as the value of a grid: each has a panel and the picture that lies under its map.
-  function valueOf(items) {
-    const pictures = [...new Set(items.map(({ picture }) => picture))];
-    const panels = items.map(({ panel, picture }) => {
-      const images = panel.figure.layout.images.map((image) => ({ ...image, source: pictures.indexOf(picture) }));
-      return { ...panel, figure: { ...panel.figure, layout: { ...panel.figure.layout, images } } };
-    });
-    return JSON.stringify({ panels, pictures });
-  }
-
   const nameOf = ({ panel }) => [panel.title, panel.caption].filter(Boolean).join(", ");
   const same = (one, other) => nameOf(one) === nameOf(other) && one.picture === other.picture;
 
@@ -85,7 +75,7 @@
     }
 
     enlarge() {
-      this.large.show(valueOf([this.item]));
+      this.large.show(timmscope.encode([this.item]));
       this.dialog.setAttribute("aria-label", nameOf(this.item));
       this.say();
     }
@@ -106,7 +96,7 @@
     pin(item) {
       this.pins = this.isPinned(item) ? this.pins.filter((pin) => !same(pin, item)) : [...this.pins, item];
       this.section.hidden = !this.pins.length;
-      this.pinned.show(valueOf(this.pins));
+      this.pinned.show(timmscope.encode(this.pins));
       this.tools(this.pinned, this.pins);
       this.tools(this.all, this.items);
       this.say();

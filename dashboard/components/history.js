@@ -1,4 +1,5 @@
-// The last answers of the stage, kept while the page is open; one that is pressed comes back.
+// The last answers of the stage, kept while the page is open; one that is pressed comes back, and two
+// that are ticked are shown side by side.
 //
 // An answer is known by the values that it was asked with. They go back into the page's fields, and
 // the page asks again: the server still has the answer.
@@ -23,33 +24,89 @@
     list?.show();
   }
 
+  const made = (tag, properties) => Object.assign(document.createElement(tag), properties);
+
+  // What an answer is about, beside its class and method: the model and the picture.
+  function about({ values, panel }) {
+    const picture = String(values.picture?.orig_name ?? values.picture?.path ?? "").split("/").pop();
+    const told = (caption) => [values.model, picture, caption].filter(Boolean).join(" · ");
+    const smoothing = panel.smoothing && { ...panel.smoothing, caption: told(panel.smoothing.caption) };
+    return { ...panel, caption: told(panel.caption), smoothing };
+  }
+
   class List {
     constructor(element, trigger) {
       this.root = element.querySelector(".ts-history");
+      this.section = element.querySelector(".ts-pair");
       this.trigger = trigger;
+      this.ticked = []; // keys, the one ticked first in front
+      this.compare = made("button", { type: "button", className: "ts-pair-open", textContent: "Compare two" });
+      this.compare.addEventListener("click", () => this.sideBySide());
+      this.section.querySelector(".ts-pair-close").addEventListener("click", () => {
+        this.section.hidden = true;
+        this.compare.focus();
+      });
       this.show();
     }
 
     show() {
-      const buttons = entries.length < 2 ? [] : entries.map((entry) => this.button(entry));
-      const title = Object.assign(document.createElement("span"), { className: "ts-history-title", textContent: "Earlier" });
-      this.root.replaceChildren(...(buttons.length ? [title, ...buttons] : []));
+      const shown = entries.length < 2 ? [] : entries;
+      const title = made("span", { className: "ts-history-title", textContent: "Earlier" });
+      this.boxes = new Map();
+      this.root.replaceChildren(...(shown.length ? [title, ...shown.map((entry) => this.item(entry)), this.compare] : []));
+      this.mark();
+    }
+
+    item(entry) {
+      const item = made("span", { className: "ts-history-entry" });
+      const box = made("input", { type: "checkbox", title: "Choose it to compare two" });
+      box.setAttribute("aria-label", `Compare ${entry.label}`);
+      box.addEventListener("change", () => this.tick(entry.key, box.checked));
+      this.boxes.set(entry.key, box);
+      item.append(this.button(entry), box);
+      return item;
+    }
+
+    // Two at most: a third takes the place of the one ticked first.
+    tick(key, on) {
+      const others = this.ticked.filter((one) => one !== key);
+      this.ticked = on ? [...others, key].slice(-2) : others;
+      this.mark();
+    }
+
+    mark() {
+      this.ticked = this.ticked.filter((key) => this.boxes.has(key));
+      for (const [key, box] of this.boxes) box.checked = this.ticked.includes(key);
+      this.compare.disabled = this.ticked.length < 2;
     }
 
     button(entry) {
-      const button = Object.assign(document.createElement("button"), { type: "button", title: entry.label });
+      const button = made("button", { type: "button", title: entry.label });
       button.setAttribute("aria-label", `Back to ${entry.label}`);
       if (!entry.canvas) {
         entry.canvas = document.createElement("canvas");
         timmscope.thumbnail(entry.canvas, entry.panel, WIDTH);
       }
-      button.append(entry.canvas, Object.assign(document.createElement("span"), { textContent: entry.label }));
+      button.append(entry.canvas, made("span", { textContent: entry.label }));
       button.addEventListener("click", () => {
         chosen = entry;
         timmscope.question.want(entry.values);
         this.trigger("select", {});
       });
       return button;
+    }
+
+    // The two answers as cards of panels.js, from what the browser has; nothing is asked for.
+    sideBySide() {
+      const pair = this.ticked.map((key) => entries.find((entry) => entry.key === key));
+      const items = pair.map((entry) => ({ panel: about(entry), picture: entry.panel.figure.layout.images[0].source }));
+      this.section.hidden = false;
+      this.props ??= {};
+      this.props.value = timmscope.encode(items);
+      if (this.redraw) this.redraw();
+      else timmscope.mount(this.section, this.props, () => {}, (_, redraw) => { this.redraw = redraw; });
+      this.section.querySelector(".ts-pair-close").focus();
+      this.section.scrollIntoView({ block: "nearest" });
     }
   }
 

@@ -1,4 +1,4 @@
-"""The last answers of the stage, as thumbnails that bring them back."""
+"""The last answers of the stage, as thumbnails that bring them back, and two side by side."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ import gradio as gr
 
 from dashboard.components.scripts import on_event, source, tags
 
+TEMPLATE = """<div class="ts-history"></div>
+<section class="ts-pair" aria-label="Two answers side by side" hidden>
+  <button type="button" class="ts-pair-close">Close</button>
+  <div class="ts-grid"></div>
+</section>"""
+
 MOUNT_JS = "window.timmscope.history.mount(element, props, trigger); // fires 'select'"
 
 
 class History(gr.HTML):
     """The last twenty answers, kept by the browser while the page is open.
+
+    Two that are ticked are shown side by side below, from what the browser has.
 
     Event ``select``, with `values_js` and no function, gives back the fields of the one pressed.
 
@@ -24,8 +32,10 @@ class History(gr.HTML):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
             value="",
-            html_template='<div class="ts-history"></div>',
-            css_template=source("history.css"),
+            html_template=TEMPLATE,
+            css_template="--ts-card-width: 260px; --ts-gap: 24px;\n"
+            + source("panels.css")
+            + source("history.css"),
             js_on_load=MOUNT_JS,
             head=tags("thumbnail.js", "history.js"),
             apply_default_css=False,

@@ -51,7 +51,8 @@
       this.words = node("p", "ts-words");
       this.caption = node("figcaption", "ts-caption");
       this.frame.append(this.plot);
-      this.figure.append(this.title, this.frame, this.words, this.caption);
+      this.ways = node("div", "ts-ways-out");
+      this.figure.append(this.title, this.frame, this.words, this.caption, this.ways);
       // Plotly hears the finger and then the mouse that the browser makes of it: one tap, two clicks.
       this.plot.addEventListener("touchend", (event) => {
         if (event.cancelable && event.target.closest(".nsewdrag")) event.preventDefault();
@@ -96,6 +97,7 @@
       this.title.replaceChildren(title, ...(method ? [Object.assign(node("span", "ts-method"), { textContent: method })] : []));
       this.words.textContent = words;
       this.caption.textContent = told;
+      this.ways.replaceChildren(...timmscope.ways_out.buttons(this.panel.ways_out));
       this.figure.setAttribute("aria-label", [title, method, words, told].filter(Boolean).join(". "));
     }
 
@@ -234,6 +236,16 @@
   }
 
   timmscope.decode = decode;
+
+  // Items as the value of a grid: each has a panel and the picture that lies under its map.
+  timmscope.encode = (items) => {
+    const pictures = [...new Set(items.map(({ picture }) => picture))];
+    const panels = items.map(({ panel, picture }) => {
+      const images = panel.figure.layout.images.map((image) => ({ ...image, source: pictures.indexOf(picture) }));
+      return { ...panel, figure: { ...panel.figure, layout: { ...panel.figure.layout, images } } };
+    });
+    return JSON.stringify({ panels, pictures });
+  };
 
   class Root {
     constructor(element, trigger, stage) {

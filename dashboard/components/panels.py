@@ -23,6 +23,7 @@ from dashboard.components.scripts import PLOTLY, source, tags
 
 SCRIPTS = (
     "values.js",
+    "ways_out.js",
     "panels.js",
     "answers.js",
     "question.js",

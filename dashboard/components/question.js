@@ -31,6 +31,18 @@
     return bytes && (picture.size ?? bytes) === bytes ? name : null;
   }
 
+  // The name under which the server keeps the picture, where its owner has shared it: that of this page's
+  // address, if the picture came with it, or the one that a press on Share gave.
+  const SHARED = /[/\\]shared-picture\.(png|jpg)$/;
+  const sharedNames = new Map(); // by path
+  let sharing = null;
+
+  function sharedName(picture) {
+    const path = String(picture?.path ?? "");
+    const fromAddress = SHARED.test(path) && (picture.size ?? null) === null;
+    return sharedNames.get(path) ?? (fromAddress ? given.get("shared") : null);
+  }
+
   function address() {
     const query = new URLSearchParams(window.location.search);
     const values = { ...asked, ...Object.fromEntries(VIEW.map((name) => [name, timmscope.state?.[name]])) };
@@ -44,6 +56,9 @@
     const example = exampleOf(asked.picture);
     if (example) query.set("picture", example);
     else query.delete("picture");
+    const shared = example ? null : sharedName(asked.picture);
+    if (shared) query.set("shared", shared);
+    else query.delete("shared");
     return query;
   }
 
@@ -62,6 +77,20 @@
       wanted = null;
       asked = values;
       timmscope.question.tell();
+    },
+
+    // Before the server is asked to share a picture.
+    sharing(picture) {
+      sharing = picture?.path;
+      return [picture];
+    },
+
+    // The server keeps it under this name, or needs not: the address of this view, copied if the browser lets us.
+    async shared(name) {
+      if (name) sharedNames.set(sharing, name);
+      timmscope.question.tell();
+      await navigator.clipboard?.writeText(window.location.href).catch(() => {});
+      return window.location.href;
     },
 
     // The view has changed, or the question.

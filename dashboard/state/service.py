@@ -10,6 +10,7 @@ from dashboard.state.files import SavedFiles
 from dashboard.state.lane import SlowLane
 from dashboard.state.memory import give_back
 from dashboard.state.models import Models
+from dashboard.state.shared_pictures import SharedPictures
 from dashboard.state.tasks import Tasks
 
 MEASURED = 1000
@@ -31,6 +32,7 @@ class Service:
         models: loaded models.
         batches: decoded pictures.
         files: files written for the browser to fetch.
+        shared: pictures that their owners have shared.
         tasks: what is running, for whom.
         slow: places for what takes longer than an instant.
         seconds: how long a method took on a model the last time, by the model's name, its weights
@@ -51,6 +53,7 @@ class Service:
         self.models = Models(Cache(cache_bytes), models, public=public, device=device)
         self.batches = Batches()
         self.files = SavedFiles()
+        self.shared = SharedPictures()
         self.tasks = Tasks()
         self.slow = SlowLane(when_idle=give_back)
         self.seconds: LRUCache[tuple[str, str, str], float] = LRUCache(MEASURED)

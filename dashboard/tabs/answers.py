@@ -33,6 +33,7 @@ class AnswerArea:
         panels: shows cards, also of what went wrong.
         others: further outputs, with what they show while there are no results.
         tasks: what else stops when the question changes, such as tests of the results.
+        ask: the id of the button that asks.
     """
 
     name: str
@@ -40,6 +41,7 @@ class AnswerArea:
     panels: Panels
     others: Mapping[Any, Any] = field(default_factory=dict)
     tasks: Sequence[str] = ()
+    ask: str = "run"
 
     @property
     def outputs(self) -> list[Any]:
@@ -54,7 +56,7 @@ class AnswerArea:
         """Show a card with this title, and why there is no result."""
 
         def show(request: Any, error: TimmscopeError) -> dict[Any, Any]:
-            card = actions.fault_card(title, request.question, error)
+            card = actions.fault_card(title, request.question, error, self.ask)
             before = actions.Answers("the question before")
             return {**self.others, self.panels: Answer([card], self.name, before)}
 

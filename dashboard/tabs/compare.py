@@ -251,9 +251,13 @@ def _table(headers: list[str], label: str, **options: Any) -> gr.Dataframe:
 def wire(page: Page, tab: CompareWidgets) -> None:
     """Connect the tab."""
     hidden = gr.Dataframe(visible=False)
-    maps = AnswerArea("compare", "Compare", tab.result, {tab.table: hidden})
+    maps = AnswerArea("compare", "Compare", tab.result, {tab.table: hidden}, ask="compare-run")
     advice = AnswerArea(
-        "recommend", "Which method should I use?", tab.advice, {tab.ranking: hidden}
+        "recommend",
+        "Which method should I use?",
+        tab.advice,
+        {tab.ranking: hidden},
+        ask="recommend",
     )
     follow_model(page, methods=tab.methods, layers=tab.layer)
     _offer_choices(tab)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,10 @@ import gradio as gr
 from gradio.events import Dependency
 
 from core import METHODS
-from core.errors import TimmscopeError
+from core.errors import Field, TimmscopeError
 from core.inputs.batch import OnProgress
 from dashboard import actions
-from dashboard.actions import ExplainRequest, SaveRequest, VerdictRequest
+from dashboard.actions import ExplainRequest, SaveRequest, ShareRequest, VerdictRequest
 from dashboard.components import (
     CHOSEN_JS,
     PICKED_JS,
@@ -23,11 +24,13 @@ from dashboard.components import (
     GuideDialog,
     History,
     Panels,
+    WaysOut,
     on_event,
     settings_group,
 )
 from dashboard.state import Service
 from dashboard.state.models import MAX_LOADS
+from dashboard.state.shared_pictures import DAYS
 from dashboard.tabs.answers import (
     AnswerArea,
     answer_column,
@@ -39,15 +42,17 @@ from dashboard.tabs.answers import (
 from dashboard.tabs.binding import Inputs
 from dashboard.tabs.handlers import told
 from dashboard.tabs.page import QUIET, Page
+from dashboard.tabs.sidebar import EXAMPLE_FILES
 
 TITLE = "Explain"
 DEFAULT_METHOD = "gradcam"
-KINDS = ("png", "npz", "json")
+KINDS = ("png", "svg", "npz", "json")
 SAVE_JS = """(file) => {
   if (file) setTimeout(() => document.querySelector("#download-file").click(), 50);
 }"""
 
 
+KEPT = f"Whoever has it sees your picture; the server keeps a copy for at most {DAYS} days."
 ASK = "Can this map be trusted?"
 NO_VERDICT = actions.VerdictResult([])
 EFFECT_JS = on_event("stage.answered")
@@ -72,9 +77,13 @@ class ExplainWidgets:
         parts: the picture cut into parts that look alike.
         film: the map at each stage of the model.
         history: earlier answers.
+        ways_out: hears of buttons that change a question that failed.
         enough: stops a slow method and keeps its map so far.
         summary: how far it can be believed.
         save: buttons that save the map, by kind of file.
+        share: gives the address of this view.
+        shared_name: the name under which the server keeps the picture.
+        link: the address.
         test: starts testing the map.
         verdict: whether it can be trusted.
         file: the saved file, for the browser to fetch.
@@ -95,9 +104,13 @@ class ExplainWidgets:
     parts: gr.JSON
     film: Film
     history: History
+    ways_out: WaysOut
     enough: gr.Button
     summary: gr.Markdown
     save: Mapping[str, gr.Button]
+    share: gr.Button
+    shared_name: gr.Textbox
+    link: gr.Textbox
     test: gr.Button
     verdict: Panels
     file: gr.DownloadButton
@@ -145,13 +158,19 @@ def _answer() -> dict[str, Any]:
     enough = gr.Button("Good enough", elem_id="enough", elem_classes="ts-enough", size="sm")
     summary = gr.Markdown(elem_id="summary", elem_classes="ts-note")
     film = Film(elem_id="film")
-    history = History(elem_id="history")
+    history, ways_out = History(elem_id="history"), WaysOut(elem_id="ways-out")
     with gr.Row(elem_id="save"):
         test = gr.Button(ASK, elem_id="test", size="sm", elem_classes="ts-badge-unasked")
         save = {
             kind: gr.Button(f"Save {kind.upper()}", size="sm", elem_id=f"save-{kind}")
             for kind in KINDS
         }
+        share = gr.Button("Share", size="sm", elem_id="share")
+    shared_name = gr.Textbox(visible="hidden", elem_id="shared-name")
+    link = gr.Textbox(
+        label="Address of this view", visible=False, interactive=False, buttons=["copy"],
+        elem_id="link",
+    )  # fmt: skip
     verdict = Panels([], elem_id="verdict", card_width=240, columns=2)
     file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")
     with gr.Accordion("Python code", open=False):
@@ -162,9 +181,13 @@ def _answer() -> dict[str, Any]:
         "parts": parts,
         "film": film,
         "history": history,
+        "ways_out": ways_out,
         "enough": enough,
         "summary": summary,
         "save": save,
+        "share": share,
+        "shared_name": shared_name,
+        "link": link,
         "test": test,
         "verdict": verdict,
         "file": file,
@@ -186,6 +209,7 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     _explain(page, tab, area, inputs, picked)
     for kind in KINDS:
         _save(page, tab, kind)
+    _share(page, tab)
     _hide(page, tab)
     _cut(page, tab)
     _film(page, tab)
@@ -243,7 +267,7 @@ def _follow_method(
     describe = page.handler("", actions.describe_method, inputs, chosen, failed)
     again = [
         event(describe, inputs.components, outputs, **QUIET)
-        for event in (came_back.then, guided.then, restored)
+        for event in (came_back.then, guided.then, restored, _ways_out(page, tab).then)
     ]
     _estimate(page, tab, [followed, picked, *again])
     return [picked, *again]
@@ -262,6 +286,20 @@ def _guide(page: Page, tab: ExplainWidgets) -> Dependency:
         **QUIET,
     )  # fmt: skip
     return tab.guide.select(None, None, [tab.method, tab.layer], js=PICKED_JS, **QUIET)
+
+
+def _ways_out(page: Page, tab: ExplainWidgets) -> Dependency:
+    """Change the field that a button on a card of what went wrong names, and ask again.
+
+    Returns:
+        The event after the change; the tab's own answer follows from it.
+    """
+    known = {**page.widgets, "method": tab.method, "layer": tab.layer}
+    fields = {name: known[name] for name in typing.get_args(Field)}
+    widgets = list(fields.values())
+    changed = tab.ways_out.select(None, widgets, widgets, js=WaysOut.values_js(fields), **QUIET)
+    changed.then(None, None, None, js=on_event("ways_out.ask"), **QUIET)
+    return changed
 
 
 def _estimate(page: Page, tab: ExplainWidgets, described: list[Dependency]) -> None:
@@ -343,6 +381,23 @@ def _save(page: Page, tab: ExplainWidgets, kind: str) -> None:
         trigger_mode="always_last",
     )
     saved.success(None, tab.file, None, js=SAVE_JS)
+
+
+def _share(page: Page, tab: ExplainWidgets) -> None:
+    """Give the address of this view; the server keeps an uploaded picture from then on."""
+
+    def show(name: str) -> dict[Any, Any]:
+        return {tab.shared_name: name, tab.link: gr.Textbox(visible=True, info=name and KEPT)}
+
+    inputs = page.inputs(ShareRequest, tab, examples=EXAMPLE_FILES)
+    kept = tab.share.click(
+        page.handler("", actions.share, inputs, show),
+        inputs.components,
+        [tab.shared_name, tab.link],
+        js=on_event("question.sharing"),
+        **QUIET,
+    )
+    kept.success(None, tab.shared_name, tab.link, js=on_event("question.shared"), **QUIET)
 
 
 def _test(page: Page, tab: ExplainWidgets) -> None:

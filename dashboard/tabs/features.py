@@ -128,7 +128,7 @@ def _wire_patches(page: Page, half: PatchWidgets) -> None:
         touch = PatchAnswer(found.panels, area.name, found.answers, touch=found.touch)
         return {half.stage: touch}
 
-    area = AnswerArea("patches", "Show", half.stage)
+    area = AnswerArea("patches", "Show", half.stage, ask="patch-run")
     inputs = page.inputs(PatchRequest, half)
     keep_true(page, area, inputs, [])
     failed = area.on_fault("No patches")
@@ -141,7 +141,7 @@ def _wire_channels(page: Page, half: MapWidgets) -> None:
     def show(found: FeatureResult) -> dict[Any, Any]:
         return {half.maps: area.answer(found), half.summary: found.summary}
 
-    area = AnswerArea("features", "Show", half.maps, {half.summary: ""})
+    area = AnswerArea("features", "Show", half.maps, {half.summary: ""}, ask="feature-run")
     inputs = page.inputs(FeatureRequest, half)
     chosen = [half.layer.input, half.by.input, half.top.release]
     keep_true(page, area, inputs, chosen)

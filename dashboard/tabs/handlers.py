@@ -97,7 +97,7 @@ def handler(
                 logger.exception("%s failed", getattr(action, "__name__", task))
                 raise
             if stamped and not asked_at:  # a program asked, which sees no other part of the page
-                known = TimmscopeError(str(known))
+                known = TimmscopeError(str(known), known.ways_out)
             if on_fault is None:
                 raise gr.Error(brief(known), print_exception=False) from None
             yield _bearing(on_fault(request, known), asked_at)

@@ -167,7 +167,7 @@ def wire(page: Page, tab: MetricWidgets) -> None:
         tab.step: [],
         tab.others: [],
     }
-    area = AnswerArea("measure", "Measure", tab.result, hidden, tasks=("curve_step",))
+    area = AnswerArea("measure", "Measure", tab.result, hidden, ("curve_step",), "metric-run")
     follow_model(page, methods=tab.methods, layers=tab.layer)
     evidence.wire(page, tab.evidence)
     _show_settings(page, tab)
@@ -223,7 +223,11 @@ def _curve_steps(page: Page, tab: MetricWidgets, measured: Dependency) -> None:
     """
 
     def failed(request: CurveStepRequest, error: TimmscopeError) -> list[Panel]:
-        return [actions.fault_card("This step could not be shown", request.question, error)]
+        return [
+            actions.fault_card(
+                "This step could not be shown", request.question, error, "metric-run"
+            )
+        ]
 
     chosen: list[Any] = [tab.curve, tab.share]
     gr.on([tab.curve.change, tab.share.change], None, chosen, None, js=POINT_JS, **AT_ONCE)

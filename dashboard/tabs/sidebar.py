@@ -19,7 +19,7 @@ from core.tasks.activation import ACTIVATIONS, IDENTITY
 from core.views.maps import picture_uri
 from dashboard import actions
 from dashboard.actions import NO_CLASS
-from dashboard.actions.address import READERS
+from dashboard.actions.address import READERS, SHARED
 from dashboard.components import (
     CROP_JS,
     MARK_JS,
@@ -55,6 +55,7 @@ EXAMPLE_FILES = {
     for name in names.values()
 }
 """Example pictures by file name, as the page's address names them."""
+GONE = "The picture of this address is no longer shared; the page shows an example instead."
 ADDRESSED = {"picture", *READERS}
 """Fields that the page's address can set."""
 
@@ -284,9 +285,9 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         model_opened=opened.change,
         explainable=explainable,
         target_changed=classes,
-        restore=partial(_restore, demo, {**vars(side), **vars(view)}),
+        restore=partial(_restore, service, demo, {**vars(side), **vars(view)}),
         asked_at=asked_at,
-        addressed=_addressed,
+        addressed=partial(_addressed, service),
     )
 
 
@@ -303,12 +304,14 @@ def _start_afresh(side: SidebarWidgets, changes: list[Any]) -> None:
     side.seen.select(None, None, side.crop, js=CROP_JS, **QUIET)
 
 
-def _addressed(visitor: gr.Request) -> dict[str, Any]:
+def _addressed(service: Service, visitor: gr.Request) -> dict[str, Any]:
     """What the address of a visitor's page says, by field."""
-    return actions.read_address(dict(visitor.query_params), EXAMPLE_FILES)
+    return actions.read_address(dict(visitor.query_params), EXAMPLE_FILES, service.shared.path)
 
 
-def _restore(demo: gr.Blocks, known: Mapping[str, Any], more: Mapping[str, Component]) -> Trigger:
+def _restore(
+    service: Service, demo: gr.Blocks, known: Mapping[str, Any], more: Mapping[str, Component]
+) -> Trigger:
     """Set fields as the page's address says, once the page has been opened.
 
     Returns:
@@ -318,10 +321,15 @@ def _restore(demo: gr.Blocks, known: Mapping[str, Any], more: Mapping[str, Compo
     done = gr.Checkbox(False, visible="hidden", elem_id="restored")
 
     def restore(visitor: gr.Request) -> Any:
-        found = _addressed(visitor)
+        found = _addressed(service, visitor)
         values = {fields[name]: found[name] for name in fields if name in found}
         return {**values, done: True} if values else gr.skip()
 
+    def tell(visitor: gr.Request) -> None:
+        if (name := visitor.query_params.get(SHARED)) and not service.shared.path(name):
+            gr.Warning(GONE)
+
+    demo.load(tell, None, None, **QUIET)  # queued: else Gradio shows no warning
     demo.load(restore, None, [done, *fields.values()], queue=False, **QUIET)
     trigger: Trigger = done.change
     return trigger

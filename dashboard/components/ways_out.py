@@ -1,0 +1,42 @@
+"""The buttons by which a person changes a question that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import gradio as gr
+
+from dashboard.components.scripts import on_event, tags
+
+MOUNT_JS = "window.timmscope.ways_out.mount(element, props, trigger); // fires 'select'"
+
+
+class WaysOut(gr.HTML):
+    """Hears of every such button of the page, on whatever card; it shows nothing itself.
+
+    Event ``select``, with `values_js` and no function, gives the fields as the button sets them.
+
+    Args:
+        kwargs: as for ``gr.HTML``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            value="",
+            html_template="",
+            js_on_load=MOUNT_JS,
+            head=tags("ways_out.js"),
+            apply_default_css=False,
+            padding=False,
+            **kwargs,
+        )
+
+    @staticmethod
+    def values_js(names: Iterable[str]) -> str:
+        """JavaScript for an event whose inputs and outputs are fields of these names."""
+        return on_event("ways_out.values", list(names))
+
+    def get_block_name(self) -> str:
+        """The page's own component that this one builds on."""
+        return "html"
