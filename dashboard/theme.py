@@ -145,8 +145,9 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
 }
 
 @media (min-width: 901px) {
-  #save { position: absolute; z-index: 3; top: 0; right: 0; width: auto; }
-  #result .ts-card[data-kind="map"] > .ts-title { min-height: 34px; padding-right: 430px; }
+  #save { position: static; }
+  #test { position: absolute; z-index: 3; top: 0; right: 0; width: auto; }
+  #result .ts-card[data-kind="map"] > .ts-title { min-height: 34px; padding-right: 220px; }
 }
 
 /* Plain buttons and choices of our own components. */

@@ -94,6 +94,7 @@
     mark(target, versus) {
       marked = { target, versus: versus ?? NONE };
       for (const list of lists) list.mark();
+      document.dispatchEvent(new Event("timmscope:classes"));
     },
 
     change(after) {

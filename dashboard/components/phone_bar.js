@@ -30,7 +30,7 @@
         const inside = target.closest?.(".ts-open, .ts-phone-bar, [role='listbox'], .options");
         if (!inside) this.close();
       });
-      for (const event of ["input", "change", "click"]) document.addEventListener(event, () => this.later());
+      for (const event of ["input", "change", "click", "timmscope:classes"]) document.addEventListener(event, () => this.later());
       (timmscope.hearers ??= new Set()).add(() => this.later());
       this.tell();
     }

@@ -157,8 +157,6 @@ def _answer() -> dict[str, Any]:
     parts = gr.JSON(visible="hidden", elem_id="parts")
     enough = gr.Button("Good enough", elem_id="enough", elem_classes="ts-enough", size="sm")
     summary = gr.Markdown(elem_id="summary", elem_classes="ts-note")
-    film = Film(elem_id="film")
-    history, ways_out = History(elem_id="history"), WaysOut(elem_id="ways-out")
     with gr.Row(elem_id="save"):
         test = gr.Button(ASK, elem_id="test", size="sm", elem_classes="ts-badge-unasked")
         save = {
@@ -172,6 +170,8 @@ def _answer() -> dict[str, Any]:
         elem_id="link",
     )  # fmt: skip
     verdict = Panels([], elem_id="verdict", card_width=240, columns=2)
+    film = Film(elem_id="film")
+    history, ways_out = History(elem_id="history"), WaysOut(elem_id="ways-out")
     file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")
     with gr.Accordion("Python code", open=False):
         code = gr.Code(language="python", interactive=False, show_label=False)
