@@ -140,7 +140,7 @@ class Explainer:
         >>> for crop in (None, "whole", "100,0,300,200"):
         ...     print(explainer.prepare(picture, crop=crop).geometries[0].box)
         (125.0, 25.0, 475.0, 375.0)
-        (0.0, -101.34228187919463, 600.0, 500.0)
+        (0.0, -99.32885906040269, 600.0, 502.0134228187919)
         (100.0, 0.0, 300.0, 200.0)
         """
         handle = self.model

@@ -77,11 +77,14 @@
 
     // What the server says that the model sees; nothing where there is no picture.
     set(value) {
-      this.seen = value ? JSON.parse(value) : null;
+      const seen = value ? JSON.parse(value) : null;
+      const busy = this.grip || this.waiting;
+      if (busy && seen?.picture === this.seen?.picture) return; // a person is choosing, and is asked about soon
+      this.seen = seen;
       this.stage.hidden = !this.seen;
       this.said.textContent = "";
       this.grip = null;
-      clearTimeout(this.waiting);
+      this.wait();
       if (!this.seen) return;
       this.picture.src = this.seen.picture;
       this.mark(this.seen.crop);
@@ -103,8 +106,14 @@
       this.said.textContent = sentence(this.seen, box);
     }
 
-    choose(crop) {
+    // Does something after a pause, and not what was to be done before.
+    wait(act) {
       clearTimeout(this.waiting);
+      this.waiting = act ? setTimeout(act, PAUSE) : null;
+    }
+
+    choose(crop) {
+      this.wait();
       chosen = crop;
       this.mark(crop);
       this.trigger("select", {});
@@ -122,7 +131,7 @@
       event.preventDefault();
       this.frame.focus();
       this.frame.setPointerCapture(event.pointerId);
-      clearTimeout(this.waiting);
+      this.wait();
       const corner = event.target.dataset.corner?.split(" ").map(Number);
       this.grip = { corner, from: this.place(event), box: fitted(this.seen, this.box), moved: false };
     }
@@ -150,8 +159,7 @@
       const [left, top, right, bottom] = box;
       const wider = right - left + 2 * (dx + dy);
       this.draw(event.shiftKey ? around(this.seen, (left + right) / 2, (top + bottom) / 2, wider) : moved(this.seen, box, dx, dy));
-      clearTimeout(this.waiting);
-      this.waiting = setTimeout(() => this.choose(text(this.box)), PAUSE);
+      this.wait(() => this.choose(text(this.box)));
     }
   }
 
