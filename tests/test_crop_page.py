@@ -22,7 +22,7 @@ from dashboard.state import Service
 from dashboard.theme import launch_options
 from tests.browser import Visit, violations
 from tests.conftest import SAMPLES
-from tests.test_dashboard_browser import TIMEOUT, drawn, opened, shot, title
+from tests.test_dashboard_browser import TIMEOUT, drawn, opened, settled, shot, title
 from tests.test_javascript import COMPONENTS, call
 
 COFFEE = str(SAMPLES / "coffee.jpg")
@@ -163,7 +163,9 @@ def on_stage(page: Page, text: str) -> None:
 
 @pytest.mark.browser
 def test_the_box_is_dragged_and_everything_follows(visit: Callable[..., Visit], url: str) -> None:
-    page = opened(visit(url)).page
+    seen = opened(visit(url))
+    settled(seen)
+    page = seen.page
     frame = unfolded(page)
     said(page, "The model sees 51% of this picture")
     value = page.locator(".ts-class-value").first

@@ -119,8 +119,8 @@
       list = new List(element, trigger);
     },
 
-    // The thumbnail of the last answer by a method about the last model; undefined if there is none.
-    latest: (method) => entries.find(({ values }) => values.method === method && values.model === entries[0].values.model)?.canvas,
+    // The panel of the last answer by a method about the last model; undefined if there is none.
+    latest: (method) => entries.find(({ values }) => values.method === method && values.model === entries[0].values.model)?.panel,
 
     // The values of the answer that was pressed, for fields of these names.
     values: (names) => names.map((name) => chosen.values[name]),

@@ -5,6 +5,7 @@
   const timmscope = (window.timmscope ??= {});
   if (timmscope.methodGuide) return;
 
+  const WIDTH = 176; // of a thumbnail; the page shows it at half of that
   let picked = null;
 
   const node = (tag, name, text = "") => (
@@ -62,11 +63,11 @@
 
     card({ key, label, about, cost, seconds: took }) {
       const card = Object.assign(node("button", "ts-guide-card"), { type: "button" });
-      const thumbnail = timmscope.history?.latest(key);
-      if (thumbnail) {
-        const copy = Object.assign(document.createElement("canvas"), { width: thumbnail.width, height: thumbnail.height });
-        copy.getContext("2d").drawImage(thumbnail, 0, 0);
-        card.append(copy);
+      const panel = timmscope.history?.latest(key);
+      if (panel) {
+        const canvas = document.createElement("canvas");
+        timmscope.thumbnail(canvas, panel, WIDTH);
+        card.append(canvas);
       }
       const time = took === null ? cost : `${cost}; took ${seconds(took)} here`;
       card.append(node("strong", "", label), node("span", "", about), node("span", "ts-guide-cost", time));
