@@ -143,6 +143,7 @@ def test_patches_of_another_picture_are_asked_for_anew(seen: Visit) -> None:
     expect(area).to_have_attribute("data-ribbon", "")
     page.get_by_role("button", name="rocket", exact=True).click()
     expect(area).to_have_attribute("data-ribbon", "For: patches in tf_efficientnet_lite0")
+    expect(page.locator("#prediction")).to_contain_text("missile", timeout=TIMEOUT)
     page.click("#patch-run")
     expect(area).to_have_attribute("data-ribbon", "", timeout=TIMEOUT)
 

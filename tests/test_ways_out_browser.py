@@ -32,7 +32,9 @@ def model(page: Page, name: str) -> None:
 def test_a_press_changes_the_question_and_asks_again(visit: Callable[..., Visit], url: str) -> None:
     page = opened(visit(url)).page
     choose(page, "#method", "Attention rollout")
-    expect(page.locator("#result .ts-caption")).to_contain_text("no softmax attention")
+    expect(page.locator("#result .ts-caption")).to_contain_text(
+        "no softmax attention", timeout=TIMEOUT
+    )
     page.get_by_role("button", name="Use Grad-CAM").click()
     title(page, "Why espresso?Grad-CAM")
     expect(page.locator("#method input")).to_have_value("CAM · Grad-CAM")

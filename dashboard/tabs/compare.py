@@ -319,7 +319,6 @@ def _add_variant(page: Page, tab: CompareWidgets) -> None:
         add,
         inputs.components,
         tab.methods,
-        queue=False,
         **QUIET,
     )
 
