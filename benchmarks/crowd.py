@@ -34,7 +34,7 @@ from PIL import Image
 
 from core import Explainer, sample_picture
 
-SLOW = "rise(masks=400)"
+SLOW = "rise(masks=100)"
 INSTANT = "gradcam"
 WAITS = "people wait for slow methods"
 """Part of what somebody is told whom the queue has no room for."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from urllib.parse import urlsplit
 import axe_playwright_python
 import pytest
 from playwright.sync_api import BrowserContext, Page, Request, expect, sync_playwright
+
+from dashboard.build import build
+from dashboard.state import Service
+from dashboard.theme import launch_options
 
 FLAGS = (
     "--no-sandbox",
@@ -84,6 +89,15 @@ def violations(page: Page) -> list[Any]:
           return violations.map(({id, nodes}) => [id, ...told(nodes)]); }"""
     )
     return found
+
+
+@contextmanager
+def launched(service: Service) -> Iterator[str]:
+    """The address of the page, while it runs in this process."""
+    demo = build(service)
+    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    yield address
+    demo.close()
 
 
 @pytest.fixture(scope="session")

@@ -1167,6 +1167,14 @@ def test_every_method_stands_in_its_family_or_is_refused_with_a_reason() -> None
     assert took["gradcam"] is not None
     assert took["gradcam"] > 0
     assert took["layercam"] is None
+    actions.explain(service, ask_for(about(), "rise", {"rise": {"masks": 16}}))
+    (time,) = (
+        card.seconds
+        for group in actions.method_guide(service, request).groups
+        for card in group.methods
+        if card.key == "rise"
+    )
+    assert time is None, "another number of masks takes another time than the estimate"
 
 
 def test_a_picture_is_cut_into_parts_that_look_alike(service: Service) -> None:

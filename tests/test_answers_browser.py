@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from dashboard.build import build
 from dashboard.state import Service
-from dashboard.theme import launch_options
-from tests.browser import Visit
+from tests.browser import Visit, launched
 from tests.test_dashboard_browser import TIMEOUT, choose, drawn, title
 
 SCRIPT = Path(__file__).parent.parent / "dashboard" / "components" / "answers.js"
@@ -175,10 +173,8 @@ def test_a_file_is_the_same_whatever_else_is_said_of_it(area: Area) -> None:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    demo = build(Service())
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    yield address
-    demo.close()
+    with launched(Service()) as address:
+        yield address
 
 
 @pytest.fixture

@@ -22,9 +22,8 @@ from core.errors import TimmscopeError
 from dashboard import api
 from dashboard.api import requests
 from dashboard.api.handlers import answer, checked, descriptions, documentation, parameters_of
-from dashboard.build import build
 from dashboard.state import Service
-from dashboard.theme import launch_options
+from tests.browser import launched
 from tests.conftest import SAMPLES
 from tests.failing import KINDS, Moody
 from tests.test_docs import ROOT, blocks
@@ -41,10 +40,8 @@ def service() -> Service:
 
 @pytest.fixture(scope="module")
 def url(service: Service) -> Iterator[str]:
-    demo = build(service)
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    yield address
-    demo.close()
+    with launched(service) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from dashboard.build import build
 from dashboard.state import Service
-from dashboard.theme import launch_options
-from tests.browser import violations
+from tests.browser import launched, violations
 from tests.conftest import SAMPLES
 
 if TYPE_CHECKING:
@@ -29,10 +27,8 @@ CARDS = "#compare-result .ts-card"
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    demo = build(Service(checks=False))
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    yield address
-    demo.close()
+    with launched(Service(checks=False)) as address:
+        yield address
 
 
 Open = Callable[..., "Visit"]

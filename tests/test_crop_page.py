@@ -16,11 +16,9 @@ from dashboard.actions import Question
 from dashboard.actions.compare import CompareRequest
 from dashboard.actions.explain import ExplainRequest
 from dashboard.actions.hide import HideRequest
-from dashboard.build import build
 from dashboard.components import CropBox
 from dashboard.state import Service
-from dashboard.theme import launch_options
-from tests.browser import Visit, violations
+from tests.browser import Visit, launched, violations
 from tests.conftest import SAMPLES
 from tests.test_dashboard_browser import TIMEOUT, drawn, opened, settled, shot, title
 from tests.test_javascript import COMPONENTS, call
@@ -139,10 +137,8 @@ def test_the_share_that_is_seen_is_told(empty: Page) -> None:
 
 @pytest.fixture(scope="module")
 def url(service: Service) -> Iterator[str]:
-    demo = build(service)
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    yield address
-    demo.close()
+    with launched(service) as address:
+        yield address
 
 
 def unfolded(page: Page) -> Locator:

@@ -19,13 +19,11 @@ from core.errors import CancelledError
 from core.inputs.batch import OnProgress
 from core.types import Prediction
 from dashboard.actions.predict import ClassList
-from dashboard.build import build
 from dashboard.state import Service, Tasks
-from dashboard.theme import launch_options
 from tests.conftest import SAMPLES
 
 if TYPE_CHECKING:
-    from tests.browser import Visit
+    from tests.browser import Visit, launched
 
 pytestmark = pytest.mark.browser
 
@@ -64,10 +62,8 @@ def tasks() -> Watched:
 def url(tasks: Watched) -> Iterator[str]:
     service = Service(checks=False)
     service.tasks = tasks
-    demo = build(service)
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    yield address
-    demo.close()
+    with launched(service) as address:
+        yield address
 
 
 @pytest.fixture

@@ -10,10 +10,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core import Explainer, load_model
-from dashboard.build import build
 from dashboard.state import Service
-from dashboard.theme import launch_options
-from tests.browser import Visit
+from tests.browser import Visit, launched
 from tests.conftest import SAMPLES
 from tests.test_dashboard_browser import TIMEOUT, drawn, opened, settled, shot
 
@@ -22,10 +20,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    demo = build(Service())
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    yield address
-    demo.close()
+    with launched(Service()) as address:
+        yield address
 
 
 @pytest.fixture

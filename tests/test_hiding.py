@@ -62,6 +62,23 @@ def test_keeping_only_a_part_hides_the_rest() -> None:
     assert kept == hidden
 
 
+def test_the_same_part_is_asked_once_and_other_draws_are_others() -> None:
+    asked = explainer()
+    passes: list[int] = []
+    asked.model.model.register_forward_pre_hook(lambda _, rows: passes.append(len(rows[0])))
+    first = asked.hide(X, LEFT, baseline="random", seed=1)
+    before = len(passes)
+    assert asked.hide(X, LEFT, baseline="random", seed=1) == first
+    assert len(passes) == before
+    for other in (
+        asked.hide(X, LEFT, baseline="random", seed=2),
+        asked.hide(X, RIGHT, baseline="random", seed=1),
+        asked.hide(X, LEFT, baseline="black", seed=1),
+    ):
+        assert not torch.equal(other.pixels, first.pixels)
+    assert asked.hide(X, LEFT, baseline="random", seed=1) == first
+
+
 def test_hiding_nothing_changes_nothing() -> None:
     found = explainer().hide(X, torch.zeros_like(LEFT))
     assert torch.equal(found.score_before, found.score_after)

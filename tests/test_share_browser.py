@@ -10,10 +10,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from dashboard.build import build
 from dashboard.state import Service
-from dashboard.theme import launch_options
-from tests.browser import Visit
+from tests.browser import Visit, launched
 from tests.conftest import SAMPLES
 from tests.test_dashboard_browser import TIMEOUT, opened, title
 
@@ -22,10 +20,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    demo = build(Service(checks=False))
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    yield address
-    demo.close()
+    with launched(Service(checks=False)) as address:
+        yield address
 
 
 def test_an_upload_opens_elsewhere_once_it_is_shared(

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from dashboard.build import build
 from dashboard.state import Service
-from dashboard.theme import launch_options
-from tests.browser import Visit, violations
+from tests.browser import Visit, launched, violations
 from tests.test_dashboard_browser import TIMEOUT, choose, opened, settled, shot, title
 
 pytestmark = pytest.mark.browser
@@ -25,10 +23,8 @@ def service() -> Service:
 
 @pytest.fixture(scope="module")
 def url(service: Service) -> Iterator[str]:
-    demo = build(service)
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    yield address
-    demo.close()
+    with launched(service) as address:
+        yield address
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from dashboard.build import build
 from dashboard.state import Service
-from dashboard.theme import launch_options
-from tests.browser import Visit, violations
+from tests.browser import Visit, launched, violations
 from tests.test_dashboard_browser import TIMEOUT, choose, opened, title
 
 pytestmark = pytest.mark.browser
@@ -18,10 +16,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    demo = build(Service(checks=False))
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    yield address
-    demo.close()
+    with launched(Service(checks=False)) as address:
+        yield address
 
 
 def model(page: Page, name: str) -> None:

@@ -64,7 +64,7 @@ def outputs_without(
 ) -> tuple[Tensor, Outputs]:
     """The pictures without a part of them, and the model's outputs; one row for each picture.
 
-    The same part of the same pictures is asked once.
+    The same part of the same pictures, with the same seed, is asked once.
 
     Args:
         run: the pictures and the model.
@@ -92,7 +92,7 @@ def outputs_without(
         return rows, outputs
 
     part = blake2b(np.packbits(hidden.numpy()).tobytes(), digest_size=16).hexdigest()
-    return run.cache_scope.get_or_compute(("without", baseline, part), compute)
+    return run.cache_scope.get_or_compute(("without", baseline, run.seed, part), compute)
 
 
 def unit_of(target: Target) -> str:

@@ -107,10 +107,9 @@ def paint(
         TimmscopeError: there is none; the sentence is the reason.
     """
     resolved = resolve(service, request.question, on_progress)
-    measured = request.question.model, request.question.weights, key_of(request.method)
     if estimated_cost(resolved, request).pace == "instant":
         found = attribution_of(resolved, request, on_progress)
-        service.seconds[measured] = found.cost.seconds
+        _note_time(service, request, found)
         yield _result(resolved, request, found)
         return
 
@@ -128,11 +127,18 @@ def paint(
 
         with service.slow.slot(report):
             found = attribution_of(resolved, request, report, on_partial)
-        if found.partial is None:
-            service.seconds[measured] = found.cost.seconds
+        _note_time(service, request, found)
         return _result(resolved, request, found)
 
     yield from streamed(job)
+
+
+def _note_time(service: Service, request: ExplainRequest, found: Attribution) -> None:
+    """Remember how long a whole map by a method's default parameters took."""
+    usual = METHODS.make(found.method).model_dump()
+    if found.partial is None and found.params == usual:
+        question = request.question
+        service.times.note(question.model, question.weights, found.method, found.cost.seconds)
 
 
 def _result(

@@ -95,5 +95,5 @@ def _card(service: Service, request: ModelRequest, handle: ModelHandle, key: str
         return MethodCard(key, cls.label, cls.about, "", reason=reason)
     method = METHODS.make(key)
     cost = method.estimate_cost(handle, handle.resolve_layer(method.layer_needs(), None))
-    took = service.seconds.get((request.model, request.weights, key))
+    took = service.times.of(request.model, request.weights, key)
     return MethodCard(key, cls.label, cls.about, estimate_text(cost), took)

@@ -97,7 +97,7 @@
       this.title.replaceChildren(title, ...(method ? [Object.assign(node("span", "ts-method"), { textContent: method })] : []));
       this.words.textContent = words;
       this.caption.textContent = told;
-      this.ways.replaceChildren(...timmscope.ways_out.buttons(this.panel.ways_out));
+      this.ways.replaceChildren(...timmscope.waysOut.buttons(this.panel.ways_out));
       this.figure.setAttribute("aria-label", [title, method, words, told].filter(Boolean).join(". "));
     }
 

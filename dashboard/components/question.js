@@ -1,6 +1,7 @@
 // Which class and which part of a picture are to be chosen once there is a new one, where these are not
-// the likeliest class and the model's own view: the page's address or an earlier answer may say so. And the page's address itself, which tells the
-// question and the view, so that a reload or another person sees the same.
+// the likeliest class and the model's own view: the page's address or an earlier answer may say so.
+// And the page's address itself, which tells the question and the view, so that a reload or another
+// person sees the same.
 "use strict";
 
 (() => {

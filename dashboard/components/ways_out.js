@@ -4,7 +4,7 @@
 
 (() => {
   const timmscope = (window.timmscope ??= {});
-  if (timmscope.ways_out) return;
+  if (timmscope.waysOut) return;
 
   let trigger = null;
   let taken = null;
@@ -18,7 +18,7 @@
     return made;
   }
 
-  timmscope.ways_out = {
+  timmscope.waysOut = {
     mount(element, props, tell) {
       trigger = tell;
     },

@@ -9,7 +9,7 @@ import gradio as gr
 
 from dashboard.components.scripts import on_event, tags
 
-MOUNT_JS = "window.timmscope.ways_out.mount(element, props, trigger); // fires 'select'"
+MOUNT_JS = "window.timmscope.waysOut.mount(element, props, trigger); // fires 'select'"
 
 
 class WaysOut(gr.HTML):
@@ -35,7 +35,7 @@ class WaysOut(gr.HTML):
     @staticmethod
     def values_js(names: Iterable[str]) -> str:
         """JavaScript for an event whose inputs and outputs are fields of these names."""
-        return on_event("ways_out.values", list(names))
+        return on_event("waysOut.values", list(names))
 
     def get_block_name(self) -> str:
         """The page's own component that this one builds on."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from cachetools import LRUCache
-
 from core.runtime.cache import Cache
 from dashboard.state.batches import Batches
 from dashboard.state.files import SavedFiles
@@ -12,9 +10,7 @@ from dashboard.state.memory import give_back
 from dashboard.state.models import Models
 from dashboard.state.shared_pictures import SharedPictures
 from dashboard.state.tasks import Tasks
-
-MEASURED = 1000
-"""How many times are remembered."""
+from dashboard.state.times import Times
 
 
 class Service:
@@ -35,8 +31,7 @@ class Service:
         shared: pictures that their owners have shared.
         tasks: what is running, for whom.
         slow: places for what takes longer than an instant.
-        seconds: how long a method took on a model the last time, by the model's name, its weights
-            and the method's key.
+        times: how long methods took.
     """
 
     def __init__(
@@ -56,7 +51,7 @@ class Service:
         self.shared = SharedPictures()
         self.tasks = Tasks()
         self.slow = SlowLane(when_idle=give_back)
-        self.seconds: LRUCache[tuple[str, str, str], float] = LRUCache(MEASURED)
+        self.times = Times()
 
     def on(self, device: str) -> Service:
         """A service of its own, with the same limits, whose models are on a device."""

@@ -13,11 +13,9 @@ from gradio.events import Dependency
 
 from core import METHODS
 from core.errors import Field, TimmscopeError
-from core.inputs.batch import OnProgress
 from dashboard import actions
 from dashboard.actions import ExplainRequest, SaveRequest, ShareRequest, VerdictRequest
 from dashboard.components import (
-    CHOSEN_JS,
     PICKED_JS,
     Choice,
     Film,
@@ -28,9 +26,9 @@ from dashboard.components import (
     on_event,
     settings_group,
 )
-from dashboard.state import Service
 from dashboard.state.models import MAX_LOADS
 from dashboard.state.shared_pictures import DAYS
+from dashboard.tabs import stage
 from dashboard.tabs.answers import (
     AnswerArea,
     answer_column,
@@ -40,7 +38,6 @@ from dashboard.tabs.answers import (
     keep_true,
 )
 from dashboard.tabs.binding import Inputs
-from dashboard.tabs.handlers import told
 from dashboard.tabs.page import QUIET, Page
 from dashboard.tabs.sidebar import EXAMPLE_FILES
 
@@ -55,8 +52,6 @@ SAVE_JS = """(file) => {
 KEPT = f"Whoever has it sees your picture; the server keeps a copy for at most {DAYS} days."
 ASK = "Can this map be trusted?"
 NO_VERDICT = actions.VerdictResult([])
-EFFECT_JS = on_event("stage.answered")
-PARTS_JS = on_event("stage.receive")
 
 
 @dataclass(frozen=True)
@@ -210,9 +205,7 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     for kind in KINDS:
         _save(page, tab, kind)
     _share(page, tab)
-    _hide(page, tab)
-    _cut(page, tab)
-    _film(page, tab)
+    stage.wire(page, tab)
     _test(page, tab)
     cancel_on_click(page, tab.cancel, area)
     enough_on_click(page, tab.enough, area)
@@ -298,7 +291,7 @@ def _ways_out(page: Page, tab: ExplainWidgets) -> Dependency:
     fields = {name: known[name] for name in typing.get_args(Field)}
     widgets = list(fields.values())
     changed = tab.ways_out.select(None, widgets, widgets, js=WaysOut.values_js(fields), **QUIET)
-    changed.then(None, None, None, js=on_event("ways_out.ask"), **QUIET)
+    changed.then(None, None, None, js=on_event("waysOut.ask"), **QUIET)
     return changed
 
 
@@ -437,66 +430,3 @@ def _test(page: Page, tab: ExplainWidgets) -> None:
 def _badge(found: actions.VerdictResult) -> gr.Button:
     """The button that tells the verdict, and shows what it rests on."""
     return gr.Button(found.badge or ASK, elem_classes=f"ts-badge-{found.tone or 'unasked'}")
-
-
-@dataclass(frozen=True)
-class _Marked:
-    """A part of the picture that a person has marked on the stage."""
-
-    question: actions.Question
-    event: gr.EventData
-
-
-def _hide(page: Page, tab: ExplainWidgets) -> None:
-    """Say what the model says while a part of the picture is hidden."""
-
-    def hide(
-        service: Service, marked: _Marked, on_progress: OnProgress | None = None
-    ) -> actions.HideResult:
-        sent = told(marked.event)
-        kept, baseline = bool(sent.get("keep_only")), str(sent.get("baseline", "blur"))
-        request = actions.HideRequest(marked.question, sent.get("mask"), kept, baseline)
-        return actions.hide(service, request, on_progress)
-
-    def failed(marked: _Marked, error: TimmscopeError) -> dict[str, Any]:
-        return actions.HideResult(f"{actions.brief(error).rstrip('.')}.").to_json()
-
-    inputs = page.inputs(_Marked, tab)
-    tab.result.submit(
-        page.handler("", hide, inputs, lambda found: found.to_json(), failed),
-        inputs.components,
-        tab.effect,
-        queue=False,
-        **QUIET,
-    ).success(None, tab.effect, None, js=EFFECT_JS)
-
-
-def _cut(page: Page, tab: ExplainWidgets) -> None:
-    """Cut the picture into parts, when a person takes the tool that needs them."""
-
-    def failed(question: actions.Question, error: TimmscopeError) -> dict[str, Any]:
-        return actions.SuperpixelResult(words=f"{actions.brief(error).rstrip('.')}.").to_json()
-
-    inputs = page.inputs(actions.Question)
-    tab.result.edit(
-        page.handler("", actions.picture_parts, inputs, lambda found: found.to_json(), failed),
-        inputs.components,
-        tab.parts,
-        **QUIET,
-    ).success(None, tab.parts, None, js=PARTS_JS)
-
-
-def _film(page: Page, tab: ExplainWidgets) -> None:
-    """Show the map at every stage; the one pressed goes onto the stage without a request."""
-
-    def film(
-        service: Service, request: VerdictRequest, on_progress: OnProgress | None = None
-    ) -> actions.FilmResult:
-        return actions.film(service, request.explanation, on_progress)
-
-    inputs = page.inputs(VerdictRequest, tab)
-    show = page.handler(
-        "film", film, inputs, lambda found: found, lambda request, error: actions.FilmResult()
-    )
-    tab.explanation.change(show, inputs.components, tab.film, **QUIET)
-    tab.film.select(None, None, [tab.layer, tab.summary, tab.code], js=CHOSEN_JS)

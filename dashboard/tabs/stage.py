@@ -1,0 +1,93 @@
+"""The stage of the Explain tab: parts that a person hides, and the map at each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.errors import TimmscopeError
+from core.inputs.batch import OnProgress
+from dashboard import actions
+from dashboard.actions import VerdictRequest
+from dashboard.components import CHOSEN_JS, on_event
+from dashboard.state import Service
+from dashboard.tabs.handlers import told
+from dashboard.tabs.page import QUIET, Page
+
+if TYPE_CHECKING:
+    from dashboard.tabs.explain import ExplainWidgets
+
+EFFECT_JS = on_event("stage.answered")
+PARTS_JS = on_event("stage.receive")
+
+
+def wire(page: Page, tab: ExplainWidgets) -> None:
+    """Connect the tools on the picture and the filmstrip."""
+    _hide(page, tab)
+    _cut(page, tab)
+    _film(page, tab)
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A part of the picture that a person has marked on the stage."""
+
+    question: actions.Question
+    event: gr.EventData
+
+
+def _hide(page: Page, tab: ExplainWidgets) -> None:
+    """Say what the model says while a part of the picture is hidden."""
+
+    def hide(
+        service: Service, marked: _Marked, on_progress: OnProgress | None = None
+    ) -> actions.HideResult:
+        sent = told(marked.event)
+        kept, baseline = bool(sent.get("keep_only")), str(sent.get("baseline", "blur"))
+        request = actions.HideRequest(marked.question, sent.get("mask"), kept, baseline)
+        return actions.hide(service, request, on_progress)
+
+    def failed(marked: _Marked, error: TimmscopeError) -> dict[str, Any]:
+        return actions.HideResult(f"{actions.brief(error).rstrip('.')}.").to_json()
+
+    inputs = page.inputs(_Marked, tab)
+    tab.result.submit(
+        page.handler("", hide, inputs, lambda found: found.to_json(), failed),
+        inputs.components,
+        tab.effect,
+        queue=False,
+        **QUIET,
+    ).success(None, tab.effect, None, js=EFFECT_JS)
+
+
+def _cut(page: Page, tab: ExplainWidgets) -> None:
+    """Cut the picture into parts, when a person takes the tool that needs them."""
+
+    def failed(question: actions.Question, error: TimmscopeError) -> dict[str, Any]:
+        return actions.SuperpixelResult(words=f"{actions.brief(error).rstrip('.')}.").to_json()
+
+    inputs = page.inputs(actions.Question)
+    tab.result.edit(
+        page.handler("", actions.picture_parts, inputs, lambda found: found.to_json(), failed),
+        inputs.components,
+        tab.parts,
+        **QUIET,
+    ).success(None, tab.parts, None, js=PARTS_JS)
+
+
+def _film(page: Page, tab: ExplainWidgets) -> None:
+    """Show the map at every stage; the one pressed goes onto the stage without a request."""
+
+    def film(
+        service: Service, request: VerdictRequest, on_progress: OnProgress | None = None
+    ) -> actions.FilmResult:
+        return actions.film(service, request.explanation, on_progress)
+
+    inputs = page.inputs(VerdictRequest, tab)
+    show = page.handler(
+        "film", film, inputs, lambda found: found, lambda request, error: actions.FilmResult()
+    )
+    tab.explanation.change(show, inputs.components, tab.film, **QUIET)
+    tab.film.select(None, None, [tab.layer, tab.summary, tab.code], js=CHOSEN_JS)
