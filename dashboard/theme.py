@@ -151,7 +151,8 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
 }
 
 /* Plain buttons and choices of our own components. */
-:is(.ts-crop-bar, .ts-draw, .ts-large-bar, .ts-options, .ts-pair, .ts-patch, .ts-ways-out) :is(button, select),
+:is(.ts-crop-bar, .ts-draw, .ts-large-bar, .ts-options, .ts-pair, .ts-patch, .ts-ways-out)
+  :is(button, select),
 .ts-pair-open {
   padding: 5px 12px;
   border: 1px solid var(--border-color-primary);

@@ -323,3 +323,14 @@ def test_an_answer_waits_for_the_pages_own_files(chromium: BrowserContext, url: 
             held.pop().continue_()
             page.wait_for_timeout(100)
         title(page, "Grad-CAM")
+
+
+def test_the_answer_about_another_model_is_not_grey(page: Page) -> None:
+    """Its layers are others; the one that was chosen for the model before means its own choice."""
+    expect(page.locator("#layer input").first).to_have_value("bn2", timeout=TIMEOUT)
+    choose(page, "#model", "world_resnet")
+    expect(page.locator("#layer input").first).to_have_value("layer4", timeout=TIMEOUT)
+    title(page, "Why striped disc?")
+    page.wait_for_timeout(1500)
+    expect(answer(page)).not_to_have_class(STALE)
+    expect(answer(page)).to_have_attribute("data-ribbon", "")

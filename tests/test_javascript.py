@@ -233,6 +233,19 @@ def test_a_ribbon_says_what_has_happened(page: Page, case: str) -> None:
     assert (page.locator("#explain-answer").get_attribute("data-ribbon") or "") == said
 
 
+def test_what_follows_from_a_choice_is_cancelled_with_it(page: Page) -> None:
+    page.set_content('<div id="explain-answer"></div>')
+    call(page, "answers.chosen")
+    given_up = call(page, "answers.cancelled", "explain", "Explain")
+    *values, stamp = call(page, "answers.follow", "explain", ["x"], 1, 0)
+    assert values == [1]
+    assert 0 < stamp < given_up
+    ribbon = page.locator("#explain-answer").get_attribute("data-ribbon")
+    assert ribbon == "Cancelled. Press Explain"
+    chosen = call(page, "answers.chosen")
+    assert call(page, "answers.follow", "explain", ["x"], 1, 0)[-1] > chosen > given_up
+
+
 def test_later_stamps_are_larger(page: Page) -> None:
     stamps = [call(page, "answers.stamp") for _ in range(20)]
     assert stamps == sorted(set(stamps))

@@ -29,6 +29,7 @@ from dashboard.actions.question import (
     Question,
     ResolvedQuestion,
     Settings,
+    layer_or_default,
     params_of,
     resolve,
 )
@@ -152,7 +153,9 @@ def _result(
         found: the attribution.
         painting: whether it is still being worked on.
     """
-    answers = resolved.answers([request.method], layer=found.layer)
+    # A layer that the model or the method does not have means its own choice.
+    layers = [request.layer, *layer_or_default(found.layer)]
+    answers = resolved.answers([request.method], same={"layer": layers})
     # Asked for without a class or a layer, it is the same map as with those that were taken.
     request = replace(request, question=resolved.question, layer=found.layer or request.layer)
     if found.partial is not None:

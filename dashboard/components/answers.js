@@ -10,11 +10,12 @@
   if (timmscope.answers) return;
 
   const KEPT = 40; // questions remembered for an area
+  const LONG_AGO = 1; // a question of that time is cancelled by any cancellation
   const areas = new Map();
   let last = 0;
 
   const areaOf = (name) => {
-    if (!areas.has(name)) areas.set(name, { name, now: null, sent: new Map(), answer: null, cancelled: "" });
+    if (!areas.has(name)) areas.set(name, { name, now: null, sent: new Map(), answer: null, cancelled: "", givenUp: false });
     return areas.get(name);
   };
 
@@ -72,10 +73,21 @@
       area.now = snapshot(names, values);
       area.sent.set(at, { texts: area.now, values: Object.fromEntries(names.map((key, i) => [key, values[i]])) });
       if (area.sent.size > KEPT) area.sent.delete(area.sent.keys().next().value);
-      area.cancelled = "";
-      area.enough = false;
+      Object.assign(area, { cancelled: "", enough: false, givenUp: false });
       show(area);
       return [...values.slice(0, -1), at];
+    },
+
+    // Before an area is asked as a consequence of a choice, which takes a moment. Whoever cancels in
+    // that moment cancels this, too.
+    follow(name, names, ...values) {
+      return areaOf(name).givenUp ? [...values.slice(0, -1), LONG_AGO] : timmscope.answers.ask(name, names, ...values);
+    },
+
+    // A person has chosen something, so what is cancelled is about the choice before.
+    chosen() {
+      for (const area of areas.values()) area.givenUp = false;
+      return stamp();
     },
 
     // A value has changed on the page.
@@ -128,7 +140,7 @@
     // A person has cancelled; the button that starts again is called so.
     cancelled(name, button) {
       const area = areaOf(name);
-      area.cancelled = button;
+      Object.assign(area, { cancelled: button, givenUp: true });
       show(area);
       return stamp();
     },

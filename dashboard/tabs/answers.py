@@ -18,7 +18,7 @@ from dashboard import actions
 from dashboard.components import Answer, Panels, on_event
 from dashboard.tabs.binding import Inputs
 from dashboard.tabs.handlers import Action, OnFault, session
-from dashboard.tabs.page import AT_ONCE, QUIET, STAMP_JS, Page
+from dashboard.tabs.page import AT_ONCE, CHOSEN_JS, QUIET, Page
 
 R = TypeVar("R")
 
@@ -76,7 +76,7 @@ def ask(
     show: Callable[[Any], Mapping[Any, Any]],
     failed: OnFault[R],
 ) -> dict[str, Any]:
-    """Arguments of an event that asks an action for the results of an area.
+    """Arguments of an event by which a person asks an action for the results of an area.
 
     Args:
         page: what the page asks.
@@ -94,6 +94,14 @@ def ask(
         "trigger_mode": "always_last",
         "show_progress_on": area.panels,
     }
+
+
+def following(options: Mapping[str, Any], area: AnswerArea, inputs: Inputs[Any]) -> dict[str, Any]:
+    """The same arguments for an event that follows from a choice, but comes a moment later.
+
+    Whoever cancels in that moment cancels it, too.
+    """
+    return {**options, "js": _call("follow", area.name, inputs)}
 
 
 def keep_true(
@@ -124,7 +132,7 @@ def keep_true(
         _stop(page, area),
         page.asked_at,
         None,
-        js=STAMP_JS,
+        js=CHOSEN_JS,
         queue=False,
         **AT_ONCE,
     )

@@ -35,6 +35,7 @@ from dashboard.tabs.answers import (
     ask,
     cancel_on_click,
     enough_on_click,
+    following,
     keep_true,
 )
 from dashboard.tabs.binding import Inputs
@@ -229,8 +230,7 @@ def _follow_method(
         return {tab.method: gr.Dropdown(facts.methods), **chosen(facts)}
 
     def failed(request: actions.MethodRequest, error: TimmscopeError) -> dict[Any, Any]:
-        about = METHODS[request.method].about
-        return chosen(actions.MethodFacts(about, actions.method_choices()))
+        return {tab.about: METHODS[request.method].about, tab.layer: gr.Dropdown(visible=False)}
 
     # A method that is picked starts at its own layer; else the layer chosen stays.
     inputs, afresh = (
@@ -343,7 +343,7 @@ def _explain(
     page.demo.load(**{**options, "fn": _unless_addressed(page, options["fn"])})
     gr.on([tab.run.click, tab.layer.input, *page.target_changed], **options)
     for event in (*picked, *page.explainable):
-        event.then(**options)
+        event.then(**following(options, area, inputs))
 
 
 def _unless_addressed(page: Page, run: Callable[..., Iterator[Any]]) -> Callable[..., Any]:

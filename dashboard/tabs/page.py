@@ -27,8 +27,8 @@ QUIET: dict[str, Any] = {
 """For events that only keep the page consistent."""
 AT_ONCE: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
 """For those of them that must not wait for one another."""
-STAMP_JS = on_event("answers.stamp")
-"""Gives the time by the visitor's clock."""
+CHOSEN_JS = on_event("answers.chosen")
+"""Notes that a person has chosen something, and gives the time by the visitor's clock."""
 DEFAULT_LAYER = ("default", "")
 METHODS_INFO = (
     "To add a method again with other settings, type it: lime(samples=200) or gradcam@LAYER"

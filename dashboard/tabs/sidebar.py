@@ -34,7 +34,7 @@ from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
 from dashboard.tabs.binding import inputs_of
 from dashboard.tabs.handlers import handler, session, told
-from dashboard.tabs.page import AT_ONCE, QUIET, STAMP_JS, Page, Trigger
+from dashboard.tabs.page import AT_ONCE, CHOSEN_JS, QUIET, Page, Trigger
 from dashboard.tabs.view import ViewWidgets
 
 SAMPLES = asset("samples")
@@ -341,7 +341,7 @@ def _stop_work(service: Service, asked_at: gr.Number, triggers: list[Any]) -> No
     def stop(before: float, visitor: gr.Request) -> None:
         service.tasks.cancel_all(str(visitor.session_hash), before, keep=["model"])
 
-    gr.on(triggers, stop, asked_at, None, js=STAMP_JS, queue=False, **AT_ONCE)
+    gr.on(triggers, stop, asked_at, None, js=CHOSEN_JS, queue=False, **AT_ONCE)
 
 
 def _offer_examples(side: SidebarWidgets) -> None:
