@@ -5,17 +5,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 
+from core import Explainer, load_model, sample_picture
 from core.errors import CancelledError, TimmscopeError
 from dashboard import actions
 from dashboard.actions import CompareRequest, ExplainRequest
 from dashboard.state import Service
 from dashboard.state.lane import SlowLane
 from tests.test_actions import about, ask_for
+from tests.test_failing_models import EXPLANATION, REQUESTS
 
 PATIENCE = 30
+
+
+def counted(context: Callable[..., Any], calls: list[object], *given: object) -> Any:
+    """The same context, noted."""
+    calls.append(given)
+    return context(*given)
 
 
 def cancelled(_done: int, _expected: int) -> None:
@@ -117,3 +129,86 @@ def test_it_is_told_when_the_last_slow_work_has_ended() -> None:
         assert not told.is_set(), "the other slot is still taken"
     assert told.wait(60)
     assert lane.running == 0
+
+
+# -- quick work comes first ----------------------------------------------------------------------
+
+
+def test_slow_work_stands_still_while_there_is_quick_work() -> None:
+    lane, steps = SlowLane(), []
+
+    def work() -> None:
+        with lane.slot() as on_step:
+            for step in range(3):
+                on_step(step, 3)
+                steps.append(step)
+
+    slow = threading.Thread(target=work)
+    with lane.held():
+        with lane.held():
+            slow.start()
+            until(lambda: lane.running == 1)
+        time.sleep(0.3)
+        assert steps == [], "one of two has ended"
+    slow.join(PATIENCE)
+    assert steps == [0, 1, 2]
+
+
+def test_slow_work_goes_on_under_a_flood_of_quick_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboard.state.lane.STANDSTILL_SECONDS", 0.2)
+    lane = SlowLane()
+    with lane.held(), lane.slot() as on_step:
+        on_step(1, 3)
+        on_step(2, 3)
+
+
+def test_what_stands_still_can_be_cancelled() -> None:
+    lane, polls = SlowLane(), []
+
+    def thrice(_done: int, _expected: int) -> None:
+        polls.append(time.monotonic())
+        if len(polls) == 3:
+            raise CancelledError("This was cancelled.")
+
+    with lane.held(), lane.slot(thrice) as on_step:
+        polls.clear()
+        with pytest.raises(CancelledError):
+            on_step(1, 3)
+    assert lane.running == 0
+
+
+@pytest.mark.parametrize("name", ["explain", "predict", "hide", "film", "features", "patches"])
+def test_quick_actions_are_not_held_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, held = Service(), []
+    monkeypatch.setattr(service.slow, "held", partial(counted, service.slow.held, held))
+    getattr(actions, name)(service, REQUESTS[name])
+    resolving = 1  # the prediction, that of `predict` itself
+    assert len(held) == resolving + (name != "predict")
+
+
+@pytest.mark.parametrize("name", ["assess", "compare", "measure", "recommend", "rise"])
+def test_slow_actions_give_way_at_every_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, steps = Service(), []
+    monkeypatch.setattr(SlowLane, "_step", lambda *step: steps.append(step))
+    if name == "rise":
+        actions.explain(service, replace(EXPLANATION, method="rise", stop_after=32))
+    else:
+        getattr(actions, name)(service, REQUESTS[name])
+    assert len(steps) > 1
+
+
+@pytest.mark.parametrize("method", ["rise", "occlusion", "integrated_gradients", "ablationcam"])
+def test_a_step_is_told_while_nobody_else_waits_for_the_model(method: str) -> None:
+    explainer, free = Explainer(load_model("test_resnet", weights="random")), []
+
+    def look(_done: int, _expected: int) -> None:
+        with ThreadPoolExecutor(1) as other:
+            taken = other.submit(explainer.model.lock.acquire, timeout=0.1).result()
+            free.append(taken)
+            if taken:
+                other.submit(explainer.model.lock.release).result()
+
+    params: dict[str, Any] = {"masks": 48} if method == "rise" else {}
+    explainer.explain(sample_picture("coffee"), method, on_progress=look, **params)
+    assert free
+    assert all(free)

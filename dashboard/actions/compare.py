@@ -144,9 +144,9 @@ def _methods(
     service: Service, request: CompareRequest, on_progress: OnProgress | None
 ) -> CompareResult:
     resolved = resolve(service, request.question, on_progress)
-    with service.slow.slot(on_progress):
+    with service.slow.slot(on_progress) as on_step:
         comparison = compare_methods(
-            resolved, request.methods, request.settings, request.layer, on_progress
+            resolved, request.methods, request.settings, request.layer, on_step
         )
     keys = _in_order(comparison, request.methods)
     cards = [
@@ -243,13 +243,13 @@ def _side_by_side(
     on_progress: OnProgress | None,
 ) -> SideBySide:
     cls = METHODS[key_of(request.method)]
-    with service.slow.slot(on_progress):
+    with service.slow.slot(on_progress) as on_step:
         return side_by_side(
             asked,
             request.method,
             params={cls.key: params_of(request.settings, cls.key, cls)},
             target=None if request.own_class else resolved.target,
-            on_progress=on_progress,
+            on_progress=on_step,
         )
 
 

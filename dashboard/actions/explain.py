@@ -109,7 +109,8 @@ def paint(
     """
     resolved = resolve(service, request.question, on_progress)
     if estimated_cost(resolved, request).pace == "instant":
-        found = attribution_of(resolved, request, on_progress)
+        with service.slow.held(on_progress) as on_step:
+            found = attribution_of(resolved, request, on_step)
         _note_time(service, request, found)
         yield _result(resolved, request, found)
         return
@@ -126,8 +127,8 @@ def paint(
                 show(_result(resolved, request, found, painting=True))
             return enough
 
-        with service.slow.slot(report):
-            found = attribution_of(resolved, request, report, on_partial)
+        with service.slow.slot(report) as on_step:
+            found = attribution_of(resolved, request, on_step, on_partial)
         _note_time(service, request, found)
         return _result(resolved, request, found)
 

@@ -60,13 +60,14 @@ def features(
         TimmscopeError: the layer has no feature maps.
     """
     resolved = resolve(service, request.question, on_progress)
-    found = resolved.explainer.features(
-        resolved.batch,
-        layer=request.layer or None,
-        top=int(request.top),
-        by="variance" if request.by == "variance" else "activation",
-        on_progress=on_progress,
-    )
+    with service.slow.held(on_progress) as on_step:
+        found = resolved.explainer.features(
+            resolved.batch,
+            layer=request.layer or None,
+            top=int(request.top),
+            by="variance" if request.by == "variance" else "activation",
+            on_progress=on_step,
+        )
     signed, geometry = is_signed(found.maps), resolved.batch.geometries[0]
     picture = picture_uri(resolved.batch.pictures[0].image)
     source = f"{found.layer} of {resolved.explainer.model.name}"

@@ -75,13 +75,14 @@ def film(
     stages = resolved.explainer.model.stages()[-MOST_STOPS:]
     if slow or Need.LAYER not in method.layer_needs() or len(stages) < 2:
         return FilmResult()
-    found = resolved.explainer.explain_layers(
-        resolved.batch,
-        method,
-        [layer.name for layer in stages],
-        target=resolved.target,
-        on_progress=on_progress,
-    )
+    with service.slow.held(on_progress) as on_step:
+        found = resolved.explainer.explain_layers(
+            resolved.batch,
+            method,
+            [layer.name for layer in stages],
+            target=resolved.target,
+            on_progress=on_step,
+        )
     uri, stops = picture_uri(resolved.batch.pictures[0].image), []
     for layer in stages:
         assert layer.layout is not None

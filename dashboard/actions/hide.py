@@ -131,13 +131,14 @@ def hide(
         raise TimmscopeError(
             "The model does not see that part; mark one inside the bright area"
         ) from None
-    found = resolved.explainer.hide(
-        resolved.batch,
-        region,
-        keep_only=bool(request.keep_only),
-        baseline=cast(MaskBaseline, request.baseline),
-        target=resolved.target,
-    )
+    with service.slow.held():
+        found = resolved.explainer.hide(
+            resolved.batch,
+            region,
+            keep_only=bool(request.keep_only),
+            baseline=cast(MaskBaseline, request.baseline),
+            target=resolved.target,
+        )
     before, after = (
         found.score_text(float(score[0])) for score in (found.score_before, found.score_after)
     )

@@ -118,11 +118,11 @@ def measure(
         return MeasureResult([empty_panel("Choose at least one method and one metric.")])
     resolved = resolve(service, request.question, on_progress)
     ground_truth = ground_truth_of(resolved, request.evidence)
-    with service.slow.slot(on_progress):
+    with service.slow.slot(on_progress) as on_step:
         comparison = compare_methods(
-            resolved, request.methods, request.settings, request.layer, on_progress
+            resolved, request.methods, request.settings, request.layer, on_step
         )
-        scoring = _Scoring(resolved, comparison, ground_truth, on_progress)
+        scoring = _Scoring(resolved, comparison, ground_truth, on_step)
         metrics = [_made(key, request.settings) for key in request.metrics]
         maps = min(int(request.random_maps or 0), MAX_RANDOM_MAPS)
         scores = {metric.key: scoring.scores(metric) for metric in metrics}

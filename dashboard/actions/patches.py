@@ -53,7 +53,8 @@ def patches(
         TimmscopeError: no layer lies on the picture.
     """
     resolved = resolve(service, request.question, on_progress)
-    found = resolved.explainer.patches(resolved.batch, on_progress=on_progress)
+    with service.slow.held(on_progress) as on_step:
+        found = resolved.explainer.patches(resolved.batch, on_progress=on_step)
     geometry = resolved.batch.geometries[0]
     touch = {
         "similarity": [packed(layer) for layer in found.similarity],

@@ -242,10 +242,11 @@ def load_and_predict(
     with using("model"):
         explainer = service.models.of(question, on_progress)
         explainer.model.task  # noqa: B018  how its outputs are read may contradict the model
-    with using("picture") if question.picture else nullcontext():
-        batch = service.batches.get(explainer, question.picture, question.crop)
-    with using("prediction"):
-        return explainer, batch, explainer.predict(batch)
+    with service.slow.held():
+        with using("picture") if question.picture else nullcontext():
+            batch = service.batches.get(explainer, question.picture, question.crop)
+        with using("prediction"):
+            return explainer, batch, explainer.predict(batch)
 
 
 def resolve(

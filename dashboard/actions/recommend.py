@@ -67,17 +67,17 @@ def recommend(
     if not request.methods:
         return RecommendResult([empty_panel("Choose at least one method.")])
     resolved = resolve(service, request.question, on_progress)
-    with service.slow.slot(on_progress):
+    with service.slow.slot(on_progress) as on_step:
         comparison = compare_methods(
-            resolved, request.methods, request.settings, request.layer, on_progress
+            resolved, request.methods, request.settings, request.layer, on_step
         )
     failed = reason_cards({label_of(k): why for k, why in comparison.errors.items()})
     answers = resolved.answers(request.methods)
     if not comparison.results:
         return RecommendResult(failed, answers=answers)
-    with service.slow.slot(on_progress):
+    with service.slow.slot(on_progress) as on_step:
         found = resolved.explainer.recommend(
-            resolved.batch, comparison.results, target=resolved.target, on_progress=on_progress
+            resolved.batch, comparison.results, target=resolved.target, on_progress=on_step
         )
     return RecommendResult([_card(found), *failed], _table(found), answers)
 

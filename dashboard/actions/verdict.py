@@ -57,10 +57,10 @@ def assess(
         message = "A control does not depend on the model, so its map explains nothing."
         return VerdictResult([empty_panel(message)])
     resolved = resolve(service, explanation.question, on_progress)
-    with service.slow.slot(on_progress):
-        found = attribution_of(resolved, explanation, on_progress)
+    with service.slow.slot(on_progress) as on_step:
+        found = attribution_of(resolved, explanation, on_step)
         (verdict,) = resolved.explainer.verdict(
-            resolved.batch, found, target=resolved.target, on_progress=on_progress
+            resolved.batch, found, target=resolved.target, on_progress=on_step
         )
     return VerdictResult(cards(verdict), badge(verdict), verdict.tone)
 

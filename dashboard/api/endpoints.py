@@ -6,7 +6,6 @@ cards. A docstring up to its "Raises" is what the API says of the endpoint.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 from gradio import FileData
@@ -122,14 +121,12 @@ def measure(
     resolved, found = _compared(service, request, on_progress)
     file = None if request.evidence is None else request.evidence.path
     evidence = actions.Evidence(request.box, file, request.label)
-    query = resolved.explainer.query(
-        resolved.batch,
-        target=resolved.target,
-        ground_truth=ground_truth_of(resolved, evidence),
-        on_progress=on_progress,
-    )
+    ground_truth = ground_truth_of(resolved, evidence)
     report: dict[str, Any] = {"results": {k: {} for k in found.results}, "errors": {**found.errors}}
-    with service.slow.slot(on_progress):
+    with service.slow.slot(on_progress) as on_step:
+        query = resolved.explainer.query(
+            resolved.batch, target=resolved.target, ground_truth=ground_truth, on_progress=on_step
+        )
         for name, metric in metrics.items():
             add_scores(report, resolved.explainer, query, found, name, metric, request.random_maps)
     return {
@@ -152,9 +149,9 @@ def verdict(
             "A control does not depend on the model; its map explains nothing."
         )
     resolved, found = _explained(service, request, on_progress)
-    with service.slow.slot(on_progress):
+    with service.slow.slot(on_progress) as on_step:
         (tested,) = resolved.explainer.verdict(
-            resolved.batch, found, target=resolved.target, on_progress=on_progress
+            resolved.batch, found, target=resolved.target, on_progress=on_step
         )
     return {**verdict_facts(tested), "target": resolved.target_name}  # type: ignore[typeddict-item]
 
@@ -171,9 +168,9 @@ def recommend(
     if not found.results:
         (reason, *_) = found.errors.values()
         raise NotApplicableError(reason)
-    with service.slow.slot(on_progress):
+    with service.slow.slot(on_progress) as on_step:
         advice = resolved.explainer.recommend(
-            resolved.batch, found.results, target=resolved.target, on_progress=on_progress
+            resolved.batch, found.results, target=resolved.target, on_progress=on_step
         )
     return {**recommendation_facts(advice), "errors": dict(found.errors)}  # type: ignore[typeddict-item]
 
@@ -187,9 +184,10 @@ def features(
         TimmscopeError: there is no such layer, or it has no feature maps.
     """
     explainer, batch, _ = load_and_predict(service, request.question, on_progress)
-    found = explainer.features(
-        batch, layer=request.layer, top=request.top, by=request.by, on_progress=on_progress
-    )
+    with service.slow.held(on_progress) as on_step:
+        found = explainer.features(
+            batch, layer=request.layer, top=request.top, by=request.by, on_progress=on_step
+        )
     return {**features_facts(found), "maps": [_values(one) for one in found.maps]}  # type: ignore[typeddict-item]
 
 
@@ -202,9 +200,10 @@ def attention(
         TimmscopeError: the model has no attention that can be drawn, or no such layer or query.
     """
     explainer, batch, _ = load_and_predict(service, request.question, on_progress)
-    heads = explainer.attention(
-        batch, layer=request.layer, query=request.query, on_progress=on_progress
-    )
+    with service.slow.held(on_progress) as on_step:
+        heads = explainer.attention(
+            batch, layer=request.layer, query=request.query, on_progress=on_step
+        )
     layer = explainer.model.resolve_layer([Need.ATTENTION], request.layer)
     return {
         "layer": str(layer),
@@ -287,13 +286,14 @@ def _explained(
     resolved = actions.resolve(service, request.question, on_progress)
     explainer, layer = resolved.explainer, request.layer or None
     instant = estimated_cost(resolved, request.explanation).pace == "instant"
-    with nullcontext() if instant else service.slow.slot(on_progress):
+    turn = service.slow.held if instant else service.slow.slot
+    with turn(on_progress) as on_step:
         found = explainer.explain(
             resolved.batch,
             configuration,
             target=resolved.target,
             layer=layer,
-            on_progress=on_progress,
+            on_progress=on_step,
         )
     return resolved, found
 
@@ -303,13 +303,13 @@ def _compared(
 ) -> tuple[actions.ResolvedQuestion, Comparison]:
     """A question and the maps of several methods."""
     resolved = actions.resolve(service, request.question, on_progress)
-    with service.slow.slot(on_progress):
+    with service.slow.slot(on_progress) as on_step:
         return resolved, resolved.explainer.compare(
             resolved.batch,
             request.methods,
             target=resolved.target,
             layer=request.layer or None,
-            on_progress=on_progress,
+            on_progress=on_step,
         )
 
 

@@ -1,15 +1,19 @@
-"""Slow work takes turns, so that quick work never waits behind it."""
+"""Slow work takes turns and gives way, so that quick work never waits behind it."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 
+STANDSTILL_SECONDS = 2.0
+"""For how long slow work stands still before its next step, at most, while there is quick work."""
 POLL_SECONDS = 0.1
 """How often those who wait see whether they were cancelled."""
 
@@ -32,6 +36,7 @@ class SlowLane:
         self.most_waiting = most_waiting
         self._when_idle = when_idle
         self._slots = self._free = slots
+        self._quick = 0
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
@@ -51,8 +56,26 @@ class SlowLane:
         return self._slots - self._free
 
     @contextmanager
-    def slot(self, on_progress: OnProgress | None = None) -> Iterator[None]:
+    def held(self, on_progress: OnProgress | None = None) -> Iterator[OnProgress | None]:
+        """Quick work inside the block, for which slow work stands still between two steps.
+
+        Gives `on_progress` back, as `slot` does.
+        """
+        with self._changed:
+            self._quick += 1
+        try:
+            yield on_progress
+        finally:
+            with self._changed:
+                self._quick -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def slot(self, on_progress: OnProgress | None = None) -> Iterator[OnProgress | None]:
         """A slot, kept inside the block.
+
+        Gives the callback that the slow work calls at each step: it stands still while there is
+        quick work, and calls `on_progress`.
 
         Args:
             on_progress: called as ``on_progress(0, 0)`` while waiting; an error that it raises
@@ -63,7 +86,7 @@ class SlowLane:
         """
         self._take(on_progress)
         try:
-            yield
+            yield partial(self._step, on_progress)
         finally:
             with self._changed:
                 self._free += 1
@@ -71,6 +94,16 @@ class SlowLane:
                 idle = self._free == self._slots and not self._waiting
             if idle and self._when_idle is not None:
                 threading.Thread(target=self._when_idle, daemon=True).start()
+
+    def _step(self, on_progress: OnProgress | None, done: int, expected: int) -> None:
+        until = time.monotonic() + STANDSTILL_SECONDS
+        while True:
+            if on_progress is not None:
+                on_progress(done, expected)
+            with self._changed:
+                if not self._quick or time.monotonic() > until:
+                    return
+                self._changed.wait(POLL_SECONDS)
 
     def _take(self, on_progress: OnProgress | None) -> None:
         mine = object()
