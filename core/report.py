@@ -10,12 +10,13 @@ from contextlib import suppress
 from typing import Any
 
 from core.analysis.features import FeatureMaps
+from core.analysis.hiding import Hiding
 from core.errors import CancelledError, TimmscopeError, first_line
 from core.evaluation.agreement import Agreement
 from core.evaluation.recommendation import Recommendation
 from core.evaluation.verdict import Verdict
 from core.explainer import Explainer
-from core.export import cost_facts
+from core.export import cost_facts, prediction_facts
 from core.methods.base import Method
 from core.metrics.base import Metric, MetricInput
 from core.models.handle import ModelHandle
@@ -218,6 +219,22 @@ def metric_facts(cls: type[Metric]) -> dict[str, Any]:
         "caveat": cls.caveat,
         "params": cls.schema_of_fields(),
         "paper": cls.paper,
+    }
+
+
+def hiding_facts(found: Hiding) -> dict[str, Any]:
+    """What the model says of one picture before and while a part of it is hidden."""
+    return {
+        "target": found.explained[0],
+        "hidden": finite(float(found.share[0])),
+        "baseline": found.baseline,
+        "score": {
+            "unit": found.unit,
+            "before": finite(float(found.score_before[0])),
+            "after": finite(float(found.score_after[0])),
+        },
+        "before": prediction_facts(found.before),
+        "after": prediction_facts(found.after),
     }
 
 

@@ -92,10 +92,16 @@ def violations(page: Page) -> list[Any]:
 
 
 @contextmanager
-def launched(service: Service) -> Iterator[str]:
-    """The address of the page, while it runs in this process."""
+def launched(service: Service, **options: Any) -> Iterator[str]:
+    """The address of the page, while it runs in this process.
+
+    Args:
+        service: what it works with.
+        **options: more for Gradio's `launch`.
+    """
     demo = build(service)
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    started = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options(), **options)
+    _, address, _ = started
     yield address
     demo.close()
 

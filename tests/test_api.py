@@ -172,6 +172,24 @@ def test_evidence_is_a_file_or_a_box(client: Client, tmp_path: Path) -> None:
     assert ranked["scores"]["gradcam"]["energy_inside"]["percentile"] == 100
 
 
+def test_a_part_is_hidden_as_python_hides_it(
+    client: Client, lite0: Explainer, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"picture": COFFEE, "target": "espresso", "api_name": "/hide"}
+    found = client.predict(**asked, box="150,0,450,400", baseline="mean")
+    same = lite0.hide(sample_picture("coffee"), "150,0,450,400", baseline="mean", target="espresso")
+    assert found["score"]["before"] == pytest.approx(float(same.score_before), rel=1e-5)
+    assert found["score"]["after"] == pytest.approx(float(same.score_after), rel=1e-5)
+    assert found["hidden"] == pytest.approx(float(same.share), rel=1e-5)
+    assert found["after"]["predicted_label"] == same.after.top(1)[0][1]
+    mask = np.zeros((400, 600), np.uint8)
+    mask[:, :150] = mask[:, 450:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    masked = {"mask": handle_file(str(tmp_path / "mask.png")), "baseline": "mean"}
+    kept = client.predict(**asked, **masked, keep_only=True)
+    assert kept["score"] == found["score"], "all but the sides is the box"
+
+
 # -- what is refused ----------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -188,6 +206,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no methods": ({"methods": [], "api_name": "/compare"}, "methods = []"),
     "no attention": ({"api_name": "/attention"}, "no softmax attention"),
     "a control": ({"method": "random", "api_name": "/verdict"}, "its map explains nothing"),
+    "no part": ({"api_name": "/hide"}, "Nothing is hidden yet"),
+    "a part outside": ({"box": "0,0,9,9", "api_name": "/hide"}, "that the model sees is marked"),
     "a box": ({"box": "1,2", "metrics": ["energy_inside"], "api_name": "/measure"}, "1,2"),
     "a colormap": ({"colormap": "pretty", "api_name": "/save"}, "no colormap 'pretty'"),
     "nothing works": (

@@ -11,9 +11,8 @@ from PIL import Image
 from core.cli.shared import Command, add_crop_argument, check_writable, model_of, writing
 from core.errors import TimmscopeError
 from core.explainer import Explainer
-from core.export import prediction_facts
 from core.perturb.imputation import RemovalBaseline
-from core.types import finite
+from core.report import hiding_facts
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
@@ -33,17 +32,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     )
     report: dict[str, Any] = {
         "model": explainer.model.name,
-        "target": found.explained[0],
         "crop": batch.geometries[0].to_dict(),
-        "hidden": finite(float(found.share[0])),
-        "baseline": found.baseline,
-        "score": {
-            "unit": found.unit,
-            "before": finite(float(found.score_before[0])),
-            "after": finite(float(found.score_after[0])),
-        },
-        "before": prediction_facts(found.before),
-        "after": prediction_facts(found.after),
+        **hiding_facts(found),
         "files": {},
     }
     if arguments.save is not None:

@@ -126,7 +126,7 @@ def on_input(mask: Mask, geometry: Geometry) -> Tensor:
     """
     if mask.shape != geometry.picture:
         raise TimmscopeError(
-            f"a ground truth of {mask.shape[1]}x{mask.shape[0]} pixels does not fit a picture of "
+            f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels does not fit a picture of "
             f"{geometry.picture[1]}x{geometry.picture[0]}; give one of the picture's size"
         )
     height, width = geometry.input
@@ -137,8 +137,8 @@ def on_input(mask: Mask, geometry: Geometry) -> Tensor:
     seen[np.ix_(rows, columns)] = mask[np.ix_(ys[rows], xs[columns])]
     if not seen.any():
         raise TimmscopeError(
-            "the ground truth marks no pixel that the model sees; give another, or a picture that "
-            "shows the object"
+            "nothing that the model sees is marked; mark a part inside its crop, or let it see the "
+            "whole picture"
         )
     return torch.from_numpy(seen)
 

@@ -12,7 +12,7 @@ from gradio import FileData
 from torch import Tensor
 
 from core import METHODS, METRICS, Attribution
-from core.errors import NotApplicableError
+from core.errors import NotApplicableError, TimmscopeError
 from core.export import context_facts, result_facts
 from core.inputs.batch import OnProgress
 from core.methods.configuration import Configuration
@@ -22,6 +22,7 @@ from core.report import (
     add_scores,
     agreement_facts,
     features_facts,
+    hiding_facts,
     layers_facts,
     method_facts,
     metric_facts,
@@ -87,6 +88,36 @@ def explain(
     }
     explained: results.Explained = answer
     return explained
+
+
+def hide(
+    service: Service, request: requests.HideRequest, on_progress: OnProgress | None = None
+) -> results.Hidden:
+    """What the model says while a part of the picture is hidden, and what it said before.
+
+    Raises:
+        TimmscopeError: no part is named, it cannot be read, or the model sees nothing of it.
+    """
+    resolved = actions.resolve(service, request.question, on_progress)
+    file = None if request.mask is None else request.mask.path
+    region = ground_truth_of(resolved, actions.Evidence(request.box, file))
+    if region is None:
+        raise TimmscopeError("Nothing is hidden yet; give a box, left,top,right,bottom, or a mask.")
+    with service.slow.held():
+        found = resolved.explainer.hide(
+            resolved.batch,
+            region,
+            keep_only=request.keep_only,
+            baseline=request.baseline,
+            target=resolved.target,
+        )
+    about: Any = {
+        "model": resolved.explainer.model.name,
+        "crop": resolved.batch.geometries[0].to_dict(),
+        **hiding_facts(found),
+    }
+    hidden: results.Hidden = about
+    return hidden
 
 
 def compare(
@@ -272,7 +303,7 @@ def layers(
 
 
 ENDPOINTS = (
-    predict, explain, compare, measure, verdict, recommend, features, attention, save,
+    predict, explain, hide, compare, measure, verdict, recommend, features, attention, save,
     methods, metrics, models, layers,
 )  # fmt: skip
 """Every endpoint; each has the name of its function."""

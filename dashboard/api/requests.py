@@ -10,6 +10,7 @@ from pydantic import Field
 
 from core.explainer import DEFAULT_METHODS
 from core.models.load import DEFAULT_MODEL
+from core.perturb.imputation import RemovalBaseline
 from dashboard.actions import MAX_RANDOM_MAPS, ExplainRequest, Question
 from dashboard.state.models import FOUND
 
@@ -73,14 +74,12 @@ class OfClass(OfPicture):
         versus: why the target rather than this class.
         score: which score of the class is explained.
         against: whether what speaks against the class is explained.
-        layer: the layer of CAM and attention methods; their own choice if there is none.
     """
 
     target: str | int | None = None
     versus: str | int | None = None
     score: Literal["logit", "probability"] = "logit"
     against: bool = False
-    layer: str | None = None
 
     @property
     def question(self) -> Question:
@@ -100,7 +99,35 @@ class OfClass(OfPicture):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfMap(OfClass):
+class HideRequest(OfClass):
+    """What the model says while a part of the picture is hidden.
+
+    Attributes:
+        box: the part, as left,top,right,bottom in pixels of the picture.
+        mask: the part, as a file: a mask, VOC .xml or COCO .json. It overrides the box.
+        keep_only: whether everything else is hidden instead.
+        baseline: what replaces hidden pixels.
+    """
+
+    box: str = ""
+    mask: FileData | None = None
+    keep_only: bool = False
+    baseline: RemovalBaseline = "blur"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfLayer(OfClass):
+    """A question about a class, at a layer.
+
+    Attributes:
+        layer: the layer of CAM and attention methods; their own choice if there is none.
+    """
+
+    layer: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfMap(OfLayer):
     """A question about one method's map.
 
     Attributes:
@@ -116,7 +143,7 @@ class OfMap(OfClass):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfMethods(OfClass):
+class OfMethods(OfLayer):
     """A question about several methods' maps.
 
     Attributes:

@@ -42,6 +42,30 @@ class Predicted(TypedDict):
     crop: dict[str, Any]
 
 
+class Hidden(TypedDict):
+    """What a model says while a part of a picture is hidden.
+
+    Attributes:
+        model: its name.
+        crop: which part of the picture the model saw.
+        target: the class, or what else is followed, in words.
+        hidden: how much of what the model sees was hidden, from 0 to 1.
+        baseline: what replaced it.
+        score: of the target before and after, and its unit.
+        before: the prediction before.
+        after: the prediction while the part is hidden.
+    """
+
+    model: str
+    crop: dict[str, Any]
+    target: str
+    hidden: float | None
+    baseline: str
+    score: dict[str, Any]
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
 class Explained(TypedDict):
     """One method's map.
 
