@@ -124,3 +124,11 @@ def unknown(
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return str(error).partition("\n")[0]
+
+
+def reasons_and_ways_out(
+    errors: Mapping[str, TimmscopeError],
+) -> tuple[dict[str, str], dict[str, tuple[WayOut, ...]]]:
+    """What errors say, and the ways out of those that know any; both by the errors' names."""
+    reasons = {name: first_line(error) for name, error in errors.items()}
+    return reasons, {name: error.ways_out for name, error in errors.items() if error.ways_out}

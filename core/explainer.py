@@ -20,7 +20,13 @@ from core.analysis.evidence import EvidenceSummary, half_of, summarise
 from core.analysis.features import FeatureMaps, Order, attention_heads, feature_maps
 from core.analysis.hiding import Hiding, outputs_without, unit_of
 from core.analysis.patches import PatchMaps, patch_maps
-from core.errors import CancelledError, NotApplicableError, TimmscopeError, WayOut
+from core.errors import (
+    CancelledError,
+    NotApplicableError,
+    TimmscopeError,
+    WayOut,
+    reasons_and_ways_out,
+)
 from core.evaluation import assess
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.measure import check_target, maps_of, measure
@@ -389,7 +395,7 @@ class Explainer:
         }:
             self.model.resolve_layer([Need.LAYER], query.layer)
         given = {METHODS[key].key: values for key, values in params.items()}
-        errors: dict[str, str] = {}
+        errors: dict[str, TimmscopeError] = {}
         asked = by_name(self._configurations(methods, given, errors))
         rows = [
             len(query)
@@ -407,8 +413,8 @@ class Explainer:
                 raise
             except TimmscopeError as error:
                 logger.info("%s failed on %s", name, self.model.name, exc_info=True)
-                errors[name] = str(error).partition("\n")[0]
-        return Comparison(results, errors)
+                errors[name] = error
+        return Comparison(results, *reasons_and_ways_out(errors))
 
     # -- features and attention -----------------------------------------------------------------
 
@@ -722,7 +728,7 @@ class Explainer:
         self,
         methods: Sequence[MethodLike],
         params: Mapping[str, Mapping[str, object]],
-        errors: dict[str, str],
+        errors: dict[str, TimmscopeError],
     ) -> Iterator[Configuration]:
         """The methods with their parameters; wrong parameters go into `errors`."""
         for method in methods:
@@ -733,7 +739,7 @@ class Explainer:
             try:
                 yield to_configuration(method, params)
             except TimmscopeError as error:
-                errors[method if "(" in method else key] = str(error)
+                errors[method if "(" in method else key] = error
 
     def _layer_names(self, layers: Sequence[LayerLike]) -> tuple[str, ...]:
         """The names of layers given by name or as modules."""

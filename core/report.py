@@ -6,12 +6,14 @@ configuration, and `errors`. Those named `..._facts` give the JSON of one thing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 from core.analysis.features import FeatureMaps
 from core.analysis.hiding import Hiding
-from core.errors import CancelledError, TimmscopeError, first_line
+from core.errors import CancelledError, TimmscopeError, WayOut, first_line
 from core.evaluation.agreement import Agreement
 from core.evaluation.recommendation import Recommendation
 from core.evaluation.verdict import Verdict
@@ -163,6 +165,11 @@ def agreement_facts(found: Agreement, names: str = "methods") -> dict[str, Any]:
             for name, t in tables.items()
         },
     }
+
+
+def ways_out_facts(ways_out: Mapping[str, Sequence[WayOut]]) -> dict[str, list[dict[str, Any]]]:
+    """By what has no result, the changes that help as JSON, the best first."""
+    return {name: [asdict(way) for way in ways] for name, ways in ways_out.items()}
 
 
 def verdict_facts(found: Verdict) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.errors import NotApplicableError
+from core.errors import NotApplicableError, WayOut
 from core.result import Result
 
 if TYPE_CHECKING:
@@ -642,10 +642,12 @@ class Comparison(Result):
         results: by the configuration's name, the attribution of each method that could answer, in
             the order asked.
         errors: for each other method, the reason.
+        ways_out: for those of them that know any, changes that help, the best first.
     """
 
     results: Mapping[str, Attribution]
     errors: Mapping[str, str]
+    ways_out: Mapping[str, Sequence[WayOut]] = field(default_factory=dict)
 
     def overlays(self, image: int = 0, *, shared: bool = False, **options: Any) -> dict[str, Image]:
         """Each map over its picture, by the configuration's name; see `Attribution.overlay`.

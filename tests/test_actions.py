@@ -56,7 +56,8 @@ from dashboard.actions import (
 )
 from dashboard.actions.explain import summary
 from dashboard.actions.formatting import extras_text
-from dashboard.actions.question import POINTERS, UnusableError, fault_card, params_of
+from dashboard.actions.question import POINTERS, UnusableError, params_of
+from dashboard.actions.reasons import fault_card
 from dashboard.components.settings import widget_for
 from dashboard.state import Service, Tasks
 from dashboard.tabs import sidebar

@@ -226,6 +226,29 @@ def test_what_is_wrong_is_told_in_one_sentence(client: Client, case: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"method": "gradcan", "api_name": "/explain"}, "Try method=gradcam or method="),
+        ({"method": "attention_rollout", "api_name": "/save"}, "Try method=gradcam."),
+        ({"versus": "espreso", "api_name": "/explain"}, "Try versus=967 or"),
+        ({"model": "botnet50ts_256", "api_name": "/predict"}, "Try weights=random."),
+        ({"methods": ["attention"], "api_name": "/recommend"}, "Try gradcam among methods."),
+    ],
+)
+def test_what_is_wrong_comes_with_what_to_try(
+    client: Client, asked: dict[str, Any], said: str
+) -> None:
+    assert said in refused(client, picture=COFFEE, **asked)
+
+
+def test_a_method_without_a_map_says_what_helps(client: Client) -> None:
+    wanted = {"picture": COFFEE, "methods": ["gradcam", "attention_rollout"]}
+    helps = {"attention_rollout": [{"field": "method", "value": "gradcam", "text": "Use Grad-CAM"}]}
+    for name in ("compare", "measure", "recommend"):
+        assert client.predict(**wanted, api_name=f"/{name}")["ways_out"] == helps, name
+
+
+@pytest.mark.parametrize(
     "picture",
     [
         None,

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -454,10 +455,10 @@ def test_what_is_not_a_number_is_null_in_json(tmp_path: Path) -> None:
 
 
 def assert_refused(done: Outcome, *words: str) -> None:
-    """One line on stderr that says why, nothing on stdout, exit code 2."""
+    """One line on stderr that says why, then what to try; nothing on stdout, exit code 2."""
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("error: ")
-    assert done.err.count("\n") == 1
+    assert all(line.startswith("try: --") for line in done.err.splitlines()[1:])
     assert done.err.endswith("\n")
     assert "Traceback" not in done.err
     for word in words:
@@ -497,6 +498,54 @@ def assert_refused(done: Outcome, *words: str) -> None:
 def test_refusals(words: list[str], said: list[str]) -> None:
     target = [f"{words[0]}={words[1]}"] if words[1].startswith("-") else words
     assert_refused(command("explain", COFFEE, *target), *said)
+
+
+@pytest.mark.parametrize(
+    ("words", "tries"),
+    [
+        (["--methods", "lime(samples=20),gradcan"], ["--methods 'lime(samples=20),gradcam'"]),
+        (["--methods", "gradcan@bn2"], ["--methods gradcam"]),
+        (["--methods", "saliency", "--layer", "bn22"], ["--layer bn2"]),
+        (["--target", "espreso"], ["--target 967", "--target 550"]),
+        (["--model", "botnet50ts_256"], ["--weights random"]),
+        (["--model", "world_vt"], ["--model world_vit"]),
+        (["--metrics", "deletions"], []),
+    ],
+)
+def test_an_error_says_which_options_to_try(words: list[str], tries: list[str]) -> None:
+    done = command("explain", COFFEE, *words)
+    assert_refused(done)
+    told = [line.removeprefix("try: ") for line in done.err.splitlines()[1:]]
+    assert told[: len(tries)] == tries
+    assert bool(told) == bool(tries)
+    for option in told[:1]:
+        name, value = shlex.split(option)
+        kept = words[:2] if name == "--layer" else words if name == "--weights" else []
+        assert command("explain", COFFEE, *kept, name, value).code == 0
+
+
+def test_a_method_without_a_map_says_in_json_what_helps() -> None:
+    done = command("explain", COFFEE, "--methods", "gradcam,attention_rollout,gradcam@blocks.55")
+    assert [*done.image["ways_out"]] == ["attention_rollout", "gradcam@blocks.55"]
+    assert done.image["ways_out"]["attention_rollout"] == [
+        {"field": "method", "value": "gradcam", "text": "Use Grad-CAM"}
+    ]
+    assert done.image["ways_out"]["gradcam@blocks.55"][0]["field"] == "layer"
+    sane = command("sanity", "--methods", "attention_rollout")
+    assert (sane.code, [*sane.json["ways_out"]]) == (1, ["attention_rollout"])
+
+
+def test_what_to_try_leaves_the_other_models_alone() -> None:
+    one = ["compare", COFFEE, SAMPLES / "chelsea.jpg", "--method"]
+    done = command(*one, "attention_rollout")
+    assert done.err.count("try: --method gradcam\n") == 2
+    done = command(*one, "gradcam@blocks.55")
+    assert "try: --method gradcam@bn2\n" in done.err
+    models = ["compare", COFFEE, "--models"]
+    done = command(*models, "tf_efficientnet_lite0,world_vt")
+    assert "try: --models tf_efficientnet_lite0,world_vit\n" in done.err
+    done = command(*models, "tf_efficientnet_lite0,botnet50ts_256")
+    assert (done.code, "try:" in done.err) == (2, False)
 
 
 @pytest.mark.parametrize("words", [[], ["explain"], ["explode"], ["explain", "--target"]])

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import unicodedata
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -98,8 +99,22 @@ def test_a_png_has_twice_the_pixels_and_the_same_places() -> None:
 
 
 def test_characters_without_a_glyph_are_replaced_in_a_png_alone() -> None:
-    assert figure._plain("≥2 · café → 中") == ">=2 · cafe ? ?"
+    assert figure._plain("≥2 · café → 中") == ">=2 · cafe -> [U+4E2D]"
+    several = {"cafe\u0301": "cafe", "ÅØÆ": "AOAE", "œuvre": "oeuvre", "½ x²": "1⁄2 x2", "µm": "um"}
+    assert {one: figure._plain(one) for one in several} == several
     assert "≥2" in texts(figure_svg(PHOTO, SPAN, TEXT))
+
+
+def test_no_character_is_dropped_from_a_png() -> None:
+    every = [chr(code) for code in range(0xA1, 0x3000) if chr(code).isprintable()]
+    drawn = {one: figure._plain(one) for one in every}
+    accents = {one for one in every if unicodedata.combining(one)}
+    assert {one for one, text in drawn.items() if not text} <= accents
+    assert all(map(figure._has, set("".join(drawn.values()))))
+    questions = {one for one in every if "?" in unicodedata.normalize("NFKD", one)}
+    assert {one for one, text in drawn.items() if "?" in text} == questions
+    letters = [chr(code) for code in range(0xC0, 0x17F) if chr(code) not in "×÷ĸŉŊŋ"]
+    assert [one for one in letters if not re.fullmatch("[A-Za-z.·]{1,2}", drawn[one])] == []
 
 
 # -- files ----------------------------------------------------------------------------------------

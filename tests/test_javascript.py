@@ -366,3 +366,109 @@ def test_a_picture_of_ones_own_is_not_in_the_address(
 ) -> None:
     found = address(visit, tmp_path, {"model": "resnet50", "picture": picture})
     assert "picture" not in found
+
+
+# -- linked.js, sorting.js, switches.js, ways_out.js ----------------------------------------------
+
+
+def added(page: Page, name: str) -> Page:
+    """The page with one more module."""
+    page.add_script_tag(path=COMPONENTS / name)
+    return page
+
+
+def test_a_linked_map_tells_the_value_of_the_cell_that_is_pointed_at(page: Page) -> None:
+    added(page, "linked.js")
+    trace = {"z": [[1, 2], [3, 4]], "x0": 10, "dx": 20, "y0": 5, "dy": 10}
+    points = {(10, 5): 1, (29, 9): 2, (12, 15): 3, (30, 19): 4, (41, 5): None, (10, -6): None}
+    assert {at: call(page, "linked.valueAt", trace, *at) for at in points} == points
+    raw = {**trace, "customdata": [[7, 8], [9, 10]]}
+    assert call(page, "linked.valueAt", raw, 29, 9) == 8, "not the smoothed value that is drawn"
+    assert call(page, "linked.told", 0.123456) == "0.123"
+    assert call(page, "linked.told", 1234.5) == "1230"
+    assert page.evaluate("window.timmscope.linked.told(undefined)") == "not seen"
+
+
+@pytest.mark.parametrize(
+    ("by", "order"),
+    [("score", [2, 1, 4, 0, 3]), ("cost", [1, 4, 2, 0, 3]), ("", [0, 1, 2, 3, 4])],
+)
+def test_cards_are_ordered_by_numbers_and_equal_ones_as_they_came(
+    page: Page, by: str, order: list[int]
+) -> None:
+    ranks = [{}, {"score": 1, "cost": 2}, {"score": 3, "cost": 5}, None, {"score": 1, "cost": 2}]
+    assert call(added(page, "sorting.js"), "sorting.ordered", ranks, by) == order
+
+
+CARDS = """(scores) => {
+  const { timmscope } = window;
+  const component = Object.assign(document.createElement("div"), { id: "maps", className: "ts-panels" });
+  const grid = Object.assign(document.createElement("div"), { className: "ts-grid" });
+  const root = { grid, cards: [] };
+  for (const [name, cost] of [["", 0], ["a", 3], ["b", 1], ["c", 2]]) {
+    const card = { root, panel: { name, ranks: name ? { cost } : {}, scores: name ? {} : scores } };
+    card.figure = Object.assign(document.createElement("figure"), { className: "ts-card" });
+    card.caption = document.createElement("figcaption");
+    card.figure.append(card.caption);
+    card.figure.card = card;
+    root.cards.push(card);
+    grid.append(card.figure);
+  }
+  component.append(grid);
+  document.body.append(component);
+  for (const fill of timmscope.fillers) fill(root);
+  window.shown = () => [...grid.children].map(({ card, innerText }) => card.panel.name + innerText.trim().slice(-4));
+}"""  # noqa: E501
+
+
+def test_a_sorted_grid_keeps_cards_without_a_name_in_place_and_tells_scores(page: Page) -> None:
+    added(page, "sorting.js").evaluate(CARDS, {"a": 0.5, "c": 0.75})
+
+    def shown(by: str) -> Any:
+        page.evaluate("(by) => window.timmscope.sorting.by('maps', by)", by)
+        return page.evaluate("window.shown()")
+
+    assert shown("") == ["", "a0.50", "b", "c0.75"]
+    assert shown("score") == ["", "c0.75", "a0.50", "b"]
+    assert shown("cost") == ["", "b", "c0.75", "a0.50"]
+    page.evaluate("document.getElementById('maps').classList.add('ts-stale')")
+    assert shown("score") == ["", "a", "b", "c"], "scores of another question do not count"
+
+
+SWITCHED = """() => {
+  const card = { title: document.createElement("b"), panel: null, set(panel) { this.panel = panel; } };
+  document.body.append(card.title);
+  const chart = (label) => ({ label, title: `About ${label}`, caption: `It is ${label}`, figure: label });
+  window.filled = (...labels) => {
+    card.panel = { title: "first", alternatives: labels.map(chart) };
+    for (const fill of window.timmscope.fillers) fill({ cards: [card] });
+    return [card.panel.title, document.querySelector(":checked")?.value ?? null,
+      document.querySelectorAll("fieldset").length];
+  };
+  window.pressed = (label) => {
+    document.querySelector(`[value=${label}]`).click();
+    return [card.panel.title, card.panel.caption, card.panel.figure];
+  };
+}"""  # noqa: E501
+
+
+def test_a_switch_shows_the_chart_that_was_chosen_also_in_the_next_result(page: Page) -> None:
+    added(page, "switches.js").evaluate(SWITCHED)
+    assert page.evaluate("window.filled('rank', 'ssim')") == ["first", "rank", 1]
+    assert page.evaluate("window.pressed('ssim')") == ["About ssim", "It is ssim", "ssim"]
+    assert page.evaluate("window.filled('rank', 'ssim')") == ["About ssim", "ssim", 1]
+    assert page.evaluate("window.filled('rank', 'overlap')") == ["first", "rank", 1]
+    assert page.evaluate("window.filled()") == ["first", None, 0]
+
+
+def test_a_way_out_changes_a_field_or_names_in_a_list(page: Page) -> None:
+    added(page, "ways_out.js")
+    chosen = ["a", "b", "c"]
+
+    def changed(value: Any, *replaces: str) -> Any:
+        return call(page, "waysOut.changed", chosen, {"value": value, "replaces": replaces})
+
+    assert changed("d") == "d"
+    assert changed("d", "b") == ["a", "d", "c"]
+    assert changed("c", "a", "b") == ["c"]
+    assert changed("", "b") == ["a", "c"]

@@ -22,6 +22,7 @@ from core.cli import (
     sanity_checks,
 )
 from core.cli.shared import INTERRUPTED, Command, add_model_arguments, to_json
+from core.cli.ways_out import lines_to_try
 from core.errors import TimmscopeError
 from core.models.load import DEFAULT_MODEL
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         answer, code = arguments.command(arguments)
     except TimmscopeError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(lines_to_try(error.ways_out, arguments))
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -23,13 +23,14 @@ from core.cli.shared import (
     printable,
     refuse_unused,
 )
+from core.cli.ways_out import lines_to_try
 from core.errors import TimmscopeError
 from core.evaluation.side_by_side import Side, SideBySide, side_by_side
 from core.explainer import Explainer, numbered
 from core.export import context_facts, result_facts
 from core.methods.configuration import Configuration
 from core.registry import split_names
-from core.report import agreement_facts
+from core.report import agreement_facts, ways_out_facts
 from core.types import Comparison, finite
 
 
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     )
     for name, reason in found.errors.items():
         sys.stderr.write(f"{printable(name)}: {reason}\n")
+        sys.stderr.write(lines_to_try(found.ways_out.get(name, ()), arguments))
     reports = {name: _report(asked[name], side) for name, side in found.sides.items()}
     if arguments.output_dir is not None:
         for name, report in reports.items():
@@ -114,6 +116,7 @@ def _report(asked: Compared, side: Side) -> dict[str, Any]:
         "target_value": None if side.target_value is None else finite(side.target_value),
         "results": {side.attribution.method: result_facts(side.attribution)},
         "errors": {},
+        "ways_out": {},
     }
 
 
@@ -144,6 +147,7 @@ def _facts(
         "method": configuration.name,
         "sides": dict(reports),
         "errors": dict(found.errors),
+        "ways_out": ways_out_facts(found.ways_out),
     }
     if found.agreement is not None and found.seen_by_all is not None:
         facts["agreement"] = agreement_facts(found.agreement, "sides")

@@ -54,6 +54,7 @@ from core.report import (
     add_summaries,
     add_verdicts,
     agreement_facts,
+    ways_out_facts,
 )
 from core.tasks.query import Query
 from core.types import Attribution, Comparison, Need, Prediction
@@ -162,6 +163,7 @@ def _reports(
                 "notes": [],
                 "results": {},
                 "errors": {"picture": reason},
+                "ways_out": {},
             }
         yield report
 
@@ -188,6 +190,7 @@ def _report(
         **context_facts(explainer.model, query, prediction),
         "results": {key: result_facts(a) for key, a in compared.results.items()},
         "errors": dict(compared.errors),
+        "ways_out": ways_out_facts(compared.ways_out),
     }
     for key, metric in request.metrics.items():
         add_scores(report, explainer, query, compared, key, metric, arguments.random_maps)

@@ -13,10 +13,11 @@ from core.cli.shared import (
     parse_settings,
     refuse_unused,
 )
-from core.errors import TimmscopeError, UnknownNameError, first_line
+from core.errors import TimmscopeError, UnknownNameError, reasons_and_ways_out
 from core.evaluation.assess import mean_check
 from core.evaluation.verdict import finding_of
 from core.explainer import Explainer
+from core.report import ways_out_facts
 from core.types import Score, finite
 
 
@@ -28,7 +29,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     if not asked:
         raise TimmscopeError(f"--methods {arguments.methods!r} names none; see 'methods'")
     handle = model_of(arguments)
-    explainer, results, errors = Explainer(handle), {}, {}
+    explainer, results = Explainer(handle), {}
+    errors: dict[str, TimmscopeError] = {}
     for name, one in asked.items():
         layer = one.layer or arguments.layer
         try:
@@ -36,10 +38,16 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         except UnknownNameError:
             raise
         except TimmscopeError as error:
-            errors[name] = first_line(error)
+            errors[name] = error
         else:
             results[name] = {key: _facts(key, score) for key, score in scores.items()}
-    report = {"model": handle.name, "results": results, "errors": errors}
+    reasons, ways_out = reasons_and_ways_out(errors)
+    report = {
+        "model": handle.name,
+        "results": results,
+        "errors": reasons,
+        "ways_out": ways_out_facts(ways_out),
+    }
     return report, 0 if results else 1
 
 

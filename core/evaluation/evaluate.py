@@ -124,6 +124,7 @@ def _full_names(
     return Comparison(
         {whole[short]: answer for short, answer in compared.results.items()},
         {whole[short]: error for short, error in compared.errors.items()},
+        {whole[short]: ways for short, ways in compared.ways_out.items()},
     )
 
 

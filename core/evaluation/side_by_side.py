@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.errors import CancelledError, NotApplicableError, TimmscopeError, UnknownNameError
+from core.errors import (
+    CancelledError,
+    NotApplicableError,
+    TimmscopeError,
+    UnknownNameError,
+    WayOut,
+    reasons_and_ways_out,
+)
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.assess import ExplainerLike
 from core.inputs.batch import OnProgress, Pictures
@@ -74,17 +81,20 @@ class SideBySide(Result):
         agreement: how far the maps agree, on the part of the picture that all models saw; None for
             fewer than two maps, and for maps of several pictures.
         seen_by_all: that part; None where nothing is compared.
+        ways_out: for errors that know any, changes that help, the best first.
     """
 
     sides: Mapping[str, Side]
     errors: Mapping[str, str]
     agreement: Agreement | None = None
     seen_by_all: Box | None = None
+    ways_out: Mapping[str, Sequence[WayOut]] = field(default_factory=dict)
 
     @property
     def comparison(self) -> Comparison:
         """The maps alone, as of several methods, with `overlays`."""
-        return Comparison({k: side.attribution for k, side in self.sides.items()}, self.errors)
+        maps = {name: side.attribution for name, side in self.sides.items()}
+        return Comparison(maps, self.errors, self.ways_out)
 
     def _repr_html_(self) -> str:
         return self.comparison._repr_html_()
@@ -126,7 +136,7 @@ def side_by_side(
     wanted = first.target(target)
     rows = [one.estimate_rows(configuration.method, layer) for one, _ in asked.values()]
     sides: dict[str, Side] = {}
-    errors: dict[str, str] = {}
+    errors: dict[str, TimmscopeError] = {}
     turns = joint_progress(on_progress, rows)
     for (name, (explainer, picture)), report in zip(asked.items(), turns, strict=True):
         try:
@@ -142,8 +152,9 @@ def side_by_side(
         except CancelledError:
             raise
         except TimmscopeError as error:
-            errors[name] = str(error).partition("\n")[0]
-    return SideBySide(sides, errors, *_agreement(sides))
+            errors[name] = error
+    reasons, ways_out = reasons_and_ways_out(errors)
+    return SideBySide(sides, reasons, *_agreement(sides), ways_out)
 
 
 def translated(
@@ -189,8 +200,8 @@ def _side(explainer: ExplainerLike, query: Query, configuration: Configuration) 
     target = query.target or explainer.target(prediction.top(1)[0][0])
     query = replace(query, target=target)
     found = explainer.compare(query, [configuration])
-    for reason in found.errors.values():
-        raise NotApplicableError(reason)
+    for name, reason in found.errors.items():
+        raise NotApplicableError(reason, found.ways_out.get(name, ()))
     (attribution,) = found.results.values()
     return Side(explainer.model.name, query.reporting(None), prediction, attribution)
 

@@ -35,8 +35,14 @@ TITLE, SMALL = 20, 13
 LONGEST = 1000
 """Most characters of a title or a caption that are drawn."""
 INK, GREY = "#111827", "#4b5563"
-PLAIN = {"≤": "<=", "≥": ">=", "×": "x", "–": "-", "—": "-", "−": "-"}
+PLAIN = {
+    "≤": "<=", "≥": ">=", "×": "x", "÷": "/", "–": "-", "—": "-", "−": "-", "‐": "-", "‑": "-",
+    "→": "->", "←": "<-", "≈": "~", "≠": "!=", "µ": "u", "μ": "u", "\u00ad": "",
+    "ß": "ss", "þ": "th", "Þ": "Th", "ð": "d", "Ð": "D", "ı": "i", "€": "EUR", "£": "GBP",
+}  # fmt: skip
 """What stands for characters that the font of a PNG lacks."""
+LATIN = re.compile(r"LATIN (SMALL|CAPITAL) (?:LETTER|LIGATURE) ([A-Z]{1,2})(?: WITH .*)?")
+"""Names of Latin letters: their case, and the letter without its marks."""
 FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that no XML may hold."""
 
@@ -239,16 +245,28 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _plain(text: str) -> str:
-    """The text in characters that Pillow's font has; letters lose their accents."""
-    return "".join(_drawable(character) for character in text)
+    """The text in characters that Pillow's font has; nothing is left out.
+
+    Latin letters lose their accents; what has no likeness in the font stands as its code.
+
+    >>> _plain("café, Łódź, Straße: ≥ ½ · 中")
+    'cafe, Lodz, Strasse: >= 1⁄2 · [U+4E2D]'
+    """
+    return "".join(map(_drawable, text))
 
 
 @cache
 def _drawable(character: str) -> str:
     if character.isspace():
         return " "
-    known = [character, PLAIN.get(character, ""), unicodedata.normalize("NFKD", character)[0]]
-    return next((one for one in known if one and all(map(_has, one))), "?")
+    if _has(character) or unicodedata.combining(character):
+        return character if _has(character) else ""  # an accent that stands by itself
+    if character in PLAIN:
+        return PLAIN[character]
+    if letter := LATIN.fullmatch(unicodedata.name(character, "")):
+        return letter[2].lower() if letter[1] == "SMALL" else letter[2]
+    parts = [one for one in unicodedata.normalize("NFKD", character) if one != character]
+    return "".join(map(_drawable, parts)) or f"[U+{ord(character):04X}]"
 
 
 def _has(character: str) -> bool:

@@ -53,15 +53,17 @@ class WayOutButton(TypedDict):
 
     Attributes:
         field: what it changes.
-        value: the new value.
+        value: the new value; empty if names are only taken off a list.
         text: what stands on it.
         ask: the id of the page's button that asks again.
+        replaces: of a list, the names that the value takes the place of.
     """
 
     field: str
     value: str | int
     text: str
     ask: str
+    replaces: Sequence[str]
 
 
 class Panel(TypedDict):

@@ -12,13 +12,10 @@ from dashboard.actions.address import read_address
 from dashboard.actions.compare import (
     COST_HEADERS,
     MAX_MODELS,
-    RANDOM,
     WHAT,
     CompareRequest,
     CompareResult,
-    add_variant,
     compare,
-    parameter_choices,
 )
 from dashboard.actions.curve_steps import (
     CurveStepRequest,
@@ -67,9 +64,9 @@ from dashboard.actions.question import (
     Settings,
     UnusableError,
     brief,
-    fault_card,
     resolve,
 )
+from dashboard.actions.reasons import RANDOM, Chosen, fault_card
 from dashboard.actions.recommend import (
     RANKING_HEADERS,
     RecommendRequest,
@@ -79,6 +76,7 @@ from dashboard.actions.recommend import (
 from dashboard.actions.save import SaveRequest, save
 from dashboard.actions.share import ShareRequest, share
 from dashboard.actions.superpixels import SuperpixelResult, picture_parts
+from dashboard.actions.variants import add_variant, parameter_choices
 from dashboard.actions.verdict import VerdictRequest, VerdictResult, assess, check_quietly
 from dashboard.actions.warm_up import warm_up
 
@@ -93,6 +91,7 @@ __all__ = [
     "Answered",
     "Answers",
     "Choices",
+    "Chosen",
     "CompareRequest",
     "CompareResult",
     "CurveStepRequest",

@@ -16,7 +16,7 @@ from core.export import colour_range, map_on_input
 from core.inputs.batch import InputBatch, OnProgress
 from core.inputs.crop import WHOLE, Box, read_crop
 from core.inputs.preprocessing import Geometry
-from core.methods.configuration import Configuration, label_of
+from core.methods.configuration import label_of
 from core.registry import key_of
 from core.types import Comparison
 from core.views.charts import matrix_panel
@@ -27,15 +27,14 @@ from dashboard.actions.formatting import cost_text, extras_text
 from dashboard.actions.question import (
     ANY,
     Answers,
-    Choices,
     Question,
     ResolvedQuestion,
     Settings,
     compare_methods,
     params_of,
-    reason_cards,
     resolve,
 )
+from dashboard.actions.reasons import RANDOM, Chosen, Failure, failures_of, reason_cards
 from dashboard.state import Service
 
 Ranges = tuple[Limits, Limits]
@@ -46,8 +45,6 @@ WHAT: Mapping[What, str] = {"methods": "Methods", "models": "Models", "pictures"
 """What can be compared, with the names people read."""
 MAX_MODELS = 4
 """The most models that stand side by side: each of them is held in memory."""
-RANDOM = " (random weights)"
-"""Ends the name of a model that is taken untrained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +75,13 @@ class CompareRequest:
     models: Sequence[str] = ()
     second: str | None = None
     own_class: bool = False
+
+    @property
+    def chosen(self) -> Chosen:
+        """What is compared, as it is listed; of pictures, the method."""
+        if self.what == "methods":
+            return Chosen("compare", "method", self.methods, "compare-run")
+        return Chosen("compare", "model", self.models, "compare-run")
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ def _methods(
         for key in keys
         if key in comparison.results
     ]
-    failed = {label_of(key): comparison.errors[key] for key in keys if key in comparison.errors}
+    failed = failures_of(comparison, request.methods, request.settings)
     agreement = (
         resolved.explainer.agreement(resolved.batch, comparison.results) if cards[1:] else None
     )
@@ -163,7 +167,7 @@ def _methods(
         linked(
             [
                 *_maps(cards, request.colour_range == "shared"),
-                *reason_cards(failed),
+                *reason_cards(failed, request.chosen),
                 *_agreement(cards, agreement, resolved.batch.geometries[0].box),
             ]
         ),
@@ -197,7 +201,7 @@ def _models(
     question = request.question
     untrained = RANDOM if question.weights == "random" else ""
     found = {f"{question.model}{untrained}": resolved.explainer}
-    failed: dict[str, str] = {}
+    failed: list[Failure] = []
     for name in request.models:
         try:
             plain = name.removesuffix(RANDOM)
@@ -206,7 +210,7 @@ def _models(
         except CancelledError:
             raise
         except TimmscopeError as error:
-            failed[name] = str(error)
+            failed.append(Failure(name, str(error), [name], error.ways_out))
     asked = {
         name: (one, service.batches.get(one, question.picture, question.crop))
         for name, one in found.items()
@@ -232,7 +236,7 @@ def _pictures(
         for name, batch in zip(names, (resolved.batch, second), strict=True)
     }
     found = _side_by_side(service, request, resolved, asked, on_progress)
-    return _shown(request, resolved, found, {}, "2 pictures")
+    return _shown(request, resolved, found, [], "2 pictures")
 
 
 def _side_by_side(
@@ -257,7 +261,7 @@ def _shown(
     request: CompareRequest,
     resolved: ResolvedQuestion,
     found: SideBySide,
-    failed: Mapping[str, str],
+    failed: Sequence[Failure],
     counted: str,
 ) -> CompareResult:
     sides = found.sides
@@ -265,10 +269,17 @@ def _shown(
         _Card(name, name, side.query.batch, side.attribution, _said(side), side.target_value)
         for name, side in sides.items()
     ]
-    failed = {**found.errors, **failed}
+    listed = request.chosen.names if request.what == "models" else ()
+    failed = [
+        *(
+            Failure(name, why, [name] if name in listed else [], found.ways_out.get(name, ()))
+            for name, why in found.errors.items()
+        ),
+        *failed,
+    ]
     panels = [
         *_maps(cards, request.colour_range == "shared"),
-        *reason_cards(failed),
+        *reason_cards(failed, request.chosen),
         *_agreement(cards, found.agreement, found.seen_by_all),
     ]
     same: dict[str, Any] = dict.fromkeys(("methods", "layer"), ANY)
@@ -345,7 +356,7 @@ def _share(geometry: Geometry, box: Box) -> float:
     return across * (min(bottom, height) - max(top, 0)) / (width * height)
 
 
-def _table(cards: Sequence[_Card], failed: Mapping[str, str]) -> list[list[Any]]:
+def _table(cards: Sequence[_Card], failed: Sequence[Failure]) -> list[list[Any]]:
     rows = [
         [
             card.title,
@@ -356,7 +367,7 @@ def _table(cards: Sequence[_Card], failed: Mapping[str, str]) -> list[list[Any]]
         ]
         for card in cards
     ]
-    return rows + [[title, None, None, None, "no map: see its card"] for title in failed]
+    return rows + [[one.label, None, None, None, "no map: see its card"] for one in failed]
 
 
 MEASURES = {
@@ -400,44 +411,3 @@ _COMPARED: Mapping[str, tuple[Callable[[CompareRequest], str], _Run]] = {
     "pictures": (_no_picture, _pictures),
 }
 """By what is compared: what a person must choose first, and what makes the result."""
-
-
-# -- the same method with another setting ---------------------------------------------------------
-
-
-LAYER = "@"
-"""Stands for the layer among the parameters of a method."""
-
-
-def parameter_choices(method: str) -> Choices:
-    """What can be changed of a method, with the default of each.
-
-    >>> parameter_choices("gradcam")[:2]
-    [('Layer', '@'), ('ReLU (True)', 'relu')]
-    """
-    cls = METHODS[key_of(method)]
-    layer: Choices = [("Layer", LAYER)] if cls().layer_needs() else []
-    fields = cls.schema_of_fields().items()
-    return layer + [(f"{one['title']} ({one.get('default')})", name) for name, one in fields]
-
-
-def add_variant(methods: Sequence[str], method: str, parameter: str, value: str) -> list[str]:
-    """The methods chosen, the method itself, and the same with another setting.
-
-    Args:
-        methods: the names chosen so far.
-        method: the method's key.
-        parameter: the parameter's name; `LAYER` for the layer.
-        value: its value, as text.
-
-    Raises:
-        TimmscopeError: nothing is set, or the value does not do.
-
-    >>> add_variant(["gradcam"], "gradcam", "relu", "false")
-    ['gradcam', 'gradcam(relu=False)']
-    """
-    key, value = METHODS[key_of(method)].key, value.strip()
-    if not parameter or not value:
-        raise TimmscopeError("Choose what to change, and give a value.")
-    text = f"{key}@{value}" if parameter == LAYER else f"{key}({parameter}={value})"
-    return list(dict.fromkeys([*methods, key, Configuration.parse(text).name]))

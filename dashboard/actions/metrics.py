@@ -29,9 +29,9 @@ from dashboard.actions.question import (
     Settings,
     compare_methods,
     params_of,
-    reason_cards,
     resolve,
 )
+from dashboard.actions.reasons import Chosen, Failure, failures_of, reason_cards
 from dashboard.state import Service
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ class MeasureRequest:
     layer: str | None
     evidence: Evidence = UNKNOWN
     random_maps: int | None = 0
+
+    @property
+    def chosen(self) -> Chosen:
+        """The methods, as they are listed."""
+        return Chosen("metric", "method", self.methods, "metric-run")
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def measure(
     headers, table = _table(scores, ranks, comparison, maps)
     curves = [(key, m) for m, found in scores.items() for key in found if key in comparison.results]
     return MeasureResult(
-        _panels(scores, scoring),
+        _panels(scores, scoring, request),
         table,
         headers,
         curves,
@@ -204,18 +209,18 @@ Scores = Mapping[str, Mapping[str, Score]]
 """By metric and method."""
 
 
-def _panels(scores: Scores, scoring: _Scoring) -> list[Panel]:
+def _panels(scores: Scores, scoring: _Scoring, request: MeasureRequest) -> list[Panel]:
     comparison = scoring.comparison
+    without_map = failures_of(comparison, request.methods, request.settings)
+    without_score = [
+        Failure(label := METRICS[key].label, why.removeprefix(f"{label} "), [key])
+        for key, why in scoring.reasons.items()
+    ]
     drawn = sorted(scores, key=lambda metric: metric not in CURVES)
     return [
         *(_curves(key, scores[key], comparison) for key in drawn if _has_curve(scores[key])),
-        *reason_cards({label_of(key): why for key, why in comparison.errors.items()}),
-        *reason_cards(
-            {
-                (label := METRICS[key].label): why.removeprefix(f"{label} ")
-                for key, why in scoring.reasons.items()
-            }
-        ),
+        *reason_cards(without_map, request.chosen),
+        *reason_cards(without_score, Chosen("metric", "metric", request.metrics, "metric-run")),
     ]
 
 

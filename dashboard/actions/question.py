@@ -15,7 +15,7 @@ from core.methods.configuration import label_of
 from core.registry import Parameters, key_of
 from core.tasks.base import Target
 from core.types import Comparison, Prediction
-from core.views.panels import Panel, empty_panel, error_panel
+from core.views.panels import Panel
 from dashboard.state import Service
 from dashboard.state.models import FOUND
 
@@ -29,8 +29,6 @@ WITHOUT_CLASS = dict.fromkeys(("target", "versus", "unit", "against"), ANY)
 """For results that do not depend on the class."""
 NO_CLASS = -1
 """Stands for "no class" where a choice needs a value."""
-MAX_WAYS_OUT = 4
-"""How many buttons a card that says what went wrong has at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,33 +301,3 @@ def params_of(settings: Settings | None, key: str, cls: type[Parameters]) -> dic
     if not isinstance(given, Mapping):
         return {}
     return {name: value for name, value in given.items() if name in cls.model_fields}
-
-
-def fault_card(title: str, question: Question, error: TimmscopeError, ask: str = "run") -> Panel:
-    """A card that says what went wrong, unless the left column does, or what to do first.
-
-    Args:
-        title: of the card.
-        question: that failed.
-        error: why; its ways out become buttons.
-        ask: the id of the page's button that asks again.
-    """
-    told_elsewhere = isinstance(error, UnusableError) or not question.picture
-    card = empty_panel(brief(error)) if told_elsewhere else error_panel(title, str(error))
-    card["ways_out"] = [
-        {"field": way.field, "value": way.value, "text": way.text, "ask": ask}
-        for way in error.ways_out[:MAX_WAYS_OUT]
-    ]
-    return card
-
-
-def reason_cards(reasons: Mapping[str, str]) -> list[Panel]:
-    """A card for each reason why there is no result.
-
-    Args:
-        reasons: by the label of a method or metric; one that several have is told once.
-    """
-    labels: dict[str, list[str]] = {}
-    for label, reason in reasons.items():
-        labels.setdefault(reason, []).append(label)
-    return [error_panel(", ".join(named), reason) for reason, named in labels.items()]

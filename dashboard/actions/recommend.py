@@ -16,9 +16,9 @@ from dashboard.actions.question import (
     Question,
     Settings,
     compare_methods,
-    reason_cards,
     resolve,
 )
+from dashboard.actions.reasons import Chosen, failures_of, reason_cards
 from dashboard.state import Service
 
 RANKING_HEADERS = ["Method", "Mean gain", "Lowest", "Highest", "Passes", "Notes"]
@@ -39,6 +39,11 @@ class RecommendRequest:
     methods: Sequence[str]
     settings: Settings
     layer: str | None
+
+    @property
+    def chosen(self) -> Chosen:
+        """The methods, as they are listed."""
+        return Chosen("compare", "method", self.methods, "recommend")
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,9 @@ def recommend(
         comparison = compare_methods(
             resolved, request.methods, request.settings, request.layer, on_step
         )
-    failed = reason_cards({label_of(k): why for k, why in comparison.errors.items()})
+    failed = reason_cards(
+        failures_of(comparison, request.methods, request.settings), request.chosen
+    )
     answers = resolved.answers(request.methods)
     if not comparison.results:
         return RecommendResult(failed, answers=answers)

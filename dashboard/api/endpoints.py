@@ -28,6 +28,7 @@ from core.report import (
     metric_facts,
     recommendation_facts,
     verdict_facts,
+    ways_out_facts,
 )
 from core.tasks.query import Query
 from core.types import Comparison, Need, finite
@@ -134,6 +135,7 @@ def compare(
     return {
         "results": {key: _map_facts(one, request.values) for key, one in maps.items()},
         "errors": dict(found.errors),
+        "ways_out": ways_out_facts(found.ways_out),
         "agreement": None if agreement is None else agreement_facts(agreement),
         "context": _context(resolved),
     }
@@ -163,6 +165,7 @@ def measure(
     return {
         "scores": {key: facts.get("scores", {}) for key, facts in report["results"].items()},
         "errors": report["errors"],
+        "ways_out": ways_out_facts(found.ways_out),
         "context": _context(resolved),
     }
 
@@ -197,13 +200,17 @@ def recommend(
     """
     resolved, found = _compared(service, request, on_progress)
     if not found.results:
-        (reason, *_) = found.errors.values()
-        raise NotApplicableError(reason)
+        (key, reason), *_ = found.errors.items()
+        raise NotApplicableError(reason, found.ways_out.get(key, ()))
     with service.slow.slot(on_progress) as on_step:
         advice = resolved.explainer.recommend(
             resolved.batch, found.results, target=resolved.target, on_progress=on_step
         )
-    return {**recommendation_facts(advice), "errors": dict(found.errors)}  # type: ignore[typeddict-item]
+    return {
+        **recommendation_facts(advice),  # type: ignore[typeddict-item]
+        "errors": dict(found.errors),
+        "ways_out": ways_out_facts(found.ways_out),
+    }
 
 
 def features(

@@ -112,7 +112,7 @@ def answer(
     """What an endpoint gives for values from outside.
 
     Raises:
-        gr.Error: the caller can cure it; one sentence.
+        gr.Error: the caller can cure it; a sentence, and what to try.
     """
     try:
         return endpoint(service, checked(request, values), on_progress)
@@ -123,7 +123,27 @@ def answer(
             raise
         if not isinstance(told, CancelledError):
             logger.info("%s was refused: %s", endpoint.__name__, told)
-        raise gr.Error(str(told), print_exception=False) from None
+        raise gr.Error(told_with_ways_out(told, request), print_exception=False) from None
+
+
+def told_with_ways_out(error: TimmscopeError, request: type[Any]) -> str:
+    """The sentence of an error, then the parameters that help, as far as a request has them.
+
+    >>> from core.errors import unknown
+    >>> from dashboard.api.requests import OfModel
+    >>> told_with_ways_out(unknown("model", "resnt50", ["resnet50"]), OfModel)
+    "no model 'resnt50'; did you mean 'resnet50'? Try model=resnet50."
+    """
+    names = {field.name for field in dataclasses.fields(request)}
+    tries = [
+        f"{way.field}={way.value}" if way.field in names else f"{way.value} among {way.field}s"
+        for way in error.ways_out
+        if way.field in names or f"{way.field}s" in names
+    ]
+    sentence = str(error)
+    if not tries:
+        return sentence
+    return f"{sentence}{'' if sentence[-1:] in '.?!' else '.'} Try {' or '.join(tries)}."
 
 
 def checked(request: type[Any], values: dict[str, Any]) -> Any:

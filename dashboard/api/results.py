@@ -102,12 +102,14 @@ class Compared(TypedDict):
     Attributes:
         results: by method or configuration: score, layer, params, cost and values.
         errors: by method, why it has no map.
+        ways_out: by method without a map, changes that help, the best first.
         agreement: how far the methods agree, as square tables; null for fewer than two.
         context: model, prediction, target, crop, versions.
     """
 
     results: dict[str, dict[str, Any]]
     errors: dict[str, str]
+    ways_out: dict[str, list[dict[str, Any]]]
     agreement: dict[str, Any] | None
     context: dict[str, Any]
 
@@ -119,11 +121,13 @@ class Measured(TypedDict):
         scores: by method and metric: value, controls, cost, and an interval, a percentile or
             advice where there is one.
         errors: by method, metric or both as method.metric, why there is no score.
+        ways_out: by method without a map, changes that help, the best first.
         context: model, prediction, target, crop, versions.
     """
 
     scores: dict[str, dict[str, Any]]
     errors: dict[str, str]
+    ways_out: dict[str, list[dict[str, Any]]]
     context: dict[str, Any]
 
 
@@ -156,6 +160,7 @@ class Recommended(TypedDict):
         controls: the gain of each control.
         doubtful: for each method that is no better than a control, that control.
         errors: by method, why it has no map.
+        ways_out: by method without a map, changes that help, the best first.
     """
 
     method: str | None
@@ -165,6 +170,7 @@ class Recommended(TypedDict):
     controls: dict[str, float | None]
     doubtful: dict[str, str]
     errors: dict[str, str]
+    ways_out: dict[str, list[dict[str, Any]]]
 
 
 class Channels(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,23 +10,24 @@ import gradio as gr
 
 from dashboard.components.scripts import on_event, tags
 
-MOUNT_JS = "window.timmscope.waysOut.mount(element, props, trigger); // fires 'select'"
+MOUNT_JS = "window.timmscope.waysOut.mount(%s, trigger); // fires 'select'"
 
 
 class WaysOut(gr.HTML):
-    """Hears of every such button of the page, on whatever card; it shows nothing itself.
+    """Hears of every such button that changes its fields, on whatever card; it shows nothing.
 
     Event ``select``, with `values_js` and no function, gives the fields as the button sets them.
 
     Args:
+        names: of the fields.
         kwargs: as for ``gr.HTML``.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, names: Iterable[str], **kwargs: Any) -> None:
         super().__init__(
             value="",
             html_template="",
-            js_on_load=MOUNT_JS,
+            js_on_load=MOUNT_JS % json.dumps(list(names)),
             head=tags("ways_out.js"),
             apply_default_css=False,
             padding=False,

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from core.errors import TimmscopeError
 from dashboard import actions
-from dashboard.components import Answer, Panels, on_event
+from dashboard.components import Answer, Panels, WaysOut, on_event
 from dashboard.tabs.binding import Inputs
 from dashboard.tabs.handlers import Action, OnFault, session
 from dashboard.tabs.page import AT_ONCE, CHOSEN_JS, QUIET, Page
@@ -52,11 +53,19 @@ class AnswerArea:
         """The value of the area's panels for a result."""
         return Answer(found.panels, self.name, found.answers)
 
-    def on_fault(self, title: str) -> OnFault[Any]:
-        """Show a card with this title, and why there is no result."""
+    def on_fault(
+        self, title: str, chosen: Callable[[Any], actions.Chosen] | None = None
+    ) -> OnFault[Any]:
+        """Show a card with this title, and why there is no result.
+
+        Args:
+            title: of the card.
+            chosen: what a request compares, for buttons that change that.
+        """
 
         def show(request: Any, error: TimmscopeError) -> dict[Any, Any]:
-            card = actions.fault_card(title, request.question, error, self.ask)
+            listed = None if chosen is None else chosen(request)
+            card = actions.fault_card(title, request.question, error, self.ask, listed)
             before = actions.Answers("the question before")
             return {**self.others, self.panels: Answer([card], self.name, before)}
 
@@ -136,6 +145,22 @@ def keep_true(
         queue=False,
         **AT_ONCE,
     )
+
+
+def on_way_out(ways_out: WaysOut, fields: Mapping[str, Component]) -> Dependency:
+    """Change the field that a button on a card of what went wrong names, and ask again.
+
+    Args:
+        ways_out: hears of the buttons.
+        fields: by the names that it was made with.
+
+    Returns:
+        The event after the change.
+    """
+    widgets: list[Any] = list(fields.values())
+    changed = ways_out.select(None, widgets, widgets, js=WaysOut.values_js(fields), **QUIET)
+    changed.then(None, None, None, js=on_event("waysOut.ask"), **QUIET)
+    return changed
 
 
 def cancel_on_click(page: Page, button: gr.Button, *areas: AnswerArea) -> None:

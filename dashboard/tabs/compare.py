@@ -15,14 +15,28 @@ from dashboard.actions import (
     RecommendRequest,
     RecommendResult,
 )
-from dashboard.components import Choice, Panels, Picture, on_event
+from dashboard.components import Choice, Panels, Picture, WaysOut, on_event
 from dashboard.state import MODELS
-from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
+from dashboard.tabs.answers import (
+    AnswerArea,
+    answer_column,
+    ask,
+    cancel_on_click,
+    keep_true,
+    on_way_out,
+)
 from dashboard.tabs.page import METHODS_INFO, QUIET, Page, follow_model
 
 TITLE = "Compare"
 DEFAULT_METHODS = ["gradcam", "layercam", "integrated_gradients", "occlusion"]
 EMPTY = [empty_panel("Choose what to compare, then press Compare.")]
+WAYS_OUT = {
+    "compare_methods": "methods",
+    "compare_layer": "layer",
+    "compare_method": "method",
+    "compare_models": "models",
+}
+"""Fields that buttons on cards of what went wrong change, and their widgets."""
 SORT_JS = on_event("sorting.by", "compare-result")
 
 
@@ -51,6 +65,7 @@ class CompareWidgets:
         ranking: how the methods rank.
         result: the maps, and how far they agree.
         table: what each map cost.
+        ways_out: hears of buttons that change what is compared.
     """
 
     what: gr.Radio
@@ -73,6 +88,7 @@ class CompareWidgets:
     ranking: gr.Dataframe
     result: Panels
     table: gr.Dataframe
+    ways_out: WaysOut
 
 
 @dataclass(frozen=True)
@@ -117,9 +133,11 @@ def layout() -> CompareWidgets:
         result = Panels(EMPTY, elem_id="compare-result", card_width=260, columns=4, min_height=260)
         widths = ["26%", "13%", "13%", "13%", "35%"]
         table = _table(actions.COST_HEADERS, "Cost", column_widths=widths)
+    ways_out = WaysOut(WAYS_OUT, elem_id="compare-ways-out")
     return CompareWidgets(
         what, of_methods, of_sides, methods, layer, variant, method, models, second, own_class,
         colour_range, order, run, cancel, recommend, advice_column, advice, ranking, result, table,
+        ways_out,
     )  # fmt: skip
 
 
@@ -264,6 +282,7 @@ def wire(page: Page, tab: CompareWidgets) -> None:
     _add_variant(page, tab)
     _compare(page, tab, maps)
     _recommend(page, tab, advice)
+    on_way_out(tab.ways_out, {name: getattr(tab, widget) for name, widget in WAYS_OUT.items()})
     tab.order.change(None, tab.order, None, js=SORT_JS)
     cancel_on_click(page, tab.cancel, maps, advice)
 
@@ -332,7 +351,7 @@ def _compare(page: Page, tab: CompareWidgets, area: AnswerArea) -> None:
     chosen: list[Any] = [tab.methods, tab.layer, tab.what, tab.method, tab.models, tab.own_class]
     replaced_by = [*(one.input for one in chosen), tab.variant.add.click, tab.second.input]
     keep_true(page, area, inputs, replaced_by)
-    failed = area.on_fault("This could not be compared")
+    failed = area.on_fault("This could not be compared", lambda request: request.chosen)
     gr.on(
         [tab.run.click, tab.colour_range.input],
         **ask(page, area, actions.compare, inputs, show, failed),
@@ -346,5 +365,5 @@ def _recommend(page: Page, tab: CompareWidgets, area: AnswerArea) -> None:
 
     inputs = page.inputs(RecommendRequest, tab)
     keep_true(page, area, inputs, [tab.methods.input, tab.layer.input, tab.variant.add.click])
-    failed = area.on_fault("No recommendation")
+    failed = area.on_fault("No recommendation", lambda request: request.chosen)
     tab.recommend.click(**ask(page, area, actions.recommend, inputs, show, failed))

@@ -37,6 +37,7 @@ from dashboard.tabs.answers import (
     enough_on_click,
     following,
     keep_true,
+    on_way_out,
 )
 from dashboard.tabs.binding import Inputs
 from dashboard.tabs.page import QUIET, Page
@@ -167,7 +168,10 @@ def _answer() -> dict[str, Any]:
     )  # fmt: skip
     verdict = Panels([], elem_id="verdict", card_width=240, columns=2)
     film = Film(elem_id="film")
-    history, ways_out = History(elem_id="history"), WaysOut(elem_id="ways-out")
+    history, ways_out = (
+        History(elem_id="history"),
+        WaysOut(typing.get_args(Field), elem_id="ways-out"),
+    )
     file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")
     with gr.Accordion("Python code", open=False):
         code = gr.Code(language="python", interactive=False, show_label=False)
@@ -282,17 +286,13 @@ def _guide(page: Page, tab: ExplainWidgets) -> Dependency:
 
 
 def _ways_out(page: Page, tab: ExplainWidgets) -> Dependency:
-    """Change the field that a button on a card of what went wrong names, and ask again.
+    """Change the question as a button on a card of what went wrong says.
 
     Returns:
         The event after the change; the tab's own answer follows from it.
     """
     known = {**page.widgets, "method": tab.method, "layer": tab.layer}
-    fields = {name: known[name] for name in typing.get_args(Field)}
-    widgets = list(fields.values())
-    changed = tab.ways_out.select(None, widgets, widgets, js=WaysOut.values_js(fields), **QUIET)
-    changed.then(None, None, None, js=on_event("waysOut.ask"), **QUIET)
-    return changed
+    return on_way_out(tab.ways_out, {name: known[name] for name in typing.get_args(Field)})
 
 
 def _estimate(page: Page, tab: ExplainWidgets, described: list[Dependency]) -> None:

@@ -19,13 +19,23 @@ from dashboard.components import (
     CurveStage,
     GroupedChoice,
     Panels,
+    WaysOut,
     settings_group,
 )
 from dashboard.tabs import evidence
-from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
+from dashboard.tabs.answers import (
+    AnswerArea,
+    answer_column,
+    ask,
+    cancel_on_click,
+    keep_true,
+    on_way_out,
+)
 from dashboard.tabs.page import AT_ONCE, METHODS_INFO, Page, follow_model
 
 TITLE = "Metrics"
+WAYS_OUT = {"metric_methods": "methods", "metric_layer": "layer", "metric_metrics": "metrics"}
+"""Fields that buttons on cards of what went wrong change, and their widgets."""
 EMPTY = [empty_panel("Choose methods and metrics, then press Measure.")]
 
 
@@ -50,6 +60,7 @@ class MetricWidgets:
         step: the picture at this step, and its prediction.
         table: scores.
         others: further curves, and the reasons for missing scores.
+        ways_out: hears of buttons that change what is measured.
     """
 
     methods: gr.Dropdown
@@ -68,6 +79,7 @@ class MetricWidgets:
     step: Panels
     table: gr.Dataframe
     others: Panels
+    ways_out: WaysOut
 
 
 def layout() -> MetricWidgets:
@@ -127,6 +139,7 @@ def _answer() -> dict[str, Any]:
             step = Panels([], elem_id="curve-step", card_width=240, columns=1)
     table = gr.Dataframe(interactive=False, visible=False, label="Scores", elem_id="scores")
     others = Panels([], elem_id="metric-others", card_width=320, columns=2)
+    ways_out = WaysOut(WAYS_OUT, elem_id="metric-ways-out")
     return {
         "result": result,
         "steps": steps,
@@ -136,6 +149,7 @@ def _answer() -> dict[str, Any]:
         "step": step,
         "table": table,
         "others": others,
+        "ways_out": ways_out,
     }
 
 
@@ -174,6 +188,7 @@ def wire(page: Page, tab: MetricWidgets) -> None:
     measured = _measure(page, tab, area)
     _curve_steps(page, tab, measured)
     cancel_on_click(page, tab.cancel, area)
+    on_way_out(tab.ways_out, {name: getattr(tab, widget) for name, widget in WAYS_OUT.items()})
 
 
 def _show_settings(page: Page, tab: MetricWidgets) -> None:
@@ -210,7 +225,7 @@ def _measure(page: Page, tab: MetricWidgets, area: AnswerArea) -> Dependency:
 
     inputs = page.inputs(MeasureRequest, tab, tab.evidence)
     keep_true(page, area, inputs, [tab.methods.input, tab.layer.input, tab.metrics.input])
-    failed = area.on_fault("This could not be measured")
+    failed = area.on_fault("This could not be measured", lambda request: request.chosen)
     options = ask(page, area, actions.measure, inputs, show, failed)
     options["outputs"] = [*area.outputs, tab.curve]
     return tab.run.click(**options)
