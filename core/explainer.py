@@ -29,6 +29,7 @@ from core.errors import (
 )
 from core.evaluation import assess
 from core.evaluation.agreement import Agreement, agreement
+from core.evaluation.classes import explain_classes
 from core.evaluation.measure import check_target, maps_of, measure
 from core.evaluation.recommendation import Recommendation
 from core.evaluation.side_by_side import SideBySide, side_by_side
@@ -87,7 +88,7 @@ DEFAULT_METHODS = ("gradcam", "layercam", "integrated_gradients", "occlusion")
 """What is compared where no method is named."""
 QUERY_OPTIONS = frozenset(
     {
-        *("target", "layer", "extra_layers", "seed", "ground_truth"),
+        *("target", "layer", "extra_layers", "extra_targets", "seed", "ground_truth"),
         *("on_progress", "on_partial", "stop_after", "crop"),
     }
 )
@@ -169,6 +170,7 @@ class Explainer:
         on_partial: OnPartial | None = None,
         stop_after: int | None = None,
         crop: Crops = None,
+        extra_targets: Sequence[TargetLike] = (),
     ) -> Query:
         """A checked question about pictures, to be asked of several methods or metrics.
 
@@ -190,6 +192,8 @@ class Explainer:
             stop_after: how many samples a slow method takes at most, the first that it would take
                 otherwise; a map that was stopped comes again with as many as its `partial` counts.
             crop: the part of the picture that the model is to see; see `prepare`.
+            extra_targets: targets to differentiate in the same pass, so that asking for them later
+                costs no forward pass; see `explain_classes`.
 
         Raises:
             PictureError: a picture cannot be read, or a crop lies outside of it.
@@ -203,14 +207,15 @@ class Explainer:
             _refuse_beside_query(
                 target=target, layer=layer, extra_layers=extra_layers or None, seed=seed or None,
                 ground_truth=ground_truth, on_progress=on_progress, on_partial=on_partial,
-                stop_after=stop_after, crop=crop,
+                stop_after=stop_after, crop=crop, extra_targets=extra_targets or None,
             )  # fmt: skip
             return self._with_layer_names(pictures)
         batch = self.prepare(pictures, crop=crop)
+        others = [self.target(one, len(batch.x)) for one in extra_targets]
         return Query(
             batch, self.target(target, len(batch.x)), layer_name(self.model, layer),
             self._layer_names(extra_layers), seed, ground_truth, on_progress, on_partial,
-            stop_after,
+            stop_after, tuple(one for one in others if one is not None),
         )  # fmt: skip
 
     def target(self, target: TargetLike, images: int = 1) -> Target | None:
@@ -359,6 +364,41 @@ class Explainer:
         names = self._layer_names(layers) or tuple(layer.name for layer in self.model.stages())
         query = replace(query, extra_layers=names)
         return {name: self.explain(query.at(name), instance) for name in names}
+
+    def explain_classes(
+        self,
+        pictures: Pictures | Query,
+        method: MethodLike = "gradcam",
+        targets: Sequence[TargetLike] | None = None,
+        **options: Any,
+    ) -> dict[TargetLike, Attribution]:
+        """A map for each of several classes, by CAMs from one forward pass.
+
+        A method that reads the gradient at a layer or at attention maps takes one forward pass, and
+        a backward pass for each class; any other method what it takes by itself.
+
+        Args:
+            pictures: see `explain`.
+            method: see `explain`.
+            targets: what to explain, see `query`; a tuple for one class of each picture. By default
+                the five likeliest classes, which takes a forward pass unless they are known.
+            **options: as for `explain`, without a target.
+
+        Returns:
+            Attributions by target, as it was given; their costs add up to the work done.
+
+        Raises:
+            TimmscopeError: a target is a list.
+
+        >>> from core import sample_picture
+        >>> found = Explainer().explain_classes(sample_picture("coffee"), targets=["espresso", 968])
+        >>> [(name, one.cost.forward, one.cost.backward) for name, one in found.items()]
+        [('espresso', 1, 1), (968, 0, 1)]
+        """
+        query, params = self._query(pictures, options)
+        configuration = to_configuration(method)
+        instance = METHODS.make(configuration.method, params)
+        return explain_classes(self, query, replace(configuration, method=instance), targets)
 
     def compare(
         self,
@@ -838,6 +878,7 @@ class Explainer:
             extra_layers=[
                 self.model.resolve_layer([Need.LAYER], name) or name for name in query.extra_layers
             ],
+            extra_targets=query.extra_targets,
             seed=query.seed,
             cache_scope=CacheScope(
                 self.cache,

@@ -1188,3 +1188,56 @@ def test_a_picture_is_cut_into_parts_that_look_alike(service: Service) -> None:
         small = np.asarray(file.convert("L").resize((found.width, found.height)), float)
     within = sum(small[labels == one].var() * (labels == one).sum() for one in np.unique(labels))
     assert within < 0.35 * small.var() * small.size, "pixels of a part look alike"
+
+
+def test_small_maps_are_those_of_each_class_whichever_is_chosen(service: Service) -> None:
+    found = actions.class_maps(service, ask_for(about(target=285, versus=281), "layercam"))
+    assert found.classes == [row.index for row in actions.predict(service, about()).likely.rows]
+    assert found.note == "Small maps: LayerCAM. Each has its own colour range."
+    assert found.panels[0]["title"] == "tiger cat"
+    for index, small in zip(found.classes, found.panels, strict=True):
+        (alone,) = actions.explain(service, ask_for(about(target=index), "layercam")).panels
+        trace, whole = small["figure"]["data"][0], alone["figure"]["data"][0]
+        assert (trace["zmin"], trace["zmax"]) == (whole["zmin"], whole["zmax"])
+        assert max(trace["z"]["shape"]) <= 56
+        fine, coarse = unpack(whole["z"]), unpack(trace["z"])
+        averaged = fine.reshape(56, 4, 56, 4).mean((1, 3))
+        assert np.abs(averaged - coarse).max() < 1e-3 * whole["zmax"]
+    assert len({panel["figure"]["layout"]["images"][0]["source"] for panel in found.panels}) == 1
+
+
+def test_small_maps_take_one_forward_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, seen = Service(), []
+    explain_classes = Explainer.explain_classes
+
+    def noted(*args: Any, **options: Any) -> Any:
+        seen.append(found := explain_classes(*args, **options))
+        return found
+
+    monkeypatch.setattr(Explainer, "explain_classes", noted)
+    actions.class_maps(service, ask_for(about(), "gradcam"))
+    (found,) = seen
+    costs = [(one.cost.forward, one.cost.backward) for one in found.values()]
+    assert costs == [(1, 1)] + [(0, 1)] * 4
+
+
+@pytest.mark.parametrize(
+    ("question", "method", "note"),
+    [
+        (about(), "rise", "Small maps: Grad-CAM, because RISE takes longer. Each"),
+        (
+            about(),
+            "attention_rollout",
+            "Small maps: Grad-CAM, because Attention rollout cannot explain this model. Each",
+        ),
+        (about(), "eigencam", "Small maps: Eigen-CAM, the same for every class"),
+        (about(unit="probability"), "saliency", "Small maps: Saliency. Each"),
+    ],
+)
+def test_small_maps_say_how_they_were_made(
+    service: Service, question: Question, method: str, note: str
+) -> None:
+    found = actions.class_maps(service, ask_for(question, method))
+    assert found.note.startswith(note)
+    assert len(found.panels) == 5
+    assert found.answers.same["target"] == "any"

@@ -759,3 +759,22 @@ def test_a_model_that_does_not_know_photographs_says_so() -> None:
     ):
         report = command("explain", SAMPLES / "coffee.jpg", *words).image
         assert any(told.startswith(note) for told in report["notes"])
+
+
+def test_each_of_the_likeliest_classes_has_a_report_of_its_own(tmp_path: Path) -> None:
+    words = ["explain", COFFEE, "--methods", "gradcam,layercam", "--output-dir", tmp_path]
+    found = command(*words, "--each-class", 3).json["images"]
+    names = [report["target"] for report in found]
+    assert names == ["espresso", "cup", "consomme"]
+    for place, report in enumerate(found):
+        first, second = (report["results"][key] for key in ("gradcam", "layercam"))
+        assert (first["cost"]["forward"], first["cost"]["backward"]) == (int(place == 0), 1)
+        assert (second["cost"]["forward"], second["cost"]["backward"]) == (0, 0)
+        assert Path(first["files"]["png"]).name == f"coffee-{names[place]}.gradcam.png"
+    assert len(set(tmp_path.glob("*.png"))) == 6
+
+
+def test_each_class_and_a_target_exclude_each_other() -> None:
+    found = command("explain", COFFEE, "--target", "cup", "--each-class", 2)
+    assert found.code == 2
+    assert "not allowed with argument" in found.err

@@ -20,10 +20,11 @@ from core.inputs.batch import OnProgress
 from core.types import Prediction
 from dashboard.actions.predict import ClassList
 from dashboard.state import Service, Tasks
+from tests.browser import launched
 from tests.conftest import SAMPLES
 
 if TYPE_CHECKING:
-    from tests.browser import Visit, launched
+    from tests.browser import Visit
 
 pytestmark = pytest.mark.browser
 

@@ -368,6 +368,34 @@ def test_a_picture_of_ones_own_is_not_in_the_address(
     assert "picture" not in found
 
 
+CAT, DOG = {"path": "/x/cat.png", "url": "a"}, {"path": "/x/dog.png"}
+ABOUT = ["resnet50", "pretrained", "found"]
+
+
+@pytest.mark.parametrize(
+    ("about", "chosen"),
+    [
+        ([{**CAT, "url": "b"}, *ABOUT], [3, 4, "whole"]),
+        ([DOG, *ABOUT], [None, -1, None]),
+        ([CAT, "resnet18", *ABOUT[1:]], [None, -1, None]),
+        ([CAT, "resnet50", "random", "found"], [None, -1, None]),
+        ([CAT, "resnet50", "pretrained", "sigmoid"], [None, -1, None]),
+    ],
+    ids=["the same", "picture", "model", "weights", "activation"],
+)
+def test_a_change_that_is_told_late_does_not_take_back_what_is_answered(
+    page: Page, about: list[Any], chosen: list[Any]
+) -> None:
+    added(page, "question.js")
+    asked = dict(zip(("picture", "model", "weights", "activation"), [CAT, *ABOUT], strict=True))
+    call(page, "question.answered", {**asked, "crop": "whole"})
+    assert call(page, "question.afresh", 3, 4, "whole", *about) == chosen
+    assert call(page, "question.classes", 3, 4, "whole") == [3, 4]
+    assert call(page, "question.classes", 3, 4, None) == [None, -1]
+    call(page, "question.want", {"target": 7, "versus": 8, "crop": "0,0,9,9"})
+    assert call(page, "question.afresh", 3, 4, "whole", *about) == [7, 8, "0,0,9,9"]
+
+
 # -- linked.js, sorting.js, switches.js, ways_out.js ----------------------------------------------
 
 

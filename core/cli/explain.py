@@ -24,6 +24,7 @@ from core.cli.shared import (
     add_evidence_arguments,
     add_method_arguments,
     check_writable,
+    count,
     model_of,
     parse_methods,
     parse_metrics,
@@ -34,11 +35,13 @@ from core.cli.shared import (
     writing,
 )
 from core.errors import CancelledError, PictureError, TimmscopeError, first_line
+from core.evaluation.classes import likeliest
 from core.explainer import Explainer
 from core.export import (
     DEFAULT_STYLE,
     context_facts,
     figure_text,
+    file_stem,
     result_facts,
     save_npz,
     save_png,
@@ -119,11 +122,13 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     explainer = Explainer(model_of(arguments))
     explainer.target(arguments.target)  # an unknown class is refused before the first picture
     reports: list[dict[str, Any]] = []
+    done = 0
     try:
-        for report in _reports(request, explainer, pictures):
-            reports.append(report)
+        for found in _reports(request, explainer, pictures):
+            reports += found
+            done += 1
     except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted: {len(reports)} of {len(pictures)} pictures are done\n")
+        sys.stderr.write(f"interrupted: {done} of {len(pictures)} pictures are done\n")
         return {"images": reports, "interrupted": True}, INTERRUPTED
     answered = any(report["results"] for report in reports)
     return {"images": reports}, 0 if answered else 1
@@ -131,8 +136,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
 
 def _reports(
     request: Request, explainer: Explainer, pictures: Sequence[Named]
-) -> Iterator[dict[str, Any]]:
-    """A report for each picture, with a line on stderr if there are several.
+) -> Iterator[list[dict[str, Any]]]:
+    """The reports on each picture, with a line on stderr if there are several.
 
     A picture that cannot be read is reported with the reason, and the others go on. Any other
     error is one of the whole request, unless a picture has been answered before.
@@ -147,7 +152,7 @@ def _reports(
         if len(pictures) > 1:
             sys.stderr.write(f"picture {number} of {len(pictures)}: {printable(picture.name)}\n")
         try:
-            report = _report(request, explainer, picture, files)
+            found = _reports_of(request, explainer, picture, files)
         except CancelledError:
             raise
         except TimmscopeError as error:
@@ -158,25 +163,51 @@ def _reports(
                 raise
             reason = first_line(error)
             sys.stderr.write(f"skipped: {reason}\n")
-            report = {
-                "image": picture.name,
-                "notes": [],
-                "results": {},
-                "errors": {"picture": reason},
-                "ways_out": {},
-            }
-        yield report
+            found = [
+                {
+                    "image": picture.name,
+                    "notes": [],
+                    "results": {},
+                    "errors": {"picture": reason},
+                    "ways_out": {},
+                }
+            ]
+        yield found
 
 
-def _report(
+def _reports_of(
     request: Request, explainer: Explainer, picture: Named, files: ResultFiles | None
-) -> dict[str, Any]:
-    """All about one picture, as JSON; its files are written."""
+) -> list[dict[str, Any]]:
+    """A report on each class of one picture that is explained."""
     arguments = request.arguments
     batch = explainer.prepare(picture.source, crop=arguments.crop)
     prediction = explainer.predict(batch)
-    target = arguments.target if arguments.target is not None else prediction.top(1)[0][0]
-    query = explainer.query(batch, target=target, layer=arguments.layer, seed=arguments.seed)
+    if not arguments.each_class:
+        target = arguments.target if arguments.target is not None else prediction.top(1)[0][0]
+        query = explainer.query(batch, target=target, layer=arguments.layer, seed=arguments.seed)
+        return [_report(request, explainer, picture, query, files, picture.stem)]
+    reports = []
+    targets = likeliest(prediction, arguments.each_class)
+    for target in targets:
+        query = explainer.query(
+            batch, target=target, extra_targets=targets, layer=arguments.layer, seed=arguments.seed
+        )
+        stem = f"{picture.stem}-{file_stem(prediction.label(target))}"
+        reports.append(_report(request, explainer, picture, query, files, stem))
+    return reports
+
+
+def _report(
+    request: Request,
+    explainer: Explainer,
+    picture: Named,
+    query: Query,
+    files: ResultFiles | None,
+    stem: str,
+) -> dict[str, Any]:
+    """All about one target of one picture, as JSON; its files, which `stem` begins, are written."""
+    arguments, batch = request.arguments, query.batch
+    prediction = explainer.predict(batch)
     if arguments.ground_truth:
         query = replace(query, ground_truth=_ground_truth(explainer, batch, arguments))
     methods = list(request.methods.values())
@@ -205,7 +236,7 @@ def _report(
     if files is not None:
         report["request"] = request_key(arguments, picture.identity)
         asked = Asked(explainer.model, query, prediction)
-        save(files, picture.stem, request.saves, asked, compared, report)
+        save(files, stem, request.saves, asked, compared, report)
     return report
 
 
@@ -321,9 +352,14 @@ def configure(command: argparse.ArgumentParser) -> None:
     command.add_argument("images", nargs="+", metavar="IMAGE", help=PICTURES)
     add_method_arguments(command)
     add_crop_argument(command)
-    command.add_argument(
+    what = command.add_mutually_exclusive_group()
+    what.add_argument(
         "--target", help="a class or its number, A-B, A+B, 'not A'; the predicted one by default"
     )
+    what.add_argument(
+        "--each-class", type=count, default=0, metavar="N",
+        help="a report on each of the N likeliest classes; CAM methods take one forward pass",
+    )  # fmt: skip
     command.add_argument(
         "--each-layer", action="store_true", help="CAM methods at the last layer of each stage"
     )

@@ -214,8 +214,12 @@ class FinerCAM(GradCAM):
                 f"Finer-CAM compares the logit of one class with those of similar classes; choose "
                 f"one class as target instead of {run.target.key}"
             )
-        target = _FinerTarget(run.target, self.alpha, self.comparisons)
-        compared = run.derive(target=target)
+        target, *others = (
+            _FinerTarget(one, self.alpha, self.comparisons)
+            for one in (run.target, *run.extra_targets)
+            if type(one) is ClassScore
+        )
+        compared = run.derive(target=target, extra_targets=others)
         values, _ = super().attribute(compared)
         run.extras |= compared.extras
         return values, run.score()

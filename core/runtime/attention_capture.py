@@ -74,7 +74,7 @@ def as_graph_leaf(_name: str, weights: Tensor) -> Tensor:
 
 
 def attention_map_gradients(
-    score: Tensor, maps: Mapping[str, Tensor], *, name: str
+    score: Tensor, maps: Mapping[str, Tensor], *, name: str, retain_graph: bool = False
 ) -> dict[str, Tensor]:
     """The gradients of a scalar with respect to each attention map.
 
@@ -82,6 +82,7 @@ def attention_map_gradients(
         score: the scalar.
         maps: the recorded maps, see `record_attention` and `as_graph_leaf`.
         name: what the model is called in messages.
+        retain_graph: whether another scalar of the same pass is differentiated after it.
 
     Returns:
         Gradients by the maps' names, zero for a map that the score does not depend on; empty if it
@@ -89,7 +90,9 @@ def attention_map_gradients(
     """
     if not score.requires_grad:
         return {}
-    found = differentiate(score, list(maps.values()), name=name, allow_unused=True)
+    found = differentiate(
+        score, list(maps.values()), name=name, allow_unused=True, retain_graph=retain_graph
+    )
     if all(grad is None for grad in found):
         return {}
     return {

@@ -15,6 +15,12 @@ from core.runtime.attention_capture import (
     attention_map_gradients,
     record_attention,
 )
+from core.runtime.extra_targets import (
+    count_for_others,
+    count_own,
+    score_functions,
+    scores_of_each,
+)
 from core.runtime.subject import Subject
 from core.tasks.outputs import Outputs, joined
 from core.types import grouped
@@ -55,31 +61,59 @@ def attention(run: Run) -> dict[str, Tensor]:
 
 
 def attention_gradients(run: Run) -> AttentionGradients:
-    """See `Run.attention_gradients`."""
-    subject = run.subject
-
-    def step(
-        rows: Tensor, owner: Tensor
-    ) -> tuple[Outputs, Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        with record_attention(subject.model, as_graph_leaf) as maps:
-            outputs = run.forward(rows)
-        score = run.score_of(outputs, owner)
-        grads = attention_map_gradients(score.sum(), maps, name=subject.name)
-        if not grads:
-            raise NotApplicableError(
-                f"the score of {subject.name} has no gradient with respect to its attention; use "
-                "attention_rollout"
-            )
-        kept = {name: weights.detach() for name, weights in maps.items()}
-        attn, grad = (maps_on_picture(subject, found, len(rows)) for found in (kept, grads))
-        return outputs.detach(), score.detach(), attn, grad
+    """See `Run.attention_gradients`; what is found for extra targets is kept for later runs."""
+    subject, scope, asked = run.subject, run.cache_scope, run.asked
 
     def compute() -> AttentionGradients:
-        outputs, score, attn, grad = zip(*run.pass_over_images(step, backward=True), strict=True)
-        run.cache_scope.put("outputs", joined(outputs))
-        return AttentionGradients(torch.cat(score), _joined(attn), _joined(grad))
+        functions = {
+            key: one
+            for key, one in score_functions(run).items()
+            if ("attention gradients", key) not in scope
+        }
 
-    return run.cache_scope.get_or_compute(("attention gradients", run.asked), compute)
+        def step(rows: Tensor, owner: Tensor) -> tuple[Outputs, dict[str, AttentionGradients]]:
+            with record_attention(subject.model, as_graph_leaf) as maps:
+                outputs = run.forward(rows)
+            kept = {name: weights.detach() for name, weights in maps.items()}
+            attn = maps_on_picture(subject, kept, len(rows))
+            found = {}
+            for key, score, more in scores_of_each(functions, outputs, owner):
+                grads = attention_map_gradients(
+                    score.sum(), maps, name=subject.name, retain_graph=more
+                )
+                if not grads:
+                    raise _no_gradient(subject)
+                grad = maps_on_picture(subject, grads, len(rows))
+                found[key] = AttentionGradients(score.detach(), attn, grad)
+            return outputs.detach(), found
+
+        outputs, passes = zip(*run.pass_over_images(step, backward=True), strict=True)
+        scope.put("outputs", joined(outputs))
+        found = {key: _joined_gradients([one[key] for one in passes]) for key in functions}
+        for key, one in found.items():
+            scope.put(("attention gradients", key), one)
+        count_for_others(run, found)
+        return found[asked]
+
+    gradients = scope.get_or_compute(("attention gradients", asked), compute)
+    count_own(run)
+    return gradients
+
+
+def _no_gradient(subject: Subject) -> NotApplicableError:
+    return NotApplicableError(
+        f"the score of {subject.name} has no gradient with respect to its attention; use "
+        "attention_rollout"
+    )
+
+
+def _joined_gradients(parts: Sequence[AttentionGradients]) -> AttentionGradients:
+    """What all passes gave for one target."""
+    return AttentionGradients(
+        torch.cat([one.score for one in parts]),
+        _joined([one.attn for one in parts]),
+        _joined([one.grad for one in parts]),
+    )
 
 
 def maps_on_picture(subject: Subject, maps: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:

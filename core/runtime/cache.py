@@ -109,6 +109,11 @@ class Cache:
         with self._lock:
             return self._kept.get(key)
 
+    def take(self, key: Hashable) -> Any:
+        """The answer kept under `key`, which is forgotten; None if there is none."""
+        with self._lock:
+            return self._kept.pop(key, None)
+
     def _compute(self, key: Hashable, future: Future[Any], compute: Callable[[], T]) -> T:
         """Compute an answer for all who wait for its future, keep it, and give it."""
         try:
@@ -174,6 +179,10 @@ class CacheScope:
     def peek(self, key: Hashable) -> Any:
         """See `Cache.peek`."""
         return self._cache.peek((self._prefix, key))
+
+    def take(self, key: Hashable) -> Any:
+        """See `Cache.take`."""
+        return self._cache.take((self._prefix, key))
 
     def for_images(self, name: Hashable) -> CacheScope:
         """The scope of other images on the same model, by their name or digest."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +11,12 @@ from torch import Tensor
 
 from core.errors import NotApplicableError
 from core.runtime.capture import record_layers
+from core.runtime.extra_targets import (
+    count_for_others,
+    count_own,
+    score_functions,
+    scores_of_each,
+)
 from core.runtime.model_call import differentiate
 from core.runtime.subject import Subject
 from core.tasks.outputs import Outputs, joined
@@ -40,18 +46,25 @@ class LayerGradients:
 
 
 def layer_gradients(run: Run) -> LayerGradients:
-    """See `Run.layer_gradients`; what is found for extra layers is kept for later runs."""
+    """See `Run.layer_gradients`; what is found for extra layers and targets is kept for later."""
     layer, asked, scope = _spatial_layer(run), run.asked, run.cache_scope
 
     def compute() -> LayerGradients:
-        wanted = dict.fromkeys([layer, *run.extra_layers])
-        found = _differentiate(run, [n for n in wanted if ("layer", asked, n) not in scope])
-        for name in run.extra_layers:
-            if name in found:
-                scope.put(("layer", asked, name), found[name])
-        return found[layer]
+        names = dict.fromkeys([layer, *run.extra_layers])
+        missing = {
+            key: [name for name in names if ("layer", key, name) not in scope]
+            for key in score_functions(run)
+        }
+        found = _differentiate(run, {key: at for key, at in missing.items() if at})
+        for key, at_layers in found.items():
+            for name, one in at_layers.items():
+                scope.put(("layer", key, name), one)
+        count_for_others(run, found)
+        return found[asked][layer]
 
-    return scope.get_or_compute(("layer", asked, layer), compute)
+    gradients = scope.get_or_compute(("layer", asked, layer), compute)
+    count_own(run)
+    return gradients
 
 
 def activation(run: Run) -> Tensor:
@@ -89,34 +102,69 @@ def _recorded(run: Run, names: list[str]) -> dict[str, Tensor]:
     }
 
 
-def _differentiate(run: Run, names: Sequence[str]) -> dict[str, LayerGradients]:
-    """Score, activation and gradient at several layers, from one forward and one backward pass."""
-    subject = run.subject
+def _differentiate(
+    run: Run, wanted: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, LayerGradients]]:
+    """Score, activation and gradient from one forward pass, and a backward pass for each target.
 
-    def step(rows: Tensor, owner: Tensor) -> tuple[Outputs, Tensor, list[Tensor], list[Tensor]]:
+    Args:
+        run: the run.
+        wanted: the layers, by the key of each of the run's targets.
+
+    Returns:
+        By target, what is found at each of its layers.
+    """
+    subject = run.subject
+    names = list(dict.fromkeys(name for at in wanted.values() for name in at))
+    functions = {key: one for key, one in score_functions(run).items() if key in wanted}
+
+    def step(rows: Tensor, owner: Tensor) -> _Pass:
         with record_layers(subject.model, names, _calls(subject)) as recorded:
             outputs = run.forward(rows)
         absent = [name for name in names if name not in recorded or not outputs.requires_grad]
         if absent:
             raise _takes_no_part(absent[0], subject)
-        score = run.score_of(outputs, owner)
-        kept = [recorded[name] for name in names]
-        found = differentiate(
-            score.sum(), kept, name=subject.name, allow_unused=True, materialize_grads=True
-        )
-        return outputs.detach(), score.detach(), [act.detach() for act in kept], list(found)
+        found = _Pass(outputs.detach(), {name: recorded[name].detach() for name in names})
+        for key, score, more in scores_of_each(functions, outputs, owner):
+            found.scores[key] = score.detach()
+            kept = [recorded[name] for name in wanted[key]]
+            grads = differentiate(
+                score.sum(), kept, name=subject.name, allow_unused=True, materialize_grads=True,
+                retain_graph=more,
+            )  # fmt: skip
+            found.grads[key] = dict(zip(wanted[key], grads, strict=True))
+        return found
 
     passes = run.pass_over_images(step, backward=True)
-    run.cache_scope.put("outputs", joined([outputs for outputs, *_ in passes]))
-    score = torch.cat([score for _, score, *_ in passes])
-    return {
-        name: LayerGradients(
-            score,
-            _on_grid(name, torch.cat([acts[i] for _, _, acts, _ in passes]), subject),
-            _on_grid(name, torch.cat([grads[i] for _, _, _, grads in passes]), subject),
-        )
-        for i, name in enumerate(names)
+    run.cache_scope.put("outputs", joined([one.outputs for one in passes]))
+    acts = {
+        name: _on_grid(name, torch.cat([one.acts[name] for one in passes]), subject)
+        for name in names
     }
+
+    def at_layer(key: str, name: str) -> LayerGradients:
+        grad = torch.cat([one.grads[key][name] for one in passes])
+        score = torch.cat([one.scores[key] for one in passes])
+        return LayerGradients(score, acts[name], _on_grid(name, grad, subject))
+
+    return {key: {name: at_layer(key, name) for name in at} for key, at in wanted.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What one pass gave.
+
+    Attributes:
+        outputs: the model's.
+        acts: the outputs of layers by name.
+        scores: (n,) by target.
+        grads: by target, the gradient at each layer.
+    """
+
+    outputs: Outputs
+    acts: dict[str, Tensor]
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    grads: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def _spatial_layer(run: Run) -> str:

@@ -57,6 +57,8 @@ class Run:
             it uses none.
         extra_layers: further layers to capture whenever a pass captures a layer: that costs the
             longer way back to the earliest of them, and saves a later pass for each.
+        extra_targets: further targets to differentiate whenever a pass differentiates at a layer or
+            at attention maps: one more backward pass for each, which saves a later forward pass.
         seed: where every random draw starts.
         owner: (B,) the explained image each row of `x` belongs to; by default row b is image b.
         cache_scope: where runs on these images keep what they find for one another; by default a
@@ -77,6 +79,7 @@ class Run:
         *,
         layer: str | None = None,
         extra_layers: Sequence[str] = (),
+        extra_targets: Sequence[Target] = (),
         seed: int = 0,
         owner: Tensor | None = None,
         cache_scope: CacheScope | None = None,
@@ -87,6 +90,7 @@ class Run:
         self.x = x
         self.layer = layer
         self.extra_layers = tuple(extra_layers)
+        self.extra_targets = tuple(extra_targets)
         self.seed = seed
         self.owner = torch.arange(len(x), device=x.device) if owner is None else owner
         self.cache_scope = cache_scope or CacheScope()
@@ -105,6 +109,7 @@ class Run:
         target: Target | Unchanged | None = UNCHANGED,
         layer: str | Unchanged | None = UNCHANGED,
         extra_layers: Sequence[str] | None = None,
+        extra_targets: Sequence[Target] = (),
         seed: int | None = None,
         cost_counter: CostCounter | None = None,
         images_name: Hashable | None = None,
@@ -112,22 +117,20 @@ class Run:
         """A related run: the same question, but for what is given here.
 
         What is cached belongs to the same rows on the same model. So a run with `x`, `subject` or
-        `owner` of its own gets a private cache scope, unless `images_name` says whose images they
-        are. If the target is the predicted class, such a run explains the class that this run
-        predicts, not what the other rows or the other model would make it.
+        `owner` of its own gets a private cache scope, unless `images_name` names its images. If the
+        target is the predicted class, such a run explains the class that this run predicts.
 
         Args:
             x: (n, C, H, W) other rows, in model units.
             subject: another model.
-            owner: (n,) the explained image each row belongs to, needed where there are more or
-                fewer rows than before; None: row b is image b.
+            owner: (n,) whose image each row is, for more or fewer rows; None: row b is image b.
             target: another target; None: each row's own predicted class.
             layer: another layer; None for none.
             extra_layers: further layers to capture.
+            extra_targets: further targets; those of this run are not taken over.
             seed: where random draws start.
             cost_counter: a counter of its own, for work that is not to count as this run's.
-            images_name: names images `x` that are the same for every run on this model, such as
-                the sample pictures; runs given the same name share what they find.
+            images_name: names images `x`, such as the sample pictures, for runs that share them.
 
         Raises:
             ValueError: rows and owners differ in number, or images are named on another model.
@@ -150,6 +153,7 @@ class Run:
             target,
             layer=self.layer if layer is UNCHANGED else layer,
             extra_layers=self.extra_layers if extra_layers is None else extra_layers,
+            extra_targets=extra_targets,
             seed=self.seed if seed is None else seed,
             owner=owner,
             cache_scope=cache_scope,
@@ -336,7 +340,8 @@ class Run:
     def layer_gradients(self) -> LayerGradients:
         """Score, activation and gradient at the run's layer.
 
-        One forward and one backward pass, which goes no deeper than the layer and the extra layers.
+        One forward and one backward pass, which goes no deeper than the layer and the extra layers;
+        and one more backward pass for each extra target.
 
         Raises:
             NotApplicableError: there is no such layer on a spatial grid, or the score does not
@@ -372,7 +377,8 @@ class Run:
     def attention_gradients(self) -> AttentionGradients:
         """Attention maps of every layer, and the score's gradients with respect to them.
 
-        One forward and one backward pass, which goes no deeper than the first layer of attention.
+        One forward and one backward pass, which goes no deeper than the first layer of attention;
+        and one more backward pass for each extra target.
 
         Raises:
             NotApplicableError: the score does not depend on any map, as far as can be told.

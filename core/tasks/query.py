@@ -29,6 +29,8 @@ class Query(Result):
         on_partial: called with partial maps while a slow method works; returns True to stop it and
             keep the map.
         stop_after: how many samples a slow method takes at most; None for all.
+        extra_targets: targets to differentiate in the same pass, so that a later question about one
+            of them costs no forward pass.
     """
 
     batch: InputBatch
@@ -40,6 +42,7 @@ class Query(Result):
     on_progress: OnProgress | None = field(default=None, compare=False)
     on_partial: OnPartial | None = field(default=None, compare=False)
     stop_after: int | None = None
+    extra_targets: tuple[Target, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Callbacks belong to the process that waits for the answer; they are not pickled.

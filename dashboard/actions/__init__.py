@@ -9,6 +9,7 @@ what the page shows. What a person can cause or cure is raised as a `TimmscopeEr
 from __future__ import annotations
 
 from dashboard.actions.address import read_address
+from dashboard.actions.class_maps import ClassMaps, class_maps
 from dashboard.actions.compare import (
     COST_HEADERS,
     MAX_MODELS,
@@ -92,6 +93,7 @@ __all__ = [
     "Answers",
     "Choices",
     "Chosen",
+    "ClassMaps",
     "CompareRequest",
     "CompareResult",
     "CurveStepRequest",
@@ -134,6 +136,7 @@ __all__ = [
     "assess",
     "brief",
     "check_quietly",
+    "class_maps",
     "compare",
     "curve_choices",
     "curve_step",

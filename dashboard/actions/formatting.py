@@ -25,10 +25,12 @@ def pass_counts(cost: Cost) -> str:
 
     >>> pass_counts(Cost(50, 50)), pass_counts(Cost(1)), pass_counts(Cost(4000))
     ('50 forward, 50 backward passes', '1 forward pass', '4,000 forward passes')
+    >>> pass_counts(Cost(0, 1))
+    '1 backward pass'
     """
-    backward = f", {cost.backward:,} backward" if cost.backward else ""
-    noun = "pass" if (cost.backward or cost.forward) == 1 else "passes"
-    return f"{cost.forward:,} forward{backward} {noun}"
+    counts = {"forward": cost.forward, "backward": cost.backward}
+    told = ", ".join(f"{count:,} {way}" for way, count in counts.items() if count)
+    return f"{told} {'pass' if (cost.backward or cost.forward) == 1 else 'passes'}"
 
 
 def cost_text(cost: Cost) -> str:
@@ -38,7 +40,7 @@ def cost_text(cost: Cost) -> str:
     ('1 forward, 1 backward pass, 20 ms', '400 forward passes, 12.3 s', 'reused, 1 ms')
     """
     time = f"{cost.seconds * 1000:.0f} ms" if cost.seconds < 1 else f"{cost.seconds:.1f} s"
-    return f"{pass_counts(cost) if cost.forward else 'reused'}, {time}"
+    return f"{pass_counts(cost) if cost.forward or cost.backward else 'reused'}, {time}"
 
 
 def estimate_text(cost: Cost) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dashboard.components.checks import GroupedChoice
+from dashboard.components.class_maps import ClassMapAnswer, ClassMapSource
 from dashboard.components.classes import MARK_JS, ClassRows
 from dashboard.components.crop import CROP_JS, CropBox
 from dashboard.components.curves import POINT_JS, CurveStage
@@ -30,6 +31,8 @@ __all__ = [
     "Answer",
     "Choice",
     "Chosen",
+    "ClassMapAnswer",
+    "ClassMapSource",
     "ClassRows",
     "CropBox",
     "CurveStage",

@@ -54,6 +54,7 @@
   }
 
   function show(area) {
+    document.dispatchEvent(new CustomEvent("timmscope:answers", { detail: area.name }));
     const element = document.getElementById(`${area.name}-answer`);
     if (!element) return;
     const stale = isStale(area);
@@ -104,6 +105,12 @@
       area.answer = { ...answer, asked: sent?.texts, values: sent?.values };
       area.cancelled = "";
       show(area);
+    },
+
+    // Whether there is a result in an area, and it answers what the page asks.
+    isFresh(name) {
+      const area = areaOf(name);
+      return Boolean(area.answer?.asked) && !isStale(area);
     },
 
     // What the result of an area is called, the values that it was asked with, and a text that two

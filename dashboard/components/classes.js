@@ -1,6 +1,7 @@
 // The most likely classes as rows (see classes.py): press one to explain it, "vs" to compare.
 //
-// Which class is explained is the page's to say; rows only show it. While a part of the picture is
+// Which class is explained is the page's to say; rows only show it, and a small map beside each where
+// class_maps.js has one. While a part of the picture is
 // hidden, the rows show what the model says then, beside what it said before.
 "use strict";
 
@@ -10,6 +11,7 @@
 
   const NONE = -1; // stands for "no class", as in dashboard/actions/question.py
   const lists = new Set();
+  const WIDTH = 80; // of a small map; the page shows it at half of that
   let marked = { target: null, versus: NONE };
 
   const node = (tag, name, text = "") => (
@@ -31,12 +33,37 @@
       const list = document.createElement("ol");
       this.rows = rows.map((row) => this.row(row));
       list.append(...this.rows.map(({ item }) => item));
+      this.told = node("p", "ts-class-note");
+      this.told.setAttribute("role", "status");
       this.root.replaceChildren(
-        node("div", "ts-class-title", title),
-        ...(rows.length ? [list] : []),
+        this.head(title, rows.length),
+        ...(rows.length ? [list, this.told] : []),
         ...notes.map((note) => node("p", "ts-class-note", note)),
       );
       this.mark();
+      this.showMaps(timmscope.classMaps?.shown());
+    }
+
+    // The title, and the button that shows a small map beside each class.
+    head(title, hasRows) {
+      const head = node("div", "ts-class-head");
+      this.toggle = Object.assign(node("button", "ts-class-maps", "Small maps"), { type: "button", title: "Show a small map for each class" });
+      this.toggle.addEventListener("click", () => timmscope.classMaps.toggle());
+      head.append(node("div", "ts-class-title", title), ...(hasRows ? [this.toggle] : []));
+      return head;
+    }
+
+    // Small maps by class, and how they were made; null for none. Those that are stale are greyed.
+    showMaps(shown) {
+      this.toggle.setAttribute("aria-pressed", String(Boolean(shown)));
+      this.told.textContent = shown?.note ?? "";
+      this.root.classList.toggle("ts-class-stale", Boolean(shown?.stale));
+      for (const row of this.rows) {
+        const panel = shown?.maps.get(row.data.index);
+        if (!shown) row.canvas.remove();
+        else if (!row.canvas.isConnected) row.main.prepend(row.canvas);
+        if (panel && !shown.stale) timmscope.thumbnail(row.canvas, panel, WIDTH, { mapOnly: true });
+      }
     }
 
     row(data) {
@@ -56,7 +83,7 @@
         this.trigger("select", { target: null, versus: again ? NONE : data.index });
       });
       item.append(main, versus);
-      return { data, item, main, versus, value, bar };
+      return { data, item, main, versus, value, bar, canvas: document.createElement("canvas") };
     }
 
     mark() {
@@ -99,6 +126,10 @@
 
     change(after) {
       for (const list of lists) list.change(after);
+    },
+
+    showMaps(shown) {
+      for (const list of lists) list.showMaps(shown);
     },
   };
 })();

@@ -53,6 +53,7 @@ VIEW_JS = """(colormap, alpha, strongest, fade, smooth = true) => {
   timmscope.redraw?.();
   timmscope.stage?.refresh();
   timmscope.film?.redraw();
+  timmscope.classMaps?.redraw();
   timmscope.question?.tell();
 }"""
 """For events whose inputs are colormap, alpha, strongest, fade and smooth: the view of every map on

@@ -63,15 +63,28 @@
     return query;
   }
 
+  // Whether these fields are as in the question whose answer the page shows.
+  function isAnswered(fields) {
+    const text = (value) => JSON.stringify(value?.path ?? value ?? null);
+    return Object.entries(fields).every(([name, value]) => name in asked && text(asked[name]) === text(value));
+  }
+
   timmscope.question = {
     // What is to be chosen with the next prediction.
     want: ({ target, versus, crop }) => { wanted = { target, versus: versus ?? NONE, crop: crop ?? null }; },
 
-    // The classes for a part of the picture that is new to the page.
-    classes: () => (wanted ? [wanted.target, wanted.versus] : [null, NONE]),
+    // The classes for a part of the picture that is new to the page. A busy browser tells of a change
+    // late, when its answer is there already: then the classes stay.
+    classes(target, versus, crop) {
+      if (wanted) return [wanted.target, wanted.versus];
+      return isAnswered({ crop }) ? [target, versus] : [null, NONE];
+    },
 
-    // The classes and the part for a picture or a model that is new to the page.
-    afresh: () => [...timmscope.question.classes(), wanted?.crop ?? null],
+    // The classes and the part for a picture or a model that is new to the page, likewise.
+    afresh(target, versus, crop, picture, model, weights, activation) {
+      if (wanted) return [wanted.target, wanted.versus, wanted.crop ?? null];
+      return isAnswered({ picture, model, weights, activation }) ? [target, versus, crop] : [null, NONE, null];
+    },
 
     // An answer has come: its question goes into the address.
     answered(values) {

@@ -45,21 +45,27 @@
     return canvas;
   }
 
-  // Draws a panel on a canvas of the given width.
-  timmscope.thumbnail = async (canvas, panel, width) => {
+  // Draws a panel on a canvas of the given width: the whole picture, or only the part under the map.
+  timmscope.thumbnail = async (canvas, panel, width, { mapOnly = false } = {}) => {
     const { images: [image], xaxis, yaxis } = panel.figure.layout;
-    const [across, down] = [xaxis.range[1] - xaxis.range[0], yaxis.range[0] - yaxis.range[1]];
+    const [{ x0, dx, y0, dy, z: { shape: [rows, columns] } }] = panel.figure.data;
+    const whole = { left: 0, top: 0, across: xaxis.range[1] - xaxis.range[0], down: yaxis.range[0] - yaxis.range[1] };
+    const box = { left: x0 - dx / 2 + 0.5, top: y0 - dy / 2 + 0.5, across: columns * dx, down: rows * dy };
+    const part = mapOnly ? box : whole;
     canvas.width = width;
-    canvas.height = Math.max(1, Math.round((width * down) / across));
+    canvas.height = Math.max(1, Math.round((width * part.down) / part.across));
     const { colormaps, state } = timmscope;
     const map = mapOf(panel, state, colormaps);
     const picture = await decoded(image.source);
-    const [{ x0, dx, y0, dy }] = panel.figure.data;
-    const scale = canvas.width / across;
+    const scale = canvas.width / part.across;
     const context = canvas.getContext("2d");
-    context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    const draw = (what, { left, top, across, down }) => (
+      context.drawImage(what, (left - part.left) * scale, (top - part.top) * scale, across * scale, down * scale)
+    );
+    context.clearRect(0, 0, canvas.width, canvas.height); // another call may have drawn meanwhile
+    draw(picture, whole);
     context.globalAlpha = Number(state.alpha ?? 1);
-    context.drawImage(map, (x0 - dx / 2 + 0.5) * scale, (y0 - dy / 2 + 0.5) * scale, map.width * dx * scale, map.height * dy * scale);
+    draw(map, box);
     context.globalAlpha = 1;
   };
 })();

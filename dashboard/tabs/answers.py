@@ -16,7 +16,7 @@ from gradio.events import Dependency
 
 from core.errors import TimmscopeError
 from dashboard import actions
-from dashboard.components import Answer, Panels, WaysOut, on_event
+from dashboard.components import Answer, WaysOut, on_event
 from dashboard.tabs.binding import Inputs
 from dashboard.tabs.handlers import Action, OnFault, session
 from dashboard.tabs.page import AT_ONCE, CHOSEN_JS, QUIET, Page
@@ -39,7 +39,7 @@ class AnswerArea:
 
     name: str
     button: str
-    panels: Panels
+    panels: Component
     others: Mapping[Any, Any] = field(default_factory=dict)
     tasks: Sequence[str] = ()
     ask: str = "run"
@@ -127,15 +127,7 @@ def keep_true(
         inputs: of what the results are asked by.
         replaced_by: events of the tab by which a person asks something else.
     """
-    watched: list[Any] = [one for one in inputs.components if not isinstance(one, gr.State)]
-    gr.on(
-        [one.change for one in watched],
-        None,
-        inputs.components,
-        None,
-        js=_call("changed", area.name, inputs),
-        **AT_ONCE,
-    )
+    grey_when_changed(area, inputs)
     gr.on(
         [*page.target_changed, *replaced_by],
         _stop(page, area),
@@ -161,6 +153,19 @@ def on_way_out(ways_out: WaysOut, fields: Mapping[str, Component]) -> Dependency
     changed = ways_out.select(None, widgets, widgets, js=WaysOut.values_js(fields), **QUIET)
     changed.then(None, None, None, js=on_event("waysOut.ask"), **QUIET)
     return changed
+
+
+def grey_when_changed(area: AnswerArea, inputs: Inputs[Any]) -> None:
+    """Tell the browser whenever what the results of an area are asked by changes."""
+    watched: list[Any] = [one for one in inputs.components if _is_seen(one)]
+    gr.on(
+        [one.change for one in watched],
+        None,
+        inputs.components,
+        None,
+        js=_call("changed", area.name, inputs),
+        **AT_ONCE,
+    )
 
 
 def cancel_on_click(page: Page, button: gr.Button, *areas: AnswerArea) -> None:
@@ -208,8 +213,12 @@ def _stop(page: Page, area: AnswerArea) -> Callable[..., None]:
 
 
 def _call(function: str, area: str, inputs: Inputs[Any]) -> str:
-    names = [name for name, one in inputs.widgets.items() if _is_seen(one)]
-    return on_event(f"answers.{function}", area, names)
+    return on_event(f"answers.{function}", area, seen_names(inputs))
+
+
+def seen_names(inputs: Inputs[Any]) -> list[str]:
+    """The fields whose values the browser knows."""
+    return [name for name, one in inputs.widgets.items() if _is_seen(one)]
 
 
 def _is_seen(component: Component) -> bool:

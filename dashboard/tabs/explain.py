@@ -18,6 +18,7 @@ from dashboard.actions import ExplainRequest, SaveRequest, ShareRequest, Verdict
 from dashboard.components import (
     PICKED_JS,
     Choice,
+    ClassMapSource,
     Film,
     GuideDialog,
     History,
@@ -28,7 +29,7 @@ from dashboard.components import (
 )
 from dashboard.state.models import MAX_LOADS
 from dashboard.state.shared_pictures import DAYS
-from dashboard.tabs import stage
+from dashboard.tabs import class_maps, stage
 from dashboard.tabs.answers import (
     AnswerArea,
     answer_column,
@@ -73,6 +74,7 @@ class ExplainWidgets:
         effect: what the model says while a part is hidden.
         parts: the picture cut into parts that look alike.
         film: the map at each stage of the model.
+        class_maps: small maps beside the likeliest classes.
         history: earlier answers.
         ways_out: hears of buttons that change a question that failed.
         enough: stops a slow method and keeps its map so far.
@@ -100,6 +102,7 @@ class ExplainWidgets:
     effect: gr.JSON
     parts: gr.JSON
     film: Film
+    class_maps: ClassMapSource
     history: History
     ways_out: WaysOut
     enough: gr.Button
@@ -167,7 +170,7 @@ def _answer() -> dict[str, Any]:
         elem_id="link",
     )  # fmt: skip
     verdict = Panels([], elem_id="verdict", card_width=240, columns=2)
-    film = Film(elem_id="film")
+    film, small_maps = Film(elem_id="film"), ClassMapSource(elem_id="class-maps")
     history, ways_out = (
         History(elem_id="history"),
         WaysOut(typing.get_args(Field), elem_id="ways-out"),
@@ -180,6 +183,7 @@ def _answer() -> dict[str, Any]:
         "effect": effect,
         "parts": parts,
         "film": film,
+        "class_maps": small_maps,
         "history": history,
         "ways_out": ways_out,
         "enough": enough,
@@ -199,7 +203,7 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     """Connect the tab."""
     area = AnswerArea(
         "explain", "Explain", tab.result, {tab.summary: "", tab.code: "", tab.explanation: None},
-        tasks=("save", "test", "film"),
+        tasks=("save", "test", "film", "class-maps"),
     )  # fmt: skip
     inputs = page.inputs(ExplainRequest, tab)
     chosen = [tab.method.input, tab.guide.select, tab.layer.input, page.settings.change]
@@ -210,7 +214,7 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
     for kind in KINDS:
         _save(page, tab, kind)
     _share(page, tab)
-    stage.wire(page, tab)
+    class_maps.wire(page, tab, stage.wire(page, tab))
     _test(page, tab)
     cancel_on_click(page, tab.cancel, area)
     enough_on_click(page, tab.enough, area)

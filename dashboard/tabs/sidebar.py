@@ -299,8 +299,10 @@ def _start_afresh(side: SidebarWidgets, changes: list[Any]) -> None:
         changes: events after which there is another picture or model.
     """
     classes: list[Any] = [side.target, side.versus]
-    gr.on(changes, None, None, [*classes, side.crop], js=on_event("question.afresh"))
-    side.crop.change(None, None, classes, js=on_event("question.classes"))
+    chosen = [*classes, side.crop]
+    about = [side.picture, side.model, side.weights, side.activation]
+    gr.on(changes, None, [*chosen, *about], chosen, js=on_event("question.afresh"))
+    side.crop.change(None, chosen, classes, js=on_event("question.classes"))
     side.seen.select(None, None, side.crop, js=CROP_JS, **QUIET)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
@@ -23,11 +24,15 @@ EFFECT_JS = on_event("stage.answered")
 PARTS_JS = on_event("stage.receive")
 
 
-def wire(page: Page, tab: ExplainWidgets) -> None:
-    """Connect the tools on the picture and the filmstrip."""
+def wire(page: Page, tab: ExplainWidgets) -> Dependency:
+    """Connect the tools on the picture and the filmstrip.
+
+    Returns:
+        The event after which the filmstrip has put another layer's map onto the stage.
+    """
     _hide(page, tab)
     _cut(page, tab)
-    _film(page, tab)
+    return _film(page, tab)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def _cut(page: Page, tab: ExplainWidgets) -> None:
     ).success(None, tab.parts, None, js=PARTS_JS)
 
 
-def _film(page: Page, tab: ExplainWidgets) -> None:
+def _film(page: Page, tab: ExplainWidgets) -> Dependency:
     """Show the map at every stage; the one pressed goes onto the stage without a request."""
 
     def film(
@@ -90,4 +95,6 @@ def _film(page: Page, tab: ExplainWidgets) -> None:
         "film", film, inputs, lambda found: found, lambda request, error: actions.FilmResult()
     )
     tab.explanation.change(show, inputs.components, tab.film, **QUIET)
-    tab.film.select(None, None, [tab.layer, tab.summary, tab.code], js=CHOSEN_JS)
+    outputs: list[Any] = [tab.layer, tab.summary, tab.code]
+    chosen: Dependency = tab.film.select(None, None, outputs, js=CHOSEN_JS)
+    return chosen
