@@ -34,6 +34,12 @@ def page(visit: Callable[..., Visit]) -> Page:
     return empty
 
 
+def added(page: Page, name: str) -> Page:
+    """The page with one more module."""
+    page.add_script_tag(path=COMPONENTS / name)
+    return page
+
+
 def call(page: Page, function: str, *values: Any) -> Any:
     """What a function of `window.timmscope` gives; typed arrays come as lists."""
     text = page.evaluate(
@@ -324,13 +330,16 @@ def test_steps_are_undone_and_done_again(page: Page) -> None:
 # -- question.js: the page's address --------------------------------------------------------------
 
 
-def address(visit: Callable[..., Visit], tmp_path: Path, asked: dict[str, Any]) -> str:
-    """The query string after an answer to a question."""
+def of_a_file(visit: Callable[..., Visit], tmp_path: Path) -> Page:
+    """A page with an address that can be changed."""
     blank = tmp_path / "blank.html"
     blank.write_text("<!doctype html><title>blank</title>", encoding="utf-8")
-    page = visit(blank.as_uri()).page
-    page.add_script_tag(path=COMPONENTS / "question.js")
-    found: str = page.evaluate(
+    return added(visit(blank.as_uri()).page, "question.js")
+
+
+def address(visit: Callable[..., Visit], tmp_path: Path, asked: dict[str, Any]) -> str:
+    """The query string after an answer to a question."""
+    found: str = of_a_file(visit, tmp_path).evaluate(
         """(asked) => {
           window.timmscope.examples = {"rocket.jpg": 10};
           window.timmscope.state = {alpha: 0.65, colormap: "viridis", strongest: 100};
@@ -384,9 +393,9 @@ ABOUT = ["resnet50", "pretrained", "found"]
     ids=["the same", "picture", "model", "weights", "activation"],
 )
 def test_a_change_that_is_told_late_does_not_take_back_what_is_answered(
-    page: Page, about: list[Any], chosen: list[Any]
+    visit: Callable[..., Visit], tmp_path: Path, about: list[Any], chosen: list[Any]
 ) -> None:
-    added(page, "question.js")
+    page = of_a_file(visit, tmp_path)
     asked = dict(zip(("picture", "model", "weights", "activation"), [CAT, *ABOUT], strict=True))
     call(page, "question.answered", {**asked, "crop": "whole"})
     assert call(page, "question.afresh", 3, 4, "whole", *about) == chosen
@@ -397,12 +406,6 @@ def test_a_change_that_is_told_late_does_not_take_back_what_is_answered(
 
 
 # -- linked.js, sorting.js, switches.js, ways_out.js ----------------------------------------------
-
-
-def added(page: Page, name: str) -> Page:
-    """The page with one more module."""
-    page.add_script_tag(path=COMPONENTS / name)
-    return page
 
 
 def test_a_linked_map_tells_the_value_of_the_cell_that_is_pointed_at(page: Page) -> None:
