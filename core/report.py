@@ -16,9 +16,10 @@ from core.analysis.hiding import Hiding
 from core.errors import CancelledError, TimmscopeError, WayOut, first_line
 from core.evaluation.agreement import Agreement
 from core.evaluation.recommendation import Recommendation
+from core.evaluation.side_by_side import Side, SideBySide
 from core.evaluation.verdict import Verdict
 from core.explainer import Explainer
-from core.export import cost_facts, prediction_facts
+from core.export import context_facts, cost_facts, prediction_facts
 from core.methods.base import Method
 from core.metrics.base import Metric, MetricInput
 from core.models.handle import ModelHandle
@@ -165,6 +166,27 @@ def agreement_facts(found: Agreement, names: str = "methods") -> dict[str, Any]:
             for name, t in tables.items()
         },
     }
+
+
+def side_facts(handle: ModelHandle, side: Side) -> dict[str, Any]:
+    """What one of several models or pictures gives, but for the map."""
+    value = None if side.target_value is None else finite(side.target_value)
+    return {**context_facts(handle, side.query, side.prediction), "target_value": value}
+
+
+def side_by_side_facts(found: SideBySide) -> dict[str, Any]:
+    """What several models or pictures have in common: why some failed, how far the others agree.
+
+    There is no agreement where there is nothing to compare.
+    """
+    facts: dict[str, Any] = {
+        "errors": dict(found.errors),
+        "ways_out": ways_out_facts(found.ways_out),
+    }
+    if found.agreement is not None and found.seen_by_all is not None:
+        facts["agreement"] = agreement_facts(found.agreement, "sides")
+        facts["seen_by_all"] = list(found.seen_by_all)
+    return facts
 
 
 def ways_out_facts(ways_out: Mapping[str, Sequence[WayOut]]) -> dict[str, list[dict[str, Any]]]:

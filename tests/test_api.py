@@ -17,7 +17,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from core import Explainer, sample_picture
+from core import Explainer, compare_models, sample_picture
 from core.errors import TimmscopeError
 from dashboard import api
 from dashboard.api import requests
@@ -30,6 +30,7 @@ from tests.test_docs import ROOT, blocks
 from tests.test_failing_models import faulty  # noqa: F401
 
 COFFEE = handle_file(str(SAMPLES / "coffee.jpg"))
+REQUIRED = {"picture", "models", "second"}
 UPLOADED = {"path": str(SAMPLES / "coffee.jpg"), "meta": {"_type": "gradio.FileData"}}
 
 
@@ -67,7 +68,7 @@ def test_the_endpoints_are_all_that_the_page_offers(client: Client) -> None:
         for one in facts["parameters"]:
             assert one["type"], (name, one["parameter_name"])
             assert one["python_type"]["description"], (name, one["parameter_name"])
-            assert one["parameter_has_default"] or one["parameter_name"] == "picture", name
+            assert one["parameter_has_default"] or one["parameter_name"] in REQUIRED, name
 
 
 @pytest.mark.parametrize("endpoint", api.ENDPOINTS, ids=lambda one: one.__name__)
@@ -190,6 +191,37 @@ def test_a_part_is_hidden_as_python_hides_it(
     assert kept["score"] == found["score"], "all but the sides is the box"
 
 
+def test_several_models_are_compared_as_in_python(client: Client) -> None:
+    asked: dict[str, Any] = {
+        "picture": handle_file(str(sample_picture("striped_disc"))),
+        "model": "world_resnet", "method": "gradcam", "api_name": "/compare_models",
+    }  # fmt: skip
+    found = client.predict(**asked, models=["world_vit", "no_such_model"])
+    same = compare_models(sample_picture("striped_disc"), ["world_resnet", "world_vit"], "gradcam")
+    assert list(found["sides"]) == ["world_resnet", "world_vit"]
+    for name, side in same.sides.items():
+        told = found["sides"][name]
+        np.testing.assert_allclose(told["result"]["values"], side.attribution.values[0], rtol=1e-5)
+        assert told["predicted_label"] == "striped disc"
+    assert list(found["errors"]) == ["no_such_model"]
+    assert found["agreement"]["sides"] == ["world_resnet", "world_vit"]
+    alone = client.predict(**asked, models=["world_resnet (random weights)"], own_class=True)
+    assert "world_resnet (random weights)" in alone["sides"]
+
+
+def test_two_pictures_are_compared(client: Client, lite0: Explainer) -> None:
+    found = client.predict(
+        picture=COFFEE, second=handle_file(str(SAMPLES / "chelsea.jpg")), target="espresso",
+        values=False, api_name="/compare_pictures",
+    )  # fmt: skip
+    assert list(found["sides"]) == ["coffee", "chelsea"]
+    cat = found["sides"]["chelsea"]
+    same = lite0.explain(sample_picture("chelsea"), "gradcam", target="espresso")
+    assert cat["result"]["score"] == pytest.approx(float(same.score), rel=1e-4)
+    assert cat["result"]["values"] is None
+    assert "agreement" not in found
+
+
 # -- what is refused ----------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -206,6 +238,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no methods": ({"methods": [], "api_name": "/compare"}, "methods = []"),
     "no attention": ({"api_name": "/attention"}, "no softmax attention"),
     "a control": ({"method": "random", "api_name": "/verdict"}, "its map explains nothing"),
+    "too many models": (
+        {"models": ["world_vit"] * 4, "api_name": "/compare_models"}, "at most 3 items",
+    ),
     "no part": ({"api_name": "/hide"}, "Nothing is hidden yet"),
     "a part outside": ({"box": "0,0,9,9", "api_name": "/hide"}, "that the model sees is marked"),
     "a box": ({"box": "1,2", "metrics": ["energy_inside"], "api_name": "/measure"}, "1,2"),

@@ -395,6 +395,19 @@ def test_settings_are_those_of_the_method_and_come_back_with_it(page: Page) -> N
     expect(page.locator("#cost")).to_contain_text("9 backward")
 
 
+def test_settings_that_mean_nothing_for_the_model_are_not_shown(page: Page) -> None:
+    settings = page.locator("#method-settings")
+    tokens = settings.get_by_label("Mask outlying tokens")
+    expect(settings.get_by_label("ReLU")).to_be_visible()
+    expect(tokens).to_have_count(0)
+    choose(page, "#model", "world_vit")
+    expect(tokens).to_be_visible(timeout=TIMEOUT)
+    choose(page, "#method", "LayerCAM")
+    expect(tokens).to_be_visible()
+    choose(page, "#model", "world_resnet")
+    expect(tokens).to_have_count(0, timeout=TIMEOUT)
+
+
 def test_metrics_show_the_settings_of_those_chosen(page: Page) -> None:
     page.get_by_role("tab", name="Metrics").click()
     page.get_by_text("Settings of the metrics").click()

@@ -90,7 +90,7 @@ def all_actions() -> set[str]:
 
 
 def test_every_action_is_asked_here() -> None:
-    assert set(REQUESTS) == all_actions() - {"resolve", "warm_up"}
+    assert set(REQUESTS) == all_actions() - {"resolve", "supports", "warm_up"}
 
 
 @pytest.fixture

@@ -135,3 +135,18 @@ def test_an_outlier_is_far_from_the_median_in_both_ways() -> None:
     wide[0, 0, 0] = 1.5  # three times the median, but few deviations
     assert not outlying(wide).any()
     assert not outlying(torch.zeros(1, 3, 3)).any()
+
+
+@pytest.mark.parametrize("key", [key for key in MASKING if key != "attention"])
+def test_a_parameter_without_meaning_for_the_model_changes_nothing(key: str) -> None:
+    explainer = Explainer(shared_handle("resnet"))
+    (needs,) = (
+        schema["needs"]
+        for name, schema in METHODS[key].schema_of_fields().items()
+        if name == "mask_outliers"
+    )
+    assert set(needs) - explainer.model.supports
+    asked = FEW.get(key, {})
+    plain = explainer.explain(images(explainer.model), key, **asked)
+    masked = explainer.explain(images(explainer.model), key, **asked, mask_outliers=True)
+    assert torch.equal(plain.values, masked.values)

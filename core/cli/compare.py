@@ -27,11 +27,11 @@ from core.cli.ways_out import lines_to_try
 from core.errors import TimmscopeError
 from core.evaluation.side_by_side import Side, SideBySide, side_by_side
 from core.explainer import Explainer, numbered
-from core.export import context_facts, result_facts
+from core.export import result_facts
 from core.methods.configuration import Configuration
 from core.registry import split_names
-from core.report import agreement_facts, ways_out_facts
-from core.types import Comparison, finite
+from core.report import side_by_side_facts, side_facts
+from core.types import Comparison
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,7 @@ def _report(asked: Compared, side: Side) -> dict[str, Any]:
     return {
         "image": asked.picture.name,
         "notes": [*side.query.batch.pictures[0].notes, *filter(None, [model.domain_note])],
-        **context_facts(model, side.query, side.prediction),
-        "target_value": None if side.target_value is None else finite(side.target_value),
+        **side_facts(model, side),
         "results": {side.attribution.method: result_facts(side.attribution)},
         "errors": {},
         "ways_out": {},
@@ -142,17 +141,12 @@ def _facts(
     found: SideBySide,
     reports: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    facts: dict[str, Any] = {
+    return {
         "compared": "models" if of_models else "pictures",
         "method": configuration.name,
         "sides": dict(reports),
-        "errors": dict(found.errors),
-        "ways_out": ways_out_facts(found.ways_out),
+        **side_by_side_facts(found),
     }
-    if found.agreement is not None and found.seen_by_all is not None:
-        facts["agreement"] = agreement_facts(found.agreement, "sides")
-        facts["seen_by_all"] = list(found.seen_by_all)
-    return facts
 
 
 def _configuration(arguments: argparse.Namespace) -> Configuration:

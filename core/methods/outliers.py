@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.runtime.run import Run
+from core.types import Need
 
 DEVIATIONS = 5.0
 """An outlier is this many standard deviations, estimated from the median deviation, above the
@@ -27,8 +28,9 @@ MaskOutliers = Field(
     description="In a transformer, leave out the few tokens whose norm (of attention maps: the "
     "attention that they receive) is far above that of all others: they hold no evidence, and get "
     "the value 0",
+    json_schema_extra={"needs": [Need.ATTENTION]},
 )
-"""The parameter of methods that read a layer's tokens."""
+"""The parameter of methods that read a layer's tokens; without attention it changes nothing."""
 
 
 def outlying(strength: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from dashboard.actions.methods import (
     describe_method,
     estimate,
     method_choices,
+    supports,
 )
 from dashboard.actions.metrics import (
     MAX_RANDOM_MAPS,
@@ -167,5 +168,6 @@ __all__ = [
     "resolve",
     "save",
     "share",
+    "supports",
     "warm_up",
 ]

@@ -38,6 +38,8 @@ from dashboard.actions.reasons import RANDOM, Chosen, Failure, failures_of, reas
 from dashboard.state import Service
 
 Ranges = tuple[Limits, Limits]
+Asked = tuple[Explainer, InputBatch]
+"""A model, and the picture that it is asked about."""
 COST_HEADERS = ["Compared", "Forward passes", "Backward passes", "Time (ms)", "Notes"]
 What = Literal["methods", "models", "pictures"]
 """What is compared."""
@@ -198,11 +200,30 @@ def _models(
     service: Service, request: CompareRequest, on_progress: OnProgress | None
 ) -> CompareResult:
     resolved = resolve(service, request.question, on_progress)
-    question = request.question
+    asked, failed = on_models(service, resolved, request.models, on_progress)
+    compared = _side_by_side(service, request, resolved, asked, on_progress)
+    return _shown(request, resolved, compared, failed, f"{len(asked)} models")
+
+
+def on_models(
+    service: Service,
+    resolved: ResolvedQuestion,
+    models: Sequence[str],
+    on_progress: OnProgress | None = None,
+) -> tuple[dict[str, Asked], list[Failure]]:
+    """The picture of a question for its own model and for others, by name; and models that fail.
+
+    Args:
+        service: holds the models.
+        resolved: the question.
+        models: the others; one that ends in `RANDOM` is taken untrained.
+        on_progress: called while a model loads.
+    """
+    question = resolved.question
     untrained = RANDOM if question.weights == "random" else ""
     found = {f"{question.model}{untrained}": resolved.explainer}
     failed: list[Failure] = []
-    for name in request.models:
+    for name in models:
         try:
             plain = name.removesuffix(RANDOM)
             weights = "random" if plain != name else question.weights
@@ -215,8 +236,7 @@ def _models(
         name: (one, service.batches.get(one, question.picture, question.crop))
         for name, one in found.items()
     }
-    compared = _side_by_side(service, request, resolved, asked, on_progress)
-    return _shown(request, resolved, compared, failed, f"{len(asked)} models")
+    return asked, failed
 
 
 def _no_picture(request: CompareRequest) -> str:
@@ -227,23 +247,34 @@ def _pictures(
     service: Service, request: CompareRequest, on_progress: OnProgress | None
 ) -> CompareResult:
     resolved = resolve(service, request.question, on_progress)
-    # A box is a part of the question's own picture.
-    whole = WHOLE if read_crop(request.question.crop) == WHOLE else None
-    second = service.batches.get(resolved.explainer, request.second, whole)
-    names = numbered([Path(str(path)).stem for path in (request.question.picture, request.second)])
-    asked = {
-        name: (resolved.explainer, batch)
-        for name, batch in zip(names, (resolved.batch, second), strict=True)
-    }
+    asked = on_pictures(service, resolved, request.second)
     found = _side_by_side(service, request, resolved, asked, on_progress)
     return _shown(request, resolved, found, [], "2 pictures")
+
+
+def on_pictures(
+    service: Service, resolved: ResolvedQuestion, second: str | None
+) -> dict[str, Asked]:
+    """The picture of a question and another, by name, for its model.
+
+    Raises:
+        TimmscopeError: the other cannot be read.
+    """
+    # A box is a part of the question's own picture.
+    whole = WHOLE if read_crop(resolved.question.crop) == WHOLE else None
+    other = service.batches.get(resolved.explainer, second, whole)
+    names = numbered([Path(str(path)).stem for path in (resolved.question.picture, second)])
+    return {
+        name: (resolved.explainer, batch)
+        for name, batch in zip(names, (resolved.batch, other), strict=True)
+    }
 
 
 def _side_by_side(
     service: Service,
     request: CompareRequest,
     resolved: ResolvedQuestion,
-    asked: Mapping[str, tuple[Explainer, InputBatch]],
+    asked: Mapping[str, Asked],
     on_progress: OnProgress | None,
 ) -> SideBySide:
     cls = METHODS[key_of(request.method)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from core import METHODS, ModelHandle
+from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
 from core.methods.base import Method
+from core.types import Need
 from dashboard.actions.formatting import estimate_text
 from dashboard.actions.question import Choices, Settings, params_of
 from dashboard.state import Service
@@ -94,6 +97,21 @@ def _with_family(cls: type[Method]) -> str:
 def why_not(handle: ModelHandle, key: str) -> str:
     """Why a model cannot be explained by a method with default parameters; empty if it can."""
     return METHODS.make(key).why_not(handle)
+
+
+def supports(service: Service, model: str, weights: str) -> frozenset[Need] | None:
+    """What methods need and a model has; None while it is not loaded, or if it cannot be.
+
+    Args:
+        service: holds the models.
+        model: a timm name or ``hf-hub:owner/name``.
+        weights: "pretrained" or "random".
+    """
+    if not service.models.is_ready(model, weights):
+        return None
+    with suppress(TimmscopeError):
+        return service.models.get(model, weights).model.supports
+    return None
 
 
 def describe_method(

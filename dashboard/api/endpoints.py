@@ -6,6 +6,8 @@ cards. A docstring up to its "Raises" is what the API says of the endpoint.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gradio import FileData
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from core import METHODS, METRICS, Attribution
 from core.errors import NotApplicableError, TimmscopeError
+from core.evaluation.side_by_side import side_by_side
 from core.export import context_facts, result_facts
 from core.inputs.batch import OnProgress
 from core.methods.configuration import Configuration
@@ -27,6 +30,8 @@ from core.report import (
     method_facts,
     metric_facts,
     recommendation_facts,
+    side_by_side_facts,
+    side_facts,
     verdict_facts,
     ways_out_facts,
 )
@@ -34,10 +39,12 @@ from core.tasks.query import Query
 from core.types import Comparison, Need, finite
 from dashboard import actions
 from dashboard.actions.code_snippet import code_snippet
+from dashboard.actions.compare import Asked, on_models, on_pictures
 from dashboard.actions.evidence import ground_truth_of
 from dashboard.actions.explain import estimated_cost, summary
 from dashboard.actions.methods import why_not
 from dashboard.actions.question import load_and_predict
+from dashboard.actions.reasons import Failure
 from dashboard.api import requests, results
 from dashboard.state import MODELS, Service
 
@@ -139,6 +146,32 @@ def compare(
         "agreement": None if agreement is None else agreement_facts(agreement),
         "context": _context(resolved),
     }
+
+
+def compare_models(
+    service: Service, request: requests.ModelsRequest, on_progress: OnProgress | None = None
+) -> results.SideBySide:
+    """The maps of one method on several models, and how far they agree.
+
+    Raises:
+        TimmscopeError: the picture or the first model cannot be used.
+    """
+    resolved = actions.resolve(service, request.question, on_progress)
+    asked, failed = on_models(service, resolved, request.models, on_progress)
+    return _side_by_side(service, request, resolved, asked, failed, on_progress)
+
+
+def compare_pictures(
+    service: Service, request: requests.PicturesRequest, on_progress: OnProgress | None = None
+) -> results.SideBySide:
+    """The maps of one method on two pictures under the same model.
+
+    Raises:
+        TimmscopeError: the model or a picture cannot be used.
+    """
+    resolved = actions.resolve(service, request.question, on_progress)
+    asked = on_pictures(service, resolved, request.second.path)
+    return _side_by_side(service, request, resolved, asked, [], on_progress)
 
 
 def measure(
@@ -290,7 +323,7 @@ def metrics(
 
 
 def models(
-    service: Service, request: requests.ModelsRequest, on_progress: OnProgress | None = None
+    service: Service, request: requests.ListRequest, on_progress: OnProgress | None = None
 ) -> dict[str, dict[str, Any]]:
     """Models by name: whether they have weights, whether these need a download, input, classes."""
     if request.pattern:
@@ -310,8 +343,8 @@ def layers(
 
 
 ENDPOINTS = (
-    predict, explain, hide, compare, measure, verdict, recommend, features, attention, save,
-    methods, metrics, models, layers,
+    predict, explain, hide, compare, compare_models, compare_pictures, measure, verdict, recommend,
+    features, attention, save, methods, metrics, models, layers,
 )  # fmt: skip
 """Every endpoint; each has the name of its function."""
 
@@ -349,6 +382,41 @@ def _compared(
             layer=request.layer or None,
             on_progress=on_step,
         )
+
+
+def _side_by_side(
+    service: Service,
+    request: requests.ModelsRequest | requests.PicturesRequest,
+    resolved: actions.ResolvedQuestion,
+    asked: Mapping[str, Asked],
+    failed: Sequence[Failure],
+    on_progress: OnProgress | None,
+) -> results.SideBySide:
+    with service.slow.slot(on_progress) as on_step:
+        found = side_by_side(
+            asked,
+            Configuration.parse(request.method),
+            target=None if request.own_class else resolved.target,
+            layer=request.layer or None,
+            on_progress=on_step,
+        )
+    found = replace(
+        found,
+        errors={**found.errors, **{one.label: one.reason for one in failed}},
+        ways_out={**found.ways_out, **{one.label: one.ways_out for one in failed}},
+    )
+    facts: Any = {
+        "sides": {
+            name: {
+                **side_facts(asked[name][0].model, side),
+                "result": _map_facts(side.attribution, request.values),
+            }
+            for name, side in found.sides.items()
+        },
+        **side_by_side_facts(found),
+    }
+    compared: results.SideBySide = facts
+    return compared
 
 
 def _context(resolved: actions.ResolvedQuestion) -> dict[str, Any]:

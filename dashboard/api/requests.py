@@ -11,7 +11,7 @@ from pydantic import Field
 from core.explainer import DEFAULT_METHODS
 from core.models.load import DEFAULT_MODEL
 from core.perturb.imputation import RemovalBaseline
-from dashboard.actions import MAX_RANDOM_MAPS, ExplainRequest, Question
+from dashboard.actions import MAX_MODELS, MAX_RANDOM_MAPS, ExplainRequest, Question
 from dashboard.state.models import FOUND
 
 Names = Annotated[list[str], Field(min_length=1, max_length=100)]
@@ -187,6 +187,33 @@ class MapsRequest(OfMethods):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelsRequest(MapRequest):
+    """One method's maps on several models.
+
+    Attributes:
+        models: the models beside the first; NAME (random weights) takes one untrained.
+        own_class: whether each model explains its own prediction; otherwise the class that the
+            first explains, looked up by its label.
+    """
+
+    models: Annotated[list[str], Field(min_length=1, max_length=MAX_MODELS - 1)]
+    own_class: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesRequest(MapRequest):
+    """One method's maps on two pictures.
+
+    Attributes:
+        second: the second picture, as handle_file gives it.
+        own_class: whether each picture's own prediction is explained; otherwise that of the first.
+    """
+
+    second: FileData
+    own_class: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasureRequest(OfMethods):
     """Metrics of several methods' maps.
 
@@ -255,7 +282,7 @@ class AttentionRequest(OfPicture):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsRequest:
+class ListRequest:
     """Models by name.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 Values = list[list[float]]
 """A map (h, w), row by row."""
@@ -112,6 +112,25 @@ class Compared(TypedDict):
     ways_out: dict[str, list[dict[str, Any]]]
     agreement: dict[str, Any] | None
     context: dict[str, Any]
+
+
+class SideBySide(TypedDict):
+    """One method's maps on several models or pictures.
+
+    Attributes:
+        sides: by model or picture: prediction, target, crop, and the map with its score, layer,
+            params, cost and values.
+        errors: by model or picture, why it has no map.
+        ways_out: by model or picture without a map, changes that help, the best first.
+        agreement: how far the maps of several models agree, as square tables; absent otherwise.
+        seen_by_all: the part of the picture that all models saw; absent where none is compared.
+    """
+
+    sides: dict[str, dict[str, Any]]
+    errors: dict[str, str]
+    ways_out: dict[str, list[dict[str, Any]]]
+    agreement: NotRequired[dict[str, Any]]
+    seen_by_all: NotRequired[list[float]]
 
 
 class Measured(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any
 
@@ -52,7 +53,12 @@ def _number(schema: dict[str, Any], common: dict[str, Any]) -> Component:
     return gr.Slider(low, high, step=step, buttons=[], **common)
 
 
-def settings_group(cls: type[Parameters], settings: Settings | None, store: gr.JSON) -> None:
+def settings_group(
+    cls: type[Parameters],
+    settings: Settings | None,
+    store: gr.JSON,
+    supports: Collection[str] | None = None,
+) -> None:
     """Widgets for the parameters of one method or metric; for use within ``gr.render``.
 
     What a person changes goes into `store` as ``{key: {parameter: value}}`` without a request, so
@@ -62,8 +68,14 @@ def settings_group(cls: type[Parameters], settings: Settings | None, store: gr.J
         cls: the method or metric.
         settings: what the store holds.
         store: collects what differs from the defaults.
+        supports: the needs that the model meets; a parameter that changes nothing without another
+            one is left out. None for all parameters.
     """
-    fields = cls.schema_of_fields()
+    fields = {
+        name: schema
+        for name, schema in cls.schema_of_fields().items()
+        if supports is None or set(schema.get("needs", ())) <= set(supports)
+    }
     changed = params_of(settings, cls.key, cls)
     if not fields:
         return

@@ -315,14 +315,16 @@ def _estimate(page: Page, tab: ExplainWidgets, described: list[Dependency]) -> N
 
 
 def _show_settings(page: Page, tab: ExplainWidgets) -> None:
-    """Show the parameters of the chosen method only."""
+    """Show the parameters of the chosen method that mean something for the model."""
 
-    def draw(method: str, settings: actions.Settings) -> None:
-        settings_group(METHODS[method], settings, page.settings)
+    def draw(method: str, settings: actions.Settings, model: str, weights: str) -> None:
+        supports = actions.supports(page.service, model, weights)
+        settings_group(METHODS[method], settings, page.settings, supports)
 
-    triggers = [page.demo.load, tab.method.change]
+    inputs = [tab.method, page.settings, page.widgets["model"], page.widgets["weights"]]
+    triggers: list[Any] = [page.model_opened, tab.method.change]
     with tab.method_settings:
-        gr.render([tab.method, page.settings], triggers, show_progress="hidden")(draw)
+        gr.render(inputs, triggers, show_progress="hidden")(draw)
 
 
 def _explain(
