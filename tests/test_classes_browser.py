@@ -117,6 +117,18 @@ def test_maps_that_answer_something_else_are_greyed_at_once_and_asked_anew(seen:
     assert pictures(page)[0] not in (before[0], layercam[0])
 
 
+def test_small_maps_about_another_model_stay(seen: Visit) -> None:
+    page = seen.page
+    toggle(page).click()
+    shows(page, "Small maps: Grad-CAM")
+    choose(page, "#model", "world_resnet")
+    title(page, "Why striped disc?")
+    expect(page.locator("#layer input").first).to_have_value("layer4", timeout=TIMEOUT)
+    settled(seen)
+    expect(page.locator(NOTE)).to_contain_text("Small maps: Grad-CAM")
+    expect(page.locator("#prediction .ts-class-list")).not_to_have_class(re.compile("stale"))
+
+
 def test_a_slow_method_leaves_the_small_maps_to_another(seen: Visit) -> None:
     page = seen.page
     toggle(page).click()

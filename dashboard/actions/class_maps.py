@@ -108,7 +108,12 @@ def _instant(resolved: ResolvedQuestion, request: ExplainRequest) -> tuple[Confi
 def _answers(request: ExplainRequest, maps: Mapping[int, Attribution]) -> Answers:
     """They are true whichever class is chosen, and for the layer taken if none is."""
     layer = next((one.layer for one in maps.values()), None)
-    same = {"target": ANY, "versus": ANY, "against": ANY, "layer": layer_or_default(layer)}
+    same = {
+        "target": ANY,
+        "versus": ANY,
+        "against": ANY,
+        "layer": layer_or_default(layer, request.layer),
+    }
     return Answers("small maps", same, [METHODS[key_of(request.method)].key])
 
 

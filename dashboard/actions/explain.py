@@ -154,9 +154,7 @@ def _result(
         found: the attribution.
         painting: whether it is still being worked on.
     """
-    # A layer that the model or the method does not have means its own choice.
-    usual = layer_or_default(found.layer)
-    layers = usual if request.layer in usual else [request.layer, *usual]
+    layers = layer_or_default(found.layer, request.layer)
     answers = resolved.answers([request.method], same={"layer": layers})
     # Asked for without a class or a layer, it is the same map as with those that were taken.
     request = replace(request, question=resolved.question, layer=found.layer or request.layer)

@@ -222,9 +222,18 @@ class ResolvedQuestion:
         return Answers(f"{what}, {self.target_name}", {**alike, **same}, settings)
 
 
-def layer_or_default(layer: str | None) -> list[Any]:
-    """Values that mean the same where `layer` is taken if none is chosen."""
-    return [None, "", *([layer] if layer else [])]
+def layer_or_default(layer: str | None, asked: str | None = None) -> list[Any]:
+    """Values of the field that mean the same; the last is the layer taken.
+
+    Args:
+        layer: the layer taken; None where there is none.
+        asked: the layer asked for. One that the model or the method does not have means its own
+            choice.
+
+    >>> layer_or_default("layer4"), layer_or_default("layer4", "bn2")
+    ([None, '', 'layer4'], [None, '', 'bn2', 'layer4'])
+    """
+    return [*dict.fromkeys([None, "", *filter(None, [asked, layer])])]
 
 
 def load_and_predict(
