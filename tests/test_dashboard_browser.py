@@ -73,9 +73,10 @@ def page(visit: Callable[..., Visit], url: str) -> Page:
 
 
 def opened(visit: Visit) -> Visit:
-    """The page once it shows the first explanation."""
+    """The page once it shows the first explanation, and knows what the model offers."""
     visit.page.set_default_timeout(TIMEOUT)
     title(visit.page, "Why espresso?")
+    expect(visit.page.locator("#layer input").first).to_have_value("bn2", timeout=TIMEOUT)
     return visit
 
 

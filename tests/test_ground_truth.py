@@ -154,7 +154,7 @@ def test_the_truth_lies_on_the_input_where_the_crop_shows_it() -> None:
     with pytest.raises(TimmscopeError, match="does not fit a picture"):
         on_input(EXPECTED[1:], crop)
     elsewhere = Geometry(picture=SIZE, input=(8, 8), box=(5.0, 0.0, 8.0, 3.0))
-    with pytest.raises(TimmscopeError, match="no pixel that the model sees"):
+    with pytest.raises(TimmscopeError, match="nothing that the model sees is marked"):
         on_input(EXPECTED, elsewhere)
 
 

@@ -86,7 +86,7 @@ def test_a_file_overrides_a_box(service: Service, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "9000,9000,9001,9001"])
 def test_a_box_that_is_none_is_refused(service: Service, box: str) -> None:
-    with pytest.raises(TimmscopeError, match=r"box|marks"):
+    with pytest.raises(TimmscopeError, match=r"box|marked"):
         measured(service, ["energy_inside"], evidence=Evidence(box))
 
 
