@@ -3,8 +3,9 @@
 Run as ``python -m benchmarks.crowd``. The server runs in a process of its own, under a memory
 limit, and listens to this machine only. Every person asks about a picture of their own; some ask
 for a slow method. Afterwards every answer is compared with the one that this process gives for the
-same picture. Exit status 1 says that somebody had no answer or another's, that an instant method
-waited for a slow one, or that memory was not given back.
+same picture. The slow ones come first, so that the others find their work under way. Exit status 1
+says that somebody had no answer or another's, that an instant method waited for a slow one, or that
+memory was not given back.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ WAITS = "people wait for slow methods"
 """Part of what somebody is told whom the queue has no room for."""
 BEHIND = 1.0
 """Seconds by which slow work of others may hold up an instant method, in the median."""
+UNDER_WAY = 8.0
+"""Seconds after which slow work is under way, and those who ask for an instant method come."""
 MORE_MEMORY = 1.1
 """Memory afterwards, as a share of that before."""
 LIMIT = 8 * 2**30
@@ -125,10 +128,24 @@ def ask(url: str, folder: Path, person: int, method: str) -> Asked:
     return Asked(person, method, seconds, np.asarray(found["values"], np.float32))
 
 
-def everybody(url: str, folder: Path, methods: Sequence[str]) -> list[Asked]:
-    """All at once, each for the method of the same position."""
+def everybody(
+    url: str, folder: Path, first: Sequence[str], then: Sequence[str] = ()
+) -> list[Asked]:
+    """All who ask first ask at once, and those who come then while these still wait.
+
+    Args:
+        url: of the server.
+        folder: holds the pictures.
+        first: the methods that are asked for; of the first persons.
+        then: those of the persons after them.
+    """
+    methods = [*first, *then]
     with ThreadPoolExecutor(len(methods)) as pool:
-        jobs = [pool.submit(partial(ask, url, folder, i, one)) for i, one in enumerate(methods)]
+        jobs = []
+        for person, method in enumerate(methods):
+            if person == len(first):
+                time.sleep(UNDER_WAY)
+            jobs.append(pool.submit(partial(ask, url, folder, person, method)))
         return [job.result() for job in jobs]
 
 
@@ -167,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         everybody(url, folder, [SLOW, INSTANT])  # the model is loaded, pools have grown
         alone = everybody(url, folder, instant)
         before = memory(process)
-        crowd = everybody(url, folder, [*instant, *[SLOW] * options.slow])
+        crowd = everybody(url, folder, [SLOW] * options.slow, instant)
         after = memory(process)
         wrong = others_answers(crowd, folder)
     return report(alone, crowd, wrong, after / before, (before, after))
