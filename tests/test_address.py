@@ -38,7 +38,13 @@ from dashboard.tabs.sidebar import ADDRESSED, EXAMPLE_FILES
         ({"measured_in": "m" * 100}, {"measured_in": "m" * 16}),
         ({"colormap": "viridis", "unit": "probability"},) * 2,
         ({"colormap": "<script>"}, {}),
-        ({"target": "3", "__theme": "dark", "unknown": "x"}, {}),
+        ({"__theme": "dark", "unknown": "x"}, {}),
+        (
+            {"target": "3", "versus": "tabby, tabby cat"},
+            {"target": 3, "versus": "tabby, tabby cat"},
+        ),
+        ({"target": "9" * 10, "versus": "-1"}, {"target": "9" * 10, "versus": -1}),
+        ({"target": "c" * 300}, {"target": "c" * 200}),
     ],
 )
 def test_only_what_is_usable_is_taken(query: dict[str, str], expected: dict[str, Any]) -> None:

@@ -340,10 +340,11 @@ def of_a_file(visit: Callable[..., Visit], tmp_path: Path) -> Page:
 def address(visit: Callable[..., Visit], tmp_path: Path, asked: dict[str, Any]) -> str:
     """The query string after an answer to a question."""
     found: str = of_a_file(visit, tmp_path).evaluate(
-        """(asked) => {
+        """async (asked) => {
           window.timmscope.examples = {"rocket.jpg": 10};
           window.timmscope.state = {alpha: 0.65, colormap: "viridis", strongest: 100};
           window.timmscope.question.answered(asked);
+          await new Promise((done) => setTimeout(done, 50));
           return window.location.search;
         }""",
         asked,
@@ -379,30 +380,96 @@ def test_a_picture_of_ones_own_is_not_in_the_address(
 
 CAT, DOG = {"path": "/x/cat.png", "url": "a"}, {"path": "/x/dog.png"}
 ABOUT = ["resnet50", "pretrained", "found"]
+ANEW = [None, -1, None]
 
 
 @pytest.mark.parametrize(
     ("about", "chosen"),
     [
         ([{**CAT, "url": "b"}, *ABOUT], [3, 4, "whole"]),
-        ([DOG, *ABOUT], [None, -1, None]),
-        ([CAT, "resnet18", *ABOUT[1:]], [None, -1, None]),
-        ([CAT, "resnet50", "random", "found"], [None, -1, None]),
-        ([CAT, "resnet50", "pretrained", "sigmoid"], [None, -1, None]),
+        ([DOG, *ABOUT], ANEW),
+        ([CAT, "resnet18", *ABOUT[1:]], ANEW),
+        ([CAT, "resnet50", "random", "found"], ANEW),
+        ([CAT, "resnet50", "pretrained", "sigmoid"], ANEW),
     ],
     ids=["the same", "picture", "model", "weights", "activation"],
 )
-def test_a_change_that_is_told_late_does_not_take_back_what_is_answered(
+def test_classes_stay_where_a_change_of_what_was_filled_in_is_told_late(
     visit: Callable[..., Visit], tmp_path: Path, about: list[Any], chosen: list[Any]
 ) -> None:
     page = of_a_file(visit, tmp_path)
-    asked = dict(zip(("picture", "model", "weights", "activation"), [CAT, *ABOUT], strict=True))
-    call(page, "question.answered", {**asked, "crop": "whole"})
+    known = dict(zip(("picture", "model", "weights", "activation"), [CAT, *ABOUT], strict=True))
+    call(page, "question.filled", {**known, "crop": "whole"})
     assert call(page, "question.afresh", 3, 4, "whole", *about) == chosen
-    assert call(page, "question.classes", 3, 4, "whole") == [3, 4]
-    assert call(page, "question.classes", 3, 4, None) == [None, -1]
-    call(page, "question.want", {"target": 7, "versus": 8, "crop": "0,0,9,9"})
-    assert call(page, "question.afresh", 3, 4, "whole", *about) == [7, 8, "0,0,9,9"]
+    if chosen != ANEW:
+        assert call(page, "question.classes", 3, 4, "whole") == [3, 4]
+    assert call(page, "question.classes", 3, 4, "0,0,9,9") == [None, -1]
+
+
+def test_back_at_the_picture_before_no_class_of_the_one_between_stays(
+    visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    page = of_a_file(visit, tmp_path)
+    assert call(page, "question.afresh", 3, -1, None, CAT, *ABOUT) == ANEW
+    assert call(page, "question.afresh", 3, -1, None, CAT, *ABOUT) == [3, -1, None], "told twice"
+    assert call(page, "question.afresh", 3, -1, None, DOG, *ABOUT) == ANEW
+    assert call(page, "question.afresh", 5, -1, "whole", CAT, *ABOUT) == ANEW
+    assert call(page, "question.classes", 5, -1, "whole") == [None, -1]
+    assert call(page, "question.classes", 5, -1, None) == [None, -1]
+
+
+def test_what_an_address_says_stays_until_a_person_chooses(
+    visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    blank = tmp_path / "blank.html"
+    blank.write_text("<!doctype html><title>blank</title>", encoding="utf-8")
+    page = added(visit(f"{blank.as_uri()}?target=7&picture=dog.png").page, "question.js")
+    call(page, "question.restored", DOG, *ABOUT, None)
+    assert call(page, "question.afresh", 7, 8, None, DOG, *ABOUT) == [7, 8, None]
+    assert call(page, "question.afresh", 7, 8, None, CAT, *ABOUT) == ANEW
+
+
+def test_a_prediction_takes_no_class_back_that_was_chosen_meanwhile(
+    visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    page = added(of_a_file(visit, tmp_path), "answers.js")
+    names = ["picture", "target", "versus"]
+
+    def ask(*values: Any) -> float:
+        sent = call(page, "question.predicting", names, *values, 0)
+        assert sent[:-1] == [*values]
+        return float(sent[-1])
+
+    first = {"target": 3, "versus": -1, "asked_at": ask(CAT, None, -1)}
+    assert call(page, "question.predicted", first, None, -1) == [3, -1, 3, -1]
+    assert call(page, "question.predicted", first, 5, -1) == [5, -1, 5, -1]
+    assert call(page, "question.predicted", first, None, 6) == [None, 6, None, 6]
+    later = {"target": 4, "versus": -1, "asked_at": ask(DOG, None, -1)}
+    assert call(page, "question.predicted", first, None, -1) == [None, -1, None, -1]
+    assert call(page, "question.predicted", later, None, -1) == [4, -1, 4, -1]
+
+
+def test_the_address_is_not_written_with_every_step_of_a_slider(
+    visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    written = of_a_file(visit, tmp_path).evaluate(
+        """async () => {
+          let count = 0;
+          const write = window.history.replaceState.bind(window.history);
+          window.history.replaceState = (...values) => { count += 1; write(...values); };
+          window.timmscope.state = {alpha: 0};
+          window.timmscope.question.answered({model: "resnet50"});
+          for (let step = 1; step <= 50; step++) {
+            window.timmscope.state.alpha = step / 100;
+            window.timmscope.question.tell();
+            await new Promise((done) => setTimeout(done, 10));
+          }
+          await new Promise((done) => setTimeout(done, 600));
+          return [count, new URLSearchParams(window.location.search).get("alpha")];
+        }"""
+    )
+    assert written[0] <= 4
+    assert written[1] == "0.5", "the last step is told"
 
 
 # -- linked.js, sorting.js, switches.js, ways_out.js ----------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,8 +27,6 @@ def read_address(
     shared: Callable[[str], str | None] = lambda name: None,
 ) -> dict[str, Any]:
     """The fields of the page that an address sets; whatever is not usable is left out.
-
-    Classes are not among them: they belong to a picture that has yet to be predicted.
 
     Args:
         query: the address's query string, by name.
@@ -88,11 +87,18 @@ def _crop(text: str) -> str | None:
         return None
 
 
+def _class(text: str) -> int | str:
+    """A class by number or label; whether the model has it is found out with the model."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else text[:200]
+
+
 READERS: Mapping[str, Callable[[str], Any]] = {
     "model": lambda text: text[:200],
     "weights": _one_of("pretrained", "random"),
     "activation": _one_of(FOUND, *ACTIVATIONS),
     "measured_in": lambda text: text[:MAX_UNIT],
+    "target": _class,
+    "versus": _class,
     "unit": _one_of("logit", "probability"),
     "against": _flag,
     "method": lambda text: text if text in METHODS else None,

@@ -8,7 +8,7 @@ from dashboard.components.classes import MARK_JS, ClassRows
 from dashboard.components.crop import CROP_JS, CropBox
 from dashboard.components.curves import POINT_JS, CurveStage
 from dashboard.components.drawing import Drawing
-from dashboard.components.fields import Choice, Chosen, Picture
+from dashboard.components.fields import Choice, Chosen, Picture, ProposedClasses
 from dashboard.components.film import CHOSEN_JS, Film
 from dashboard.components.gallery import Gallery
 from dashboard.components.history import History
@@ -47,6 +47,7 @@ __all__ = [
     "PatchStage",
     "PhoneBar",
     "Picture",
+    "ProposedClasses",
     "WaysOut",
     "on_event",
     "settings_group",

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import JsonData
+
+
+@dataclass(frozen=True)
+class ProposedClasses:
+    """The classes that a prediction proposes; question.js takes them unless others are chosen.
+
+    Attributes:
+        target: the class to explain.
+        versus: the class to compare it with.
+        asked_at: the stamp that the question came with.
+    """
+
+    target: int | str | None
+    versus: int | str | None
+    asked_at: float = 0.0
 
 
 class Choice(gr.Dropdown):
@@ -48,6 +64,8 @@ class Chosen(gr.JSON):
 
     def postprocess(self, value: Any) -> JsonData | None:
         """The value itself; text is not read as JSON."""
+        if isinstance(value, ProposedClasses):
+            value = asdict(value)
         return None if value is None else JsonData(value)
 
     def get_block_name(self) -> str:

@@ -90,7 +90,7 @@
       button.append(entry.canvas, made("span", { textContent: entry.label }));
       button.addEventListener("click", () => {
         chosen = entry;
-        timmscope.question.want(entry.values);
+        timmscope.question.filled(entry.values);
         this.trigger("select", {});
       });
       return button;

@@ -1,5 +1,5 @@
-// Which class and which part of a picture are to be chosen once there is a new one, where these are not
-// the likeliest class and the model's own view: the page's address or an earlier answer may say so.
+// Which class and which part of a picture are chosen once there is a new one: the likeliest class and the
+// model's own view, but where the page's address, an earlier answer or a person says otherwise.
 // And the page's address itself, which tells the question and the view, so that a reload or another
 // person sees the same.
 "use strict";
@@ -15,14 +15,21 @@
     against: false, crop: null, method: null, layer: null, settings: {}, colormap: "auto", alpha: 0.65, strongest: 100, fade: false, smooth: true,
   };
   const VIEW = ["colormap", "alpha", "strongest", "fade", "smooth"];
-  let wanted = null;
+  const PAUSE = 400; // milliseconds between two addresses: browsers refuse more than 100 in 30 s
+  const ANY = Symbol("whatever comes first");
   let asked = {};
 
+  // A file is known by its path; what else Gradio says of it may differ from event to event.
+  const text = (value) => JSON.stringify(value?.path ?? value ?? null);
+  const aboutOf = (...values) => values.map(text).join();
+
+  // What the chosen classes and the chosen part are about. While the fields of an address are being
+  // filled in, that is whatever comes first.
   const given = new URLSearchParams(window.location.search);
-  const number = (text) => (/^-?\d+$/.test(text ?? "") ? Number(text) : text);
-  if (given.has("target") || given.has("crop")) {
-    wanted = { target: number(given.get("target")), versus: number(given.get("versus")) ?? NONE, crop: given.get("crop") };
-  }
+  const isFilledIn = [...given.keys()].some((name) => name in FIELDS || ["picture", "shared"].includes(name));
+  let subject = isFilledIn ? ANY : null;
+  let part = isFilledIn ? ANY : text(null);
+  let predicting = {};
 
   // The file's name, if it is one of the examples; other pictures are nobody's business. An upload
   // states its size, so that a picture that only has an example's name is not taken for it.
@@ -44,15 +51,26 @@
     return sharedNames.get(path) ?? (fromAddress ? given.get("shared") : null);
   }
 
+  const inAddress = (value) => (typeof value === "object" && value !== null ? JSON.stringify(value) : String(value ?? ""));
+  let written = 0;
+  let waiting = null;
+
+  function write() {
+    clearTimeout(waiting);
+    [waiting, written] = [null, Date.now()];
+    if (!asked.model) return;
+    const query = address().toString();
+    window.history.replaceState(window.history.state, "", query ? `?${query}` : window.location.pathname);
+  }
+
   function address() {
     const query = new URLSearchParams(window.location.search);
     const values = { ...asked, ...Object.fromEntries(VIEW.map((name) => [name, timmscope.state?.[name]])) };
     for (const [name, usual] of Object.entries(FIELDS)) {
       const value = values[name];
-      const text = typeof value === "object" && value !== null ? JSON.stringify(value) : String(value ?? "");
-      const plain = typeof usual === "object" && usual !== null ? JSON.stringify(usual) : String(usual ?? "");
-      if (text === plain || text === "") query.delete(name);
-      else query.set(name, text);
+      const told = inAddress(value);
+      if (told === inAddress(usual) || told === "") query.delete(name);
+      else query.set(name, told);
     }
     const example = exampleOf(asked.picture);
     if (example) query.set("picture", example);
@@ -63,32 +81,50 @@
     return query;
   }
 
-  // Whether these fields are as in the question whose answer the page shows.
-  function isAnswered(fields) {
-    const text = (value) => JSON.stringify(value?.path ?? value ?? null);
-    return Object.entries(fields).every(([name, value]) => name in asked && text(asked[name]) === text(value));
-  }
-
   timmscope.question = {
-    // What is to be chosen with the next prediction.
-    want: ({ target, versus, crop }) => { wanted = { target, versus: versus ?? NONE, crop: crop ?? null }; },
+    // The fields are filled in with those of an address or of an earlier answer, classes and part too.
+    filled({ picture, model, weights, activation, crop }) {
+      subject = aboutOf(picture, model, weights, activation);
+      part = text(crop);
+    },
+
+    // The fields of the page's address are filled in, if there are any.
+    restored: (picture, model, weights, activation, crop) => timmscope.question.filled({ picture, model, weights, activation, crop }),
 
     // The classes for a part of the picture that is new to the page. A busy browser tells of a change
-    // late, when its answer is there already: then the classes stay.
+    // late, when other fields were filled in with it: then the classes stay.
     classes(target, versus, crop) {
-      if (wanted) return [wanted.target, wanted.versus];
-      return isAnswered({ crop }) ? [target, versus] : [null, NONE];
+      const known = [ANY, text(crop)].includes(part);
+      part = text(crop);
+      return known ? [target, versus] : [null, NONE];
     },
 
     // The classes and the part for a picture or a model that is new to the page, likewise.
-    afresh(target, versus, crop, picture, model, weights, activation) {
-      if (wanted) return [wanted.target, wanted.versus, wanted.crop ?? null];
-      return isAnswered({ picture, model, weights, activation }) ? [target, versus, crop] : [null, NONE, null];
+    afresh(target, versus, crop, ...about) {
+      const known = [ANY, aboutOf(...about)].includes(subject);
+      subject = aboutOf(...about);
+      part = text(known ? crop : null);
+      return known ? [target, versus, crop] : [null, NONE, null];
+    },
+
+    // Before a prediction is asked for: notes the classes that it is asked with; the last value becomes the
+    // stamp.
+    predicting(names, ...values) {
+      const sent = (name) => text(values[names.indexOf(name)]);
+      predicting = { at: timmscope.answers.stamp(), target: sent("target"), versus: sent("versus") };
+      return [...values.slice(0, -1), predicting.at];
+    },
+
+    // A prediction has come, which says what the likeliest class is. A class that was chosen since it was
+    // asked for stays; so it does if another prediction is on its way.
+    predicted(found, target, versus) {
+      const { at, ...sent } = predicting;
+      const now = found?.asked_at === at && sent.target === text(target) && sent.versus === text(versus);
+      return now ? [found.target, found.versus, found.target, found.versus] : [target, versus, target, versus];
     },
 
     // An answer has come: its question goes into the address.
     answered(values) {
-      wanted = null;
       asked = values;
       timmscope.question.tell();
     },
@@ -102,16 +138,14 @@
     // The server keeps it under this name, or needs not: the address of this view, copied if the browser lets us.
     async shared(name) {
       if (name) sharedNames.set(sharing, name);
-      timmscope.question.tell();
+      write();
       await navigator.clipboard?.writeText(window.location.href).catch(() => {});
       return window.location.href;
     },
 
     // The view has changed, or the question.
     tell() {
-      if (!asked.model) return;
-      const query = address().toString();
-      window.history.replaceState(window.history.state, "", query ? `?${query}` : window.location.pathname);
+      waiting ??= setTimeout(write, Math.max(0, written + PAUSE - Date.now()));
     },
   };
 })();

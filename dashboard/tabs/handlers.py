@@ -16,7 +16,7 @@ from core.inputs.batch import OnProgress
 from core.runtime.model_call import failure_of
 from dashboard import gpu
 from dashboard.actions import brief
-from dashboard.components import Answer
+from dashboard.components import Answer, ProposedClasses
 from dashboard.state import Service
 from dashboard.tabs.binding import Inputs
 
@@ -77,7 +77,7 @@ def handler(
         on_fault: the event's outputs from the request and the error.
         on_cancel: the event's outputs from the request.
         stamped: whether the last input says when the visitor asked; every `Answer` among the
-            outputs bears that time.
+            outputs, and `ProposedClasses`, bears that time.
     """
     compute = gpu.borrowing(action, service)
 
@@ -133,7 +133,9 @@ def _bearing(outputs: Any, asked_at: float) -> Any:
     if not asked_at or not isinstance(outputs, Mapping):
         return outputs
     return {
-        component: replace(value, asked_at=asked_at) if isinstance(value, Answer) else value
+        component: replace(value, asked_at=asked_at)
+        if isinstance(value, Answer | ProposedClasses)
+        else value
         for component, value in outputs.items()
     }
 

@@ -28,6 +28,7 @@ from dashboard.components import (
     ClassRows,
     CropBox,
     Picture,
+    ProposedClasses,
     on_event,
 )
 from dashboard.state import MODELS, Service
@@ -56,6 +57,8 @@ EXAMPLE_FILES = {
 }
 """Example pictures by file name, as the page's address names them."""
 GONE = "The picture of this address is no longer shared; the page shows an example instead."
+ABOUT = ("picture", "model", "weights", "activation", "crop")
+"""What the chosen classes are about; the last one is chosen anew with the others."""
 ADDRESSED = {"picture", *READERS}
 """Fields that the page's address can set."""
 
@@ -270,7 +273,7 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     )
     _offer_examples(side)
     first, other = _open_model(service, demo, side)
-    explainable, opened = _predict(service, side, first, other)
+    explainable, opened = _predict(service, side, asked_at, first, other)
     side.target.follow(side.any_target)
     side.versus.follow(side.any_versus)
     shown: list[Any] = [side.target, side.versus]
@@ -300,7 +303,7 @@ def _start_afresh(side: SidebarWidgets, changes: list[Any]) -> None:
     """
     classes: list[Any] = [side.target, side.versus]
     chosen = [*classes, side.crop]
-    about = [side.picture, side.model, side.weights, side.activation]
+    about = [getattr(side, name) for name in ABOUT if name != "crop"]
     gr.on(changes, None, [*chosen, *about], chosen, js=on_event("question.afresh"))
     side.crop.change(None, chosen, classes, js=on_event("question.classes"))
     side.seen.select(None, None, side.crop, js=CROP_JS, **QUIET)
@@ -332,7 +335,9 @@ def _restore(
             gr.Warning(GONE)
 
     demo.load(tell, None, None, **QUIET)  # queued: else Gradio shows no warning
-    demo.load(restore, None, [done, *fields.values()], queue=False, **QUIET)
+    restored = demo.load(restore, None, [done, *fields.values()], queue=False, **QUIET)
+    about: list[Any] = [known[name] for name in ABOUT]
+    restored.then(None, about, None, js=on_event("question.restored"), **QUIET)
     trigger: Trigger = done.change
     return trigger
 
@@ -436,60 +441,89 @@ def _pick(service: Service, press: _ClassPress, on_progress: object = None) -> l
     return [target, NO_CLASS if versus in (None, "", target) else versus]
 
 
-def _predict(
-    service: Service, side: SidebarWidgets, first: Dependency, other: Dependency
-) -> tuple[list[Dependency], gr.State]:
-    """Predict when the picture, the part seen or the model changes; take a class by its row.
-
-    Args:
-        service: models and running tasks.
-        side: the column.
-        first: the page's first model has been loaded; it is explained without waiting for it.
-        other: another model has been loaded.
-
-    Returns:
-        The events after which there is something new to explain, and the model that is open.
-    """
-    outputs: list[Any] = [
-        side.likely, side.target, side.versus, side.any_target, side.any_versus, side.notes,
-        side.seen,
-    ]  # fmt: skip
-
-    def show(found: actions.PredictResult) -> list[Any]:
-        return [
-            found.likely,
-            found.target,
-            found.versus,
-            gr.Dropdown(found.classes, value=found.target),
-            gr.Dropdown([("—", NO_CLASS), *found.classes], value=found.versus),
-            gr.Markdown(found.notes, visible=bool(found.notes)),
-            found.seen,
-        ]
-
-    def failed(question: actions.Question, error: TimmscopeError) -> list[Any]:
-        return show(actions.no_prediction(question, error))
-
-    inputs = inputs_of(actions.Question, side)
-    predict = handler(service, "", actions.predict, inputs, show, failed)
-    at_first = first.success(predict, inputs.components, outputs, **QUIET)
-    again = other.success(predict, inputs.components, outputs, **QUIET)
-    opened, model = gr.State(), inputs_of(actions.ModelRequest, side)
-    for event in (at_first, again):  # what else there is to say of a model comes after its answer
-        event.then(lambda *request: request, model.components, opened, **QUIET)
-    changed = gr.on(
-        [side.picture.change, side.crop.change],
-        predict,
-        inputs.components,
-        outputs,
-        show_progress="hidden",
-        trigger_mode="always_last",
-    )
+def _take_row(service: Service, side: SidebarWidgets) -> Dependency:
+    """Take the class whose row is pressed; the event after it."""
     pressed = inputs_of(_ClassPress, side)
-    picked = side.likely.select(
+    picked: Dependency = side.likely.select(
         handler(service, "", _pick, pressed, lambda classes: classes),
         pressed.components,
         [side.target, side.versus],
         queue=False,
         **QUIET,
     )
-    return [again, changed, picked], opened
+    return picked
+
+
+def _take_classes(side: SidebarWidgets, predicted: Dependency, proposed: Chosen) -> Dependency:
+    """Take the classes that a prediction proposes, unless a person has chosen others meanwhile.
+
+    Returns:
+        The event after it.
+    """
+    chosen: list[Any] = [side.target, side.versus]
+    taken: Dependency = predicted.then(
+        None,
+        [proposed, *chosen],
+        [*chosen, side.any_target, side.any_versus],
+        js=on_event("question.predicted"),
+        **QUIET,
+    )
+    return taken
+
+
+def _predict(
+    service: Service,
+    side: SidebarWidgets,
+    asked_at: gr.Number,
+    first: Dependency,
+    other: Dependency,
+) -> tuple[list[Dependency], gr.State]:
+    """Predict when the picture, the part seen or the model changes.
+
+    Args:
+        service: models and running tasks.
+        side: the column.
+        asked_at: when a person asked, filled in by the browser.
+        first: the page's first model has been loaded; it is explained without waiting for it.
+        other: another model has been loaded.
+
+    Returns:
+        The events after which there is something new to explain, and the model that is open.
+    """
+    proposed = Chosen(visible="hidden")
+    outputs: list[Any] = [
+        side.likely, side.any_target, side.any_versus, side.notes, side.seen, proposed,
+    ]  # fmt: skip
+
+    def show(found: actions.PredictResult) -> dict[Any, Any]:
+        return {
+            side.likely: found.likely,
+            side.any_target: gr.Dropdown(found.classes),
+            side.any_versus: gr.Dropdown([("—", NO_CLASS), *found.classes]),
+            side.notes: gr.Markdown(found.notes, visible=bool(found.notes)),
+            side.seen: found.seen,
+            proposed: ProposedClasses(found.target, found.versus),
+        }
+
+    def failed(question: actions.Question, error: TimmscopeError) -> dict[Any, Any]:
+        return show(actions.no_prediction(question, error))
+
+    inputs = inputs_of(actions.Question, side)
+    event: dict[str, Any] = {
+        "fn": handler(service, "", actions.predict, inputs, show, failed, stamped=True),
+        "inputs": [*inputs.components, asked_at],
+        "outputs": outputs,
+        "js": on_event("question.predicting", list(inputs.widgets)),
+        **QUIET,
+    }
+
+    # One event for all that comes later, so that the last question is also answered last.
+    loaded = gr.Number(0, visible="hidden")
+    other.success(None, None, loaded, js="() => Date.now()", **QUIET)
+    at_first = _take_classes(side, first.success(**event), proposed)
+    later = gr.on([loaded.change, side.picture.change, side.crop.change], **event)
+    changed = _take_classes(side, later, proposed)
+    opened, model = gr.State(), inputs_of(actions.ModelRequest, side)
+    for predicted in (at_first, changed):  # what else there is to say of a model comes after it
+        predicted.then(lambda *request: request, model.components, opened, **QUIET)
+    return [changed, _take_row(service, side)], opened
