@@ -26,6 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 os.environ.setdefault("GRADIO_SERVER_PORT", str(7860 + 200 * WORKER))
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # programs that tests start
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
 

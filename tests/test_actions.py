@@ -876,7 +876,7 @@ def test_a_model_without_classes_shows_its_strongest_features(featureless: Servi
 
 # -- painting ------------------------------------------------------------------------------------
 
-SLOW = {"rise": {"masks": 400}}
+SLOW = {"rise": {"masks": 200}}
 
 
 @pytest.fixture
@@ -892,7 +892,7 @@ def test_a_slow_method_shows_partial_maps_and_then_the_same_map() -> None:
     *partial, last = actions.paint(Service(), ask_for(about(), "rise", SLOW))
     assert partial
     assert all(one.answers.painting and "masks" in one.answers.partial for one in partial)
-    assert "of 400 masks" in partial[0].panels[0]["caption"]
+    assert "of 200 masks" in partial[0].panels[0]["caption"]
     assert (last.answers.painting, last.answers.partial) == (False, "")
     assert (last.request.method, last.request.stop_after) == ("rise", None)
     assert last.request.question.target == 282, "the predicted class is asked from now on"
@@ -911,13 +911,13 @@ def test_a_map_that_is_good_enough_is_kept_as_what_it_is(tmp_path: Path) -> None
     kept = results[-1]
     taken = kept.request.stop_after
     assert taken is not None
-    assert taken < 400
-    assert kept.answers.partial.startswith(f"{taken} of 400 masks, standard error")
+    assert taken < 200
+    assert kept.answers.partial.startswith(f"{taken} of 200 masks, standard error")
     assert not kept.answers.painting
     assert f"stop_after={taken}" in kept.code
     path = Path(actions.save(service, SaveRequest(kept.request, "json")))
     report = json.loads(path.read_text())
-    assert report["partial"] == {"done": taken, "of": 400, "unit": "masks"}
+    assert report["partial"] == {"done": taken, "of": 200, "unit": "masks"}
     assert report["cost"]["forward"] <= taken + 1
     whole = actions.explain(service, ask_for(about(), "rise", SLOW))
     assert (whole.request.stop_after, whole.answers.partial) == (None, "")
