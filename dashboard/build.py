@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import gradio as gr
 
 from dashboard.api import serve
-from dashboard.components import PhoneBar
+from dashboard.components import PhoneBar, on_event
 from dashboard.state import Service
 from dashboard.tabs import compare, explain, features, metrics, sidebar, view
 
@@ -35,6 +36,11 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
         """Nobody waits for the work of a page that was closed."""
         service.tasks.cancel_all(str(visitor.session_hash))
 
+    def open_tab(visitor: gr.Request) -> Any:
+        """The tab that the page's address names."""
+        name = page.addressed(visitor).get("tab")
+        return gr.Tabs(selected=name) if name else gr.skip()
+
     with gr.Blocks(title="Timmscope", fill_width=True, delete_cache=(3600, 86400)) as demo:
         with gr.Row(elem_id="header", equal_height=True):
             gr.HTML(HEADER, elem_id="brand", padding=False)
@@ -45,11 +51,14 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
                 side = sidebar.layout()
             with gr.Column(scale=1, min_width=320, elem_id="work"):
                 page = sidebar.wire(service, demo, side, shown)
-                with gr.Tabs():
+                with gr.Tabs() as shelf:
                     for tab in tabs:
-                        with gr.Tab(tab.TITLE, id=tab.TITLE.lower()):
+                        name = tab.TITLE.lower()
+                        with gr.Tab(tab.TITLE, id=name) as opened:
                             tab.wire(page, tab.layout())
+                        opened.select(None, None, None, js=on_event("question.opened", name))
         PhoneBar(elem_id="phone-bar")
+        demo.load(open_tab, None, shelf, queue=False, show_progress="hidden")
         serve(service, demo)
         demo.unload(leave)
         # Slow work waits in a lane of its own, `Service.slow`: a queue would let quick work wait.

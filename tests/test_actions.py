@@ -49,6 +49,7 @@ from dashboard.actions import (
     MeasureRequest,
     MethodRequest,
     ModelRequest,
+    OffersRequest,
     PatchRequest,
     Question,
     SaveRequest,
@@ -435,7 +436,7 @@ def test_a_map_is_put_to_the_test(service: Service) -> None:
 
 
 def test_the_model_says_which_methods_it_cannot_run_and_why(service: Service) -> None:
-    facts = actions.describe_model(service, ModelRequest(LITE0, "pretrained"))
+    facts = actions.describe_model(service, OffersRequest(LITE0, "pretrained"))
     labels = {key: label for label, key in facts.methods}
     assert labels["attention"] == "Attention · not for this model"
     assert labels["gradcam"] == "CAM · Grad-CAM"
@@ -712,7 +713,7 @@ def test_methods_are_offered_family_by_family_and_those_that_do_not_suit_last(
     assert families == sorted(families, key=list(Family).index)
     labels = [label for label, _ in offered]
     assert len(set(labels)) == len(labels)
-    for_lite0 = actions.describe_model(service, ModelRequest(LITE0, "pretrained")).methods
+    for_lite0 = actions.describe_model(service, OffersRequest(LITE0, "pretrained")).methods
     unsuited = ["not for this model" in label for label, _ in for_lite0]
     assert unsuited == sorted(unsuited)
     assert any(unsuited)
@@ -1083,7 +1084,7 @@ def test_who_waits_for_a_model_can_leave_and_others_do_not_wait(
     tick = service.tasks.begin("someone/model", lambda *_: None)
     threading.Timer(0.2, service.tasks.cancel, ["someone/model"]).start()
     with pytest.raises(CancelledError):
-        actions.describe_model(service, ModelRequest("test_vit", "random"), tick)
+        actions.describe_model(service, OffersRequest("test_vit", "random"), tick)
     assert not service.models.is_ready("test_vit", "random")
     assert service.models.get("test_resnet", "random").model.name == "test_resnet"
     slow_loading.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +45,23 @@ from dashboard.tabs.sidebar import ADDRESSED, EXAMPLE_FILES
             {"target": 3, "versus": "tabby, tabby cat"},
         ),
         ({"target": "9" * 10, "versus": "-1"}, {"target": "9" * 10, "versus": -1}),
+        (
+            {"tab": "compare", "compare.methods": '["lime(samples=9)"]'},
+            {"tab": "compare", "compare.methods": ["lime(samples=9)"]},
+        ),
+        (
+            {"tab": "settings", "compare.what": "files", "compare.own_class": "true"},
+            {"compare.own_class": True},
+        ),
+        ({"compare.methods": "[]", "compare.models": '[["a"]]', "metrics.methods": "{}"}, {}),
+        ({"compare.methods": json.dumps(["a"] * 51)}, {}),
+        ({"compare.methods": json.dumps(["a" * 300])}, {"compare.methods": ["a" * 200]}),
+        ({"metrics.metrics": '["srg", "/etc"]'}, {"metrics.metrics": ["srg"]}),
+        (
+            {"features.top": "8", "metrics.random_maps": "5"},
+            {"features.top": 8, "metrics.random_maps": 5},
+        ),
+        ({"features.top": "9", "metrics.random_maps": "1e3", "features.by": "x"}, {}),
         ({"target": "c" * 300}, {"target": "c" * 200}),
     ],
 )

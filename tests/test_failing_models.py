@@ -42,7 +42,7 @@ def requests() -> dict[str, Any]:
         "compare": actions.CompareRequest(**methods, **layer, colour_range="own"),
         "curve_step": actions.CurveStepRequest(QUESTION, "gradcam deletion", 25, {}, None),
         "describe_method": actions.MethodRequest(**model, method="gradcam"),
-        "describe_model": actions.ModelRequest(**model),
+        "describe_model": actions.OffersRequest(**model),
         "drawing_canvas": QUESTION,
         "estimate": actions.EstimateRequest(**model, method="fullgrad", layer=None, settings={}),
         "explain": EXPLANATION,

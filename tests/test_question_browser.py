@@ -90,3 +90,56 @@ def test_a_class_that_is_none_does_not_stay_with_the_next_picture(
     expect(page.locator("#result")).to_contain_text("no such class", timeout=TIMEOUT)
     example(page, "cat", "tiger cat")
     title(page, "Why tiger cat?")
+
+
+def reloaded(seen: Visit, address: re.Pattern[str]) -> Page:
+    """The page opened anew by its own address, once that tells something."""
+    seen.page.wait_for_url(address)
+    url = seen.page.url
+    seen.page.goto("about:blank")
+    seen.errors.clear()  # leaving a page ends its streams
+    seen.page.goto(url)
+    return seen.page
+
+
+def test_a_reload_shows_what_was_compared(visit: Callable[..., Visit], url: str) -> None:
+    seen = opened(visit(url))
+    page = seen.page
+    example(page, "rocket", "missile")
+    page.get_by_role("tab", name="Compare").click()
+    choose(page, "#compare-methods", "Eigen-CAM")
+    page.click("#compare-run")
+    result = page.locator("#compare-result")
+    expect(result).to_contain_text("Eigen-CAM", timeout=TIMEOUT)
+    page = reloaded(seen, re.compile(r"tab=compare.*compare\.methods=.*eigencam"))
+    expect(page.get_by_role("tab", name="Compare")).to_have_attribute("aria-selected", "true")
+    expect(result).to_contain_text("Eigen-CAM", timeout=TIMEOUT)
+    expect(page.locator("#compare-answer")).not_to_have_class(re.compile("ts-stale"))
+    expect(page.locator("#prediction .ts-class-main").first).to_contain_text("missile")
+    page.get_by_role("tab", name="Explain").click()
+    title(page, "Why missile?")
+    page.wait_for_url(re.compile("^((?!compare).)*$"))
+
+
+def test_a_reload_shows_the_layer_of_features(visit: Callable[..., Visit], url: str) -> None:
+    seen = opened(visit(url))
+    page = seen.page
+    page.get_by_role("tab", name="Features").click()
+    choose(page, "#feature-layer", "blocks.4")
+    page.click("#feature-run")
+    maps = page.locator("#feature-maps .ts-card[data-kind=map]")
+    expect(maps.first).to_be_attached(timeout=TIMEOUT)
+    page = reloaded(seen, re.compile(r"tab=features.*features\.layer=blocks\.4"))
+    expect(maps.first).to_be_attached(timeout=TIMEOUT)
+    expect(page.locator("#feature-layer input")).to_have_value("blocks.4")
+    page.wait_for_timeout(2000)
+    expect(page.locator("#feature-layer input")).to_have_value("blocks.4")
+    expect(page.locator("#features-answer")).not_to_have_class(re.compile("ts-stale"))
+
+
+def test_a_reload_measures_again(visit: Callable[..., Visit], url: str) -> None:
+    page = addressed(
+        visit, f'{url}?tab=metrics&metrics.methods=["gradcam"]&metrics.metrics=["complexity"]'
+    )
+    expect(page.locator("#scores")).to_contain_text("Grad-CAM", timeout=TIMEOUT)
+    expect(page.get_by_role("tab", name="Metrics")).to_have_attribute("aria-selected", "true")

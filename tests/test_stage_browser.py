@@ -259,13 +259,16 @@ def test_a_reload_shows_the_same(seen: Visit) -> None:
     choose(page, "#method", "LayerCAM")
     title(page, "LayerCAM")
     page.locator("#alpha input[type=range]").fill("0.3")
-    page.wait_for_url(re.compile(r"picture=rocket.jpg.*alpha=0.3|alpha=0.3.*picture=rocket.jpg"))
+    page.get_by_role("button", name="Slide", exact=True).click()
+    page.wait_for_url(re.compile(r"(?=.*picture=rocket.jpg)(?=.*alpha=0.3)(?=.*shown=slide)"))
     address = page.url
     page.goto("about:blank")
     seen.errors.clear()  # leaving a page ends its streams
     page.goto(address)
     title(page, re.compile("Why projectile.*LayerCAM"))
     assert trace(page)["opacity"] == pytest.approx(0.3)
+    slide = page.get_by_role("button", name="Slide", exact=True)
+    expect(slide).to_have_attribute("aria-pressed", "true")
 
 
 def test_a_method_is_found_among_all_and_taken(seen: Visit) -> None:

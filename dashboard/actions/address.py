@@ -8,17 +8,21 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from core import METHODS
+from core import METHODS, METRICS
 from core.errors import TimmscopeError
 from core.inputs.crop import crop_text, read_crop
 from core.tasks.activation import ACTIVATIONS
 from core.views.colour import COLORMAPS
+from dashboard.actions.compare import WHAT
+from dashboard.actions.metrics import MAX_RANDOM_MAPS
 from dashboard.state.models import FOUND, MAX_UNIT
 
 SHARED = "shared"
 """The field of an address that names a shared picture."""
 LONGEST = 4000
 """The most characters of a value in the address."""
+MOST = 50
+"""The most entries of a list in the address."""
 
 
 def read_address(
@@ -92,6 +96,36 @@ def _class(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else text[:200]
 
 
+def _texts(*choices: str) -> Callable[[str], list[str] | None]:
+    """A list of texts, as JSON.
+
+    Args:
+        *choices: what may be among them; nothing for any text, which is checked where it is used.
+    """
+
+    def read(text: str) -> list[str] | None:
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        good = isinstance(found, list) and 0 < len(found) <= MOST
+        if not good or not all(isinstance(one, str) for one in found):
+            return None
+        return [one for one in found if one in choices] if choices else [one[:200] for one in found]
+
+    return read
+
+
+def _whole(low: int, high: int, step: int = 1) -> Callable[[str], int | None]:
+    """A whole number within bounds."""
+
+    def read(text: str) -> int | None:
+        value = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else -1
+        return value if low <= value <= high and value % step == 0 else None
+
+    return read
+
+
 READERS: Mapping[str, Callable[[str], Any]] = {
     "model": lambda text: text[:200],
     "weights": _one_of("pretrained", "random"),
@@ -110,5 +144,19 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "strongest": _share(1, 100),
     "fade": _flag,
     "smooth": _flag,
+    "tab": _one_of("compare", "metrics", "features"),
+    "compare.what": _one_of(*WHAT),
+    "compare.methods": _texts(),
+    "compare.layer": lambda text: text[:200],
+    "compare.method": lambda text: text if text in METHODS else None,
+    "compare.models": _texts(),
+    "compare.own_class": _flag,
+    "metrics.methods": _texts(),
+    "metrics.metrics": _texts(*METRICS),
+    "metrics.layer": lambda text: text[:200],
+    "metrics.random_maps": _whole(0, MAX_RANDOM_MAPS),
+    "features.layer": lambda text: text[:200],
+    "features.by": _one_of("activation", "variance"),
+    "features.top": _whole(4, 64, step=4),
 }
 """How the value of each field is read; None where it cannot be used."""

@@ -32,6 +32,17 @@ class ModelRequest:
     measured_in: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class OffersRequest(ModelRequest):
+    """A model of which a tab needs to know what can be chosen.
+
+    Attributes:
+        layer: the layer chosen; empty for the default one.
+    """
+
+    layer: str | None = None
+
+
 @dataclass(frozen=True)
 class ModelStatus:
     """What the page says of the chosen model.
@@ -52,11 +63,13 @@ class ModelOffers:
     Attributes:
         methods: every method as (label, key); those the model cannot run say so.
         layers: layers on a grid, the meaningful ones first.
+        layer: the layer that was chosen, where the model has it; else empty.
         default_layer: the layer of CAM methods.
     """
 
     methods: Choices = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
+    layer: str = ""
     default_layer: str | None = None
 
 
@@ -75,7 +88,7 @@ def open_model(
 
 
 def describe_model(
-    service: Service, request: ModelRequest, on_progress: OnProgress | None = None
+    service: Service, request: OffersRequest, on_progress: OnProgress | None = None
 ) -> ModelOffers:
     """What can be chosen for a model.
 
@@ -83,9 +96,11 @@ def describe_model(
         TimmscopeError: it cannot be loaded.
     """
     handle = service.models.of(request, on_progress).model
+    layers = handle.choices([Need.LAYER])
     return ModelOffers(
         methods=method_choices(lambda key: not why_not(handle, key)),
-        layers=handle.choices([Need.LAYER]),
+        layers=layers,
+        layer=request.layer if request.layer in layers else "",
         default_layer=handle.default_layer,
     )
 

@@ -7,7 +7,7 @@ import logging
 from core.errors import TimmscopeError
 from dashboard.actions.explain import ExplainRequest, explain
 from dashboard.actions.film import film
-from dashboard.actions.model import ModelRequest, describe_model
+from dashboard.actions.model import OffersRequest, describe_model
 from dashboard.actions.question import NO_CLASS, Question
 from dashboard.state import Service
 
@@ -28,6 +28,6 @@ def warm_up(service: Service, model: str, picture: str, method: str) -> None:
         request = ExplainRequest(question, method, None, {})
         explain(service, request)
         film(service, request)
-        describe_model(service, ModelRequest(model, "pretrained"))
+        describe_model(service, OffersRequest(model, "pretrained"))
     except TimmscopeError as error:
         logger.warning("the page opens without an explanation: %s", error)

@@ -15,6 +15,13 @@
     against: false, crop: null, method: null, layer: null, settings: {}, colormap: "auto", alpha: 0.65, strongest: 100, fade: false, smooth: true,
   };
   const VIEW = ["colormap", "alpha", "strongest", "fade", "smooth"];
+  // What is chosen on the tabs beside the first, by the area of their answers; the address has it as TAB.FIELD
+  // while the tab is open.
+  const TABS = {
+    compare: { area: "compare", fields: ["what", "methods", "layer", "method", "models", "own_class"] },
+    metrics: { area: "measure", fields: ["methods", "metrics", "layer", "random_maps"] },
+    features: { area: "features", fields: ["layer", "by", "top"] },
+  };
   const PAUSE = 400; // milliseconds between two addresses: browsers refuse more than 100 in 30 s
   const ANY = Symbol("whatever comes first");
   let asked = {};
@@ -26,7 +33,9 @@
   // What the chosen classes and the chosen part are about. While the fields of an address are being
   // filled in, that is whatever comes first.
   const given = new URLSearchParams(window.location.search);
-  const isFilledIn = [...given.keys()].some((name) => name in FIELDS || ["picture", "shared"].includes(name));
+  const isFilledIn = [...given.keys()].some((name) => name in FIELDS || ["picture", "shared", "tab"].includes(name));
+  let tab = given.get("tab");
+  let shown = given.get("shown"); // of the stage: the picture, the map or both
   let subject = isFilledIn ? ANY : null;
   let part = isFilledIn ? ANY : text(null);
   let predicting = {};
@@ -72,12 +81,16 @@
       if (told === inAddress(usual) || told === "") query.delete(name);
       else query.set(name, told);
     }
+    const set = (name, told) => (told ? query.set(name, told) : query.delete(name));
     const example = exampleOf(asked.picture);
-    if (example) query.set("picture", example);
-    else query.delete("picture");
-    const shared = example ? null : sharedName(asked.picture);
-    if (shared) query.set("shared", shared);
-    else query.delete("shared");
+    set("picture", example);
+    set("shared", example ? null : sharedName(asked.picture));
+    set("tab", tab in TABS ? tab : null);
+    set("shown", shown);
+    for (const [key, { area, fields }] of Object.entries(TABS)) {
+      const chosen = key === tab ? timmscope.answers.askedOf(area)?.values : {};
+      if (chosen) for (const name of fields) set(`${key}.${name}`, inAddress(chosen[name]));
+    }
     return query;
   }
 
@@ -129,6 +142,21 @@
       timmscope.question.tell();
     },
 
+    // What the stage is to show, where the address says it.
+    shown: () => shown,
+
+    // A person has chosen what the stage shows; null for the usual.
+    show(view) {
+      shown = view;
+      timmscope.question.tell();
+    },
+
+    // A person has opened a tab.
+    opened(name) {
+      tab = name;
+      timmscope.question.tell();
+    },
+
     // Before the server is asked to share a picture.
     sharing(picture) {
       sharing = picture?.path;
@@ -148,4 +176,10 @@
       waiting ??= setTimeout(write, Math.max(0, written + PAUSE - Date.now()));
     },
   };
+
+  document.addEventListener("timmscope:answers", ({ detail: area }) => {
+    const answered = area === "explain" && timmscope.answers.askedOf(area);
+    if (answered) timmscope.question.answered(answered.values);
+    else timmscope.question.tell();
+  });
 })();

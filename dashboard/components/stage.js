@@ -48,7 +48,7 @@
   class Stage {
     constructor(card) {
       this.card = card;
-      this.view = "overlay";
+      this.view = VIEWS.find(([key]) => key === timmscope.question.shown())?.[0] ?? VIEWS[0][0];
       this.tool = "look";
       this.cover = node("img", "ts-cover", { alt: "", draggable: false });
       this.divider = node("input", "ts-divider", { type: "range", min: 0, max: 100, value: 50, label: "Picture to the left, map to the right" });
@@ -75,7 +75,10 @@
       const box = node("div", "ts-switch", { label: "What is shown" });
       box.setAttribute("role", "group");
       this.views = VIEWS.map(([key, text]) => {
-        const made = button("", text, "", () => this.show(key));
+        const made = button("", text, "", () => {
+          this.show(key);
+          timmscope.question.show(key === VIEWS[0][0] ? null : key);
+        });
         made.dataset.view = key;
         return made;
       });
@@ -399,8 +402,6 @@
 
   (timmscope.hearers ??= new Set()).add((card) => {
     if (!card.root.stage || card.root.cards[0] !== card) return;
-    const asked = timmscope.answers.askedOf("explain");
-    if (asked && card.panel.map) timmscope.question.answered(asked.values);
     card.tools ??= new Stage(card);
     stages.add(card.tools);
     card.tools.update();

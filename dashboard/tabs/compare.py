@@ -352,10 +352,9 @@ def _compare(page: Page, tab: CompareWidgets, area: AnswerArea) -> None:
     replaced_by = [*(one.input for one in chosen), tab.variant.add.click, tab.second.input]
     keep_true(page, area, inputs, replaced_by)
     failed = area.on_fault("This could not be compared", lambda request: request.chosen)
-    gr.on(
-        [tab.run.click, tab.colour_range.input],
-        **ask(page, area, actions.compare, inputs, show, failed),
-    )
+    asked = ("what", "methods", "layer", "method", "models", "own_class")
+    restored = page.restore({name: getattr(tab, name) for name in asked}, "compare")
+    gr.on([tab.run.click, restored], **ask(page, area, actions.compare, inputs, show, failed))
 
 
 def _recommend(page: Page, tab: CompareWidgets, area: AnswerArea) -> None:

@@ -147,5 +147,6 @@ def _wire_channels(page: Page, half: MapWidgets) -> None:
     keep_true(page, area, inputs, chosen)
     failed = area.on_fault("No feature maps")
     options = ask(page, area, actions.features, inputs, show, failed)
-    gr.on([half.run.click, *chosen], **options)
+    shown = {"layer": half.layer, "by": half.by, "top": half.top}
+    gr.on([half.run.click, *chosen, page.restore(shown, "features")], **options)
     cancel_on_click(page, half.cancel, area)

@@ -228,7 +228,9 @@ def _measure(page: Page, tab: MetricWidgets, area: AnswerArea) -> Dependency:
     failed = area.on_fault("This could not be measured", lambda request: request.chosen)
     options = ask(page, area, actions.measure, inputs, show, failed)
     options["outputs"] = [*area.outputs, tab.curve]
-    return tab.run.click(**options)
+    shown = {name: getattr(tab, name) for name in ("methods", "metrics", "layer", "random_maps")}
+    measured: Dependency = gr.on([tab.run.click, page.restore(shown, "metrics")], **options)
+    return measured
 
 
 def _curve_steps(page: Page, tab: MetricWidgets, measured: Dependency) -> None:

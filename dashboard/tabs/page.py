@@ -49,6 +49,7 @@ class Page:
             its bar.
         target_changed: a person chose another class or score.
         restore: sets the page's fields, and more by name, as its address says; the event after it.
+            A tab beside the first gives its name, and there is an event only if it is to be open.
         asked_at: when a person asked for an answer, filled in by the browser.
         addressed: what the address of a visitor's page asks, by field; empty for nothing.
     """
@@ -59,7 +60,7 @@ class Page:
     model_opened: Trigger
     explainable: Sequence[Dependency]
     target_changed: Sequence[Trigger]
-    restore: Callable[[Mapping[str, Component]], Trigger]
+    restore: Callable[..., Trigger]
     asked_at: gr.Number
     addressed: Callable[[gr.Request], Mapping[str, Any]]
 
@@ -104,13 +105,13 @@ def follow_model(page: Page, **kinds: gr.Dropdown) -> None:
         layers = [DEFAULT_LAYER, *((name, name) for name in offers.layers)]
         updates = {
             "methods": gr.Dropdown(offers.methods),
-            "layers": gr.Dropdown(layers, value=""),
+            "layers": gr.Dropdown(layers, value=offers.layer),
         }
         return {dropdown: updates[kind] for kind, dropdown in kinds.items()}
 
     def without_model(request: object, error: TimmscopeError) -> dict[Any, Any]:
         return show(actions.ModelOffers(methods=actions.method_choices()))
 
-    inputs = page.inputs(actions.ModelRequest)
+    inputs = page.inputs(actions.OffersRequest, {"layer": kinds["layers"]})
     follow = page.handler("", actions.describe_model, inputs, show, without_model)
     page.model_opened(follow, inputs.components, list(kinds.values()), **QUIET)

@@ -315,20 +315,33 @@ def _addressed(service: Service, visitor: gr.Request) -> dict[str, Any]:
 
 
 def _restore(
-    service: Service, demo: gr.Blocks, known: Mapping[str, Any], more: Mapping[str, Component]
+    service: Service,
+    demo: gr.Blocks,
+    known: Mapping[str, Any],
+    more: Mapping[str, Component],
+    tab: str = "",
 ) -> Trigger:
     """Set fields as the page's address says, once the page has been opened.
+
+    Args:
+        service: keeps shared pictures.
+        demo: the whole page.
+        known: the page's fields by name.
+        more: those of a tab by name; of a tab beside the first without the tab's name.
+        tab: the tab that must be open for that; empty for the first one.
 
     Returns:
         The event after it; there is none where the address says nothing.
     """
-    fields = {name: one for name, one in {**known, **more}.items() if name in ADDRESSED}
-    done = gr.Checkbox(False, visible="hidden", elem_id="restored")
+    own = {f"{tab}.{name}" if tab else name: one for name, one in more.items()}
+    fields = {name: one for name, one in {**known, **own}.items() if name in ADDRESSED}
+    done = gr.Checkbox(False, visible="hidden")
 
     def restore(visitor: gr.Request) -> Any:
         found = _addressed(service, visitor)
         values = {fields[name]: found[name] for name in fields if name in found}
-        return {**values, done: True} if values else gr.skip()
+        asked = own.keys() & found.keys() if tab else found
+        return {**values, done: True} if asked else gr.skip()
 
     def tell(visitor: gr.Request) -> None:
         if (name := visitor.query_params.get(SHARED)) and not service.shared.path(name):
