@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -72,6 +72,7 @@ from core.tasks.query import Query
 from core.types import (
     Attribution,
     Comparison,
+    Cost,
     CurveStep,
     Need,
     PercentileRank,
@@ -309,7 +310,7 @@ class Explainer:
 
     def _explained(self, query: Query, method: Method, run: Run) -> Attribution:
         """The attribution, with its pictures; a map that was stopped is kept as what it is."""
-        asked = "explain", method.key, method.model_dump_json(), run.asked, run.layer, query.seed
+        asked = _key(query, method, run)
 
         def with_pictures(found: Attribution, words: Sequence[PictureWords]) -> Attribution:
             shown = shown_pictures(query.batch)
@@ -434,21 +435,14 @@ class Explainer:
             *self.model.attention_layers,
         }:
             self.model.resolve_layer([Need.LAYER], query.layer)
-        given = {METHODS[key].key: values for key, values in params.items()}
         errors: dict[str, TimmscopeError] = {}
-        asked = by_name(self._configurations(methods, given, errors))
-        rows = [
-            len(query)
-            * self.estimate_rows(one.method, layer_name(self.model, one.layer) or query.layer)
-            for one in asked.values()
-        ]
+        asked = self._asked(query, methods, params, errors)
+        rows = [len(query) * self.estimate_rows(one, own.layer) for one, own in asked.values()]
         results: dict[str, Attribution] = {}
         turns = joint_progress(query.on_progress, rows)
-        for (name, one), report in zip(asked.items(), turns, strict=True):
-            own = layer_name(self.model, one.layer)
-            layer = own or self._suitable(one.method, query.layer)
+        for (name, (one, own)), report in zip(asked.items(), turns, strict=True):
             try:
-                results[name] = self.explain(query.at(layer).reporting(report), one.method)
+                results[name] = self.explain(own.reporting(report), one)
             except CancelledError:
                 raise
             except TimmscopeError as error:
@@ -745,14 +739,58 @@ class Explainer:
         x = self.query(pictures).batch.x
         return agreement({k: to_input_size(a.values, x)[image] for k, a in attributions.items()})
 
-    def estimate_rows(self, method: Method, layer: str | None) -> int:
-        """The rows that progress counts for one image; none where the method will be refused."""
+    # -- estimates ------------------------------------------------------------------------------
+
+    def estimate(
+        self,
+        pictures: Pictures | Query,
+        methods: Sequence[MethodLike],
+        *,
+        params: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+        **options: Any,
+    ) -> Cost:
+        """What the maps of several methods cost at most, beyond those that are kept in the cache.
+
+        Args:
+            pictures: see `explain`.
+            methods: see `compare`; those that will be refused cost nothing.
+            params: see `compare`.
+            **options: those of `query`.
+
+        >>> from core import sample_picture
+        >>> explainer, coffee = Explainer(), sample_picture("coffee")
+        >>> explainer.estimate(coffee, ["gradcam", "rise"]).pace
+        'minutes'
+        >>> _ = explainer.explain(coffee, "gradcam")
+        >>> explainer.estimate(coffee, ["gradcam"])
+        Cost(forward=0, backward=0, seconds=0.0, peak_bytes=None)
+        """
+        query, _ = self._query(pictures, options)
+        asked = self._asked(query, methods, params, {})
+        return sum((self._remaining(own, one) for one, own in asked.values()), Cost())
+
+    def estimate_cost(self, method: Method, layer: str | None) -> Cost:
+        """What a map of one image costs at most; nothing where the method will be refused."""
         try:
             found = self._layer_for(method, self._suitable(method, layer))
-            cost = method.estimate_cost(self.model, found)
+            return method.estimate_cost(self.model, found)
         except TimmscopeError:
-            return 0
+            return Cost()
+
+    def estimate_rows(self, method: Method, layer: str | None) -> int:
+        """The rows that progress counts for one image; none where the method will be refused."""
+        cost = self.estimate_cost(method, layer)
         return cost.forward + cost.backward
+
+    def _remaining(self, query: Query, method: Method) -> Cost:
+        """What a map costs at most; nothing where it is kept or will be refused."""
+        try:
+            run = self._run(query, self._layer_for(method, query.layer))
+            kept = (*_key(query, method, run), query.stop_after) in run.cache_scope
+        except TimmscopeError:
+            return Cost()
+        one = Cost() if kept else method.estimate_cost(self.model, run.layer)
+        return replace(one, forward=one.forward * len(query), backward=one.backward * len(query))
 
     # -- helpers --------------------------------------------------------------------------------
 
@@ -763,6 +801,21 @@ class Explainer:
         asked = {name: value for name, value in options.items() if name in QUERY_OPTIONS}
         params = {name: value for name, value in options.items() if name not in asked}
         return self.query(pictures, **asked), params
+
+    def _asked(
+        self,
+        query: Query,
+        methods: Sequence[MethodLike],
+        params: Mapping[str, Mapping[str, object]],
+        errors: dict[str, TimmscopeError],
+    ) -> dict[str, tuple[Method, Query]]:
+        """By the configuration's name, each method and the query at its layer."""
+        given = {METHODS[key].key: values for key, values in params.items()}
+        asked = {}
+        for name, one in by_name(self._configurations(methods, given, errors)).items():
+            layer = layer_name(self.model, one.layer) or self._suitable(one.method, query.layer)
+            asked[name] = one.method, query.at(layer)
+        return asked
 
     def _configurations(
         self,
@@ -890,6 +943,11 @@ class Explainer:
 
     def _prediction(self, outputs: Outputs) -> Prediction:
         return self.model.task.predict(outputs)
+
+
+def _key(query: Query, method: Method, run: Run) -> tuple[Hashable, ...]:
+    """What tells an explanation from the others of these pictures, but for where it stops."""
+    return "explain", method.key, method.model_dump_json(), run.asked, run.layer, query.seed
 
 
 def _refuse_beside_query(**options: object) -> None:

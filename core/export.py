@@ -26,8 +26,8 @@ from core.registry import changed_parameters
 from core.tasks.base import Combination, Target
 from core.tasks.query import Query
 from core.types import Attribution, Cost, Prediction, finite
-from core.views.colour import overlay
-from core.views.display import display_limits, drawn, smoothing_text
+from core.views.colour import ALPHA, overlay
+from core.views.display import cut_of, display_limits, drawn, smoothing_text
 from core.views.figure import ColourScale, FigureText, figure_png, figure_svg
 
 _REQUEST = "request"
@@ -177,12 +177,14 @@ class Style:
         alpha: opacity of the map, from 0 to 1.
         fade: whether weak values are transparent.
         smooth: whether a grainy map is drawn smoothed.
+        strongest: per cent of the map that is shown, the strongest values.
     """
 
     colormap: str = "auto"
-    alpha: float = 0.6
+    alpha: float = ALPHA
     fade: bool = False
     smooth: bool = True
+    strongest: float = 100.0
 
 
 DEFAULT_STYLE = Style()
@@ -196,7 +198,8 @@ def overlaid(
     span = colour_range(attribution, smooth=style.smooth)
     picture, geometry = batch.pictures[0].image, batch.geometries[0]
     colormap, alpha, fade = style.colormap, style.alpha, style.fade
-    image = overlay(picture, values, geometry, colormap, alpha, fade, limits=span)
+    cut = cut_of(values, style.strongest)
+    image = overlay(picture, values, geometry, colormap, alpha, fade, limits=span, cut=cut)
     return image, ColourScale(values, span, colormap)
 
 

@@ -98,6 +98,20 @@ class Cost:
     seconds: float = 0.0
     peak_bytes: int | None = None
 
+    def __add__(self, other: Cost) -> Cost:
+        """The cost of one answer after another.
+
+        >>> Cost(1, 1, 0.5) + Cost(400, peak_bytes=7)
+        Cost(forward=401, backward=1, seconds=0.5, peak_bytes=7)
+        """
+        peaks = [one.peak_bytes for one in (self, other) if one.peak_bytes is not None]
+        return Cost(
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.seconds + other.seconds,
+            max(peaks, default=None),
+        )
+
     @property
     def pace(self) -> Literal["instant", "seconds", "minutes"]:
         """How long it takes on a laptop's CPU.

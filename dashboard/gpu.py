@@ -17,20 +17,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-import gradio as gr
-
 from core.errors import TimmscopeError
 from core.runtime.model_call import failure_of
 from dashboard.state import Service
+from dashboard.visitor import report
 
 SECONDS = 60
 """For how long the processor is lent at most, for one answer."""
 ON_CPU = {
     "open_model", "describe_model", "describe_method", "estimate", "drawing_canvas", "share",
-    "methods", "metrics", "models", "layers",
+    "method_guide", "methods", "metrics", "models", "layers", "_pick", "_extend",
 }  # fmt: skip
 """Functions that compute nothing worth the processor."""
-PROGRESS = gr.Progress()
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,13 @@ def borrowing(action: Callable[..., Any], service: Service) -> Callable[..., Any
 
 def _outcomes(action: Callable[..., Any], service: Service, request: Any) -> Iterator[Outcome]:
     """What an action gives; of an error that a person can cause or cure, the error."""
-    on_progress = service.tasks.begin("gpu", lambda share, text: PROGRESS(share, desc=text))
+    on_progress = service.tasks.begin("gpu", report)
     try:
         found = action(service, request, on_progress)
         for value in found if inspect.isgeneratorfunction(action) else [found]:
             yield Outcome(value)
     except Exception as error:
-        told = error if isinstance(error, TimmscopeError) else failure_of(error)
+        told = failure_of(error)
         if told is None:
             raise
         yield Outcome(error=told)

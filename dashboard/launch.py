@@ -17,8 +17,20 @@ from dashboard.tabs.explain import DEFAULT_METHOD
 from dashboard.tabs.sidebar import EXAMPLE_FILES, EXAMPLES, FIRST
 from dashboard.theme import launch_options
 
+TELL_PUBLIC = ("TIMMSCOPE_PUBLIC", "GRADIO_ROOT_PATH", "SPACE_ID")
+"""Environment variables that say that strangers reach the page: by itself, a proxy or a Space."""
 OURS = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine reaches."""
+
+
+def is_public(host: str) -> bool:
+    """Whether strangers can reach the page.
+
+    Args:
+        host: the address that it listens on.
+    """
+    told = (os.environ.get(name, "") for name in TELL_PUBLIC)
+    return host not in OURS or any(value not in ("", "0") for value in told)
 
 
 def main(program: str | None = None) -> None:
@@ -33,6 +45,11 @@ def main(program: str | None = None) -> None:
     parser.add_argument("--host", help="address to listen on; by default this machine only")
     parser.add_argument("--port", type=int, help="port; by default the first free one from 7860 on")
     parser.add_argument("--browser", action="store_true", help="open a browser")
+    parser.add_argument(
+        "--public", action="store_true",
+        help="strangers reach the page, through a proxy; they get no access to the hub with this "
+        "machine's token (also: TIMMSCOPE_PUBLIC=1)",
+    )  # fmt: skip
     parser.add_argument("--mcp", action="store_true", help="offer the API as MCP tools, too")
     arguments = parser.parse_args()
     if arguments.mcp and find_spec("mcp") is None:
@@ -41,7 +58,7 @@ def main(program: str | None = None) -> None:
     limit_pools()
     host = arguments.host or os.environ.get("GRADIO_SERVER_NAME", OURS[0])
     device = "cpu" if gpu.is_lent() else None
-    service = Service(public=host not in OURS, device=device)
+    service = Service(public=arguments.public or is_public(host), device=device)
     demo = build(service)
     first = (service, MODELS[0], EXAMPLE_FILES[EXAMPLES[FIRST]], DEFAULT_METHOD)
     threading.Thread(target=warm_up, args=first, daemon=True).start()

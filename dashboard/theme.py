@@ -25,6 +25,7 @@ CSS = """
 }
 
 .dark { --color-accent: var(--primary-400) !important; }
+html:not([data-verdict]) #verdict { display: none !important; }
 
 /* The bar at the top: the name, and how maps look, in one line. */
 #header {

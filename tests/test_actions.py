@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from gradio import FileData
 from PIL import Image
 
 from core import METHODS, METRICS, Attribution, Explainer, ModelHandle, export, load_model
@@ -36,9 +37,10 @@ from core.errors import (
 from core.inputs.batch import OnProgress
 from core.methods.base import Family
 from core.runtime import painting
-from core.views.colour import lut
+from core.views.colour import ALPHA, lut
 from core.views.display import display_limits
 from core.views.maps import unpack
+from core.views.panels import Panel
 from dashboard import actions
 from dashboard.actions import (
     NO_CLASS,
@@ -59,6 +61,8 @@ from dashboard.actions.explain import summary
 from dashboard.actions.formatting import extras_text
 from dashboard.actions.question import POINTERS, UnusableError, params_of
 from dashboard.actions.reasons import fault_card
+from dashboard.api import requests
+from dashboard.components import DEFAULT_VIEW
 from dashboard.components.settings import widget_for
 from dashboard.state import Service, Tasks
 from dashboard.tabs import sidebar
@@ -99,10 +103,8 @@ def ask_for(
     return ExplainRequest(question, method, layer, settings or {})
 
 
-def compared(
-    question: Question, methods: list[str], colour_range: str = "own", layer: str | None = None
-) -> CompareRequest:
-    return CompareRequest(question, methods, {}, layer, colour_range)
+def compared(question: Question, methods: list[str], layer: str | None = None) -> CompareRequest:
+    return CompareRequest(question, methods, {}, layer)
 
 
 def test_the_prediction_comes_with_every_class_to_choose_from(service: Service) -> None:
@@ -156,11 +158,14 @@ def test_an_explanation_says_what_it_took_and_where_it_looked(service: Service) 
     assert "Half of the evidence lies in" in panel["words"]
 
 
-def test_the_recipe_gives_the_same_map(service: Service, tmp_path: Path) -> None:
+def test_the_recipe_gives_the_same_map(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = about(target=285, versus=281, unit="probability")
     request = ask_for(asked, "layercam", {"layercam": {"relu": False}}, "blocks.4")
-    code = actions.explain(service, request).code.replace("picture.jpg", CAT)
+    code = actions.explain(service, request).code
     scope: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
     exec(code, scope)
     path = actions.save(service, SaveRequest(request, "npz"))
     with np.load(path) as saved:
@@ -290,11 +295,12 @@ def test_a_grainy_map_is_smoothed_and_its_card_says_so(service: Service) -> None
 
 
 def test_a_shared_range_is_shared_smoothed_and_as_it_is(service: Service) -> None:
-    found = actions.compare(service, compared(about(), ["saliency", "sobel"], "shared"))
-    drawn = [panel["smoothing"] for panel in found.panels[1:3]]
-    first, second = ({k: one["unsmoothed"][k] for k in ("zmin", "zmax")} for one in drawn if one)
+    maps = actions.compare(service, compared(about(), ["saliency", "sobel"])).panels[1:3]
+    assert all(panel["smoothing"] for panel in maps)
+    together = [panel["shared"]["unsmoothed"] for panel in maps if panel["shared"]]
+    first, second = ({k: one[k] for k in ("zmin", "zmax")} for one in together)
     assert first == second
-    assert first["zmax"] > found.panels[1]["figure"]["data"][0]["zmax"]
+    assert first["zmax"] > maps[0]["figure"]["data"][0]["zmax"]
 
 
 def test_a_picture_is_saved_unsmoothed_if_told(service: Service) -> None:
@@ -306,16 +312,55 @@ def test_a_picture_is_saved_unsmoothed_if_told(service: Service) -> None:
     assert saved[0] != saved[1]
 
 
-def test_a_shared_range_is_the_same_for_all(service: Service) -> None:
-    def ranges(colour_range: str) -> list[tuple[float, float]]:
-        found = actions.compare(service, compared(about(), ["gradcam", "sobel"], colour_range))
-        traces = [panel["figure"]["data"][0] for panel in found.panels[1:3]]
-        return [(trace["zmin"], trace["zmax"]) for trace in traces]
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_a_saved_picture_shows_as_much_of_the_map_as_the_page(service: Service, kind: str) -> None:
+    def drawn(percent: float) -> bytes:
+        request = SaveRequest(ask_for(about(), "gradcam"), kind, strongest=percent)
+        return Path(actions.save(service, request)).read_bytes()
 
-    own, shared = ranges("own"), ranges("shared")
+    whole, tenth, none = drawn(100), drawn(10), drawn(0)
+    assert len({whole, tenth, none}) == 3
+
+
+def test_one_opacity_holds_for_page_files_and_api() -> None:
+    assert DEFAULT_VIEW["alpha"] == ALPHA
+    assert SaveRequest(None, "png").alpha == export.Style().alpha == ALPHA
+    assert requests.SaveRequest(picture=FileData(path=CAT)).opacity == ALPHA
+
+
+def test_a_shared_range_is_the_same_for_all(service: Service) -> None:
+    maps = actions.compare(service, compared(about(), ["gradcam", "sobel"])).panels[1:3]
+    own, shared = own_ranges(maps), shared_ranges(maps)
     assert own[0] != own[1]
     assert shared[0] == shared[1]
     assert shared[0][1] == max(hi for _, hi in own)
+
+
+def test_one_map_shares_its_range_with_none(service: Service) -> None:
+    (_, alone) = actions.compare(service, compared(about(), ["gradcam"])).panels
+    assert alone["shared"] is None
+
+
+def own_ranges(maps: Sequence[Panel]) -> list[tuple[float, float]]:
+    traces = [panel["figure"]["data"][0] for panel in maps]
+    return [(trace["zmin"], trace["zmax"]) for trace in traces]
+
+
+def shared_ranges(maps: Sequence[Panel]) -> list[tuple[float, float]]:
+    together = [panel["shared"] for panel in maps]
+    assert all(together)
+    return [(one["drawn"]["zmin"], one["drawn"]["zmax"]) for one in together if one]
+
+
+def test_the_means_of_a_smoothed_map_reach_as_far_as_the_range_it_shares(service: Service) -> None:
+    methods = ["saliency", "integrated_gradients"]
+    maps = actions.compare(service, compared(about(), methods)).panels[1:3]
+    (low, high), _ = shared_ranges(maps)
+    for one in maps:
+        assert one["smoothing"]
+        means = unpack(one["smoothing"]["z"])  # type: ignore[arg-type]
+        assert low <= means.min()
+        assert means.max() <= high * 1.001
 
 
 @pytest.mark.parametrize(("other", "signed"), [("sobel", False), ("xgradcam", True)])
@@ -324,19 +369,31 @@ def test_a_range_shared_with_a_signed_map_is_symmetric_about_zero(
 ) -> None:
     methods = ["gradcam", other]
     settings = {key: {"relu": False} for key in methods if key != "sobel"}
-    request = CompareRequest(CONTRAST, methods, settings, None, "shared")
-    found = actions.compare(service, request)
-    drawn = [panel["figure"]["data"][0] for panel in found.panels[1:3]]
-    ranges = {(trace["zmin"], trace["zmax"]) for trace in drawn}
-    ((low, high),) = ranges
+    request = CompareRequest(CONTRAST, methods, settings, None)
+    maps = actions.compare(service, request).panels[1:3]
+    ((low, high),) = set(shared_ranges(maps))
     assert low == -high < 0
-    assert all(panel["signed"] for panel in found.panels[1:3])
-    alone = actions.compare(service, replace(request, colour_range="own")).panels[1:3]
-    assert high == max(panel["figure"]["data"][0]["zmax"] for panel in alone)
-    assert alone[0]["signed"]
-    assert alone[1]["signed"] == signed
-    colours = {json.dumps(trace["colorscale"]) for trace in drawn}
-    assert len(colours) == 1, "one colour means one value in all of them"
+    assert all(panel["shared"] and panel["shared"]["signed"] for panel in maps)
+    assert high == max(high for _, high in own_ranges(maps))
+    assert [panel["signed"] for panel in maps] == [True, signed]
+
+
+def test_each_check_is_a_line_that_says_how_it_ended(service: Service) -> None:
+    _, *checks = actions.assess(service, VerdictRequest(ask_for(about(), "gradcam"))).panels
+    outcomes = {"good": "passed", "doubtful": "doubtful", "bad": "failed", "unasked": ""}
+    assert [one["method"] for one in checks] == [outcomes[one["tone"]] for one in checks]
+    assert all("\n" not in one["title"] and len(one["title"]) < 80 for one in checks)
+
+
+def test_layers_are_offered_from_early_to_late(service: Service) -> None:
+    handle = service.models.get(LITE0).model
+    depth = list(handle.layers).index
+    for layers in (
+        actions.describe_method(service, MethodRequest(LITE0, "pretrained", "gradcam")).layers,
+        actions.describe_model(service, ModelRequest(LITE0, "pretrained")).layers,
+    ):
+        assert layers == sorted(layers, key=depth)
+        assert {layer.name for layer in handle.stages()} < set(layers)
 
 
 def test_feature_maps_and_their_statistics(service: Service) -> None:
@@ -1042,14 +1099,17 @@ def test_progress_says_the_time_left_once_it_can_be_told() -> None:
         now[0] = seconds
         tick(done, 4000)
     tick(1, 2)
+    tick(0, 1)
+    tick(0, 0)
     assert told == [
-        "0 of 4,000 steps",
-        "500 of 4,000 steps",
-        "1,000 of 4,000 steps, about 30 s left",
-        "2,000 of 4,000 steps, about 50 s left",
-        "4,000 of 4,000 steps",
-        "10 of 4,000 steps",
-        "20 of 4,000 steps, about 13 min left",
+        "0 of 4,000 passes",
+        "500 of 4,000 passes",
+        "1,000 of 4,000 passes, about 30 s left",
+        "2,000 of 4,000 passes, about 50 s left",
+        "4,000 of 4,000 passes",
+        "10 of 4,000 passes",
+        "20 of 4,000 passes, about 13 min left",
+        "Waiting for a turn",
     ]
 
 

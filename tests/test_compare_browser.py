@@ -180,6 +180,43 @@ def test_a_zoom_stays_when_a_panel_is_drawn_again(visit: Open, url: str) -> None
     assert ranges(page) == zoomed
 
 
+def spans(page: Page) -> list[list[float]]:
+    """The range of colours of each map, as it is drawn."""
+    found: list[list[float]] = page.evaluate(
+        """() => [...document.querySelectorAll('#compare-result .js-plotly-plot')]
+          .filter((plot) => plot.layout.images && plot.data[0].colorbar).slice(0, 3)
+          .map(({data: [trace]}) => [trace.zmin, trace.zmax])"""
+    )
+    return found
+
+
+def test_maps_share_a_range_of_colours_without_a_request(visit: Open, url: str) -> None:
+    seen = opened(visit(url))
+    page = seen.page
+    before = settled(seen)
+    together = page.locator("#colour-range").get_by_label("Shared")
+    together.check()
+    assert settled(seen) == before, "nobody has pressed Compare"
+    expect(page.locator(f"{CARDS} .ts-plot .main-svg")).to_have_count(0)
+
+    chosen(page, "#compare-methods", "Grad-CAM", "HiResCAM", "Saliency")
+    compared(page, 6)
+    before = settled(seen)
+    shared = spans(page)
+    assert len(shared) == 3
+    assert len({tuple(span) for span in shared}) == 1, "maps that come later take it too"
+    page.locator("#colour-range").get_by_label("Own").check()
+    page.wait_for_timeout(300)
+    own = spans(page)
+    assert len({tuple(span) for span in own}) > 1
+    assert max(high for _, high in own) == shared[0][1]
+    page.locator("#smooth input").uncheck()
+    together.check()
+    page.wait_for_timeout(300)
+    assert len({tuple(span) for span in spans(page)}) == 1
+    assert seen.requests[before:] == []
+
+
 def test_order_and_measure_change_without_a_request(visit: Open, url: str) -> None:
     seen = opened(visit(url))
     page = seen.page

@@ -19,6 +19,7 @@ from core.inputs.image import Picture
 from core.inputs.preprocessing import Geometry, Preprocessing
 from core.types import Attribution
 from core.views import colour
+from core.views.colour import ALPHA
 from core.views.display import FINE, display_limits, drawn
 
 SIDE = 40
@@ -92,8 +93,8 @@ def test_a_png_left_alone_is_three_fifths_of_the_default_colours(
     answer: Attribution, name: str, tmp_path: Path
 ) -> None:
     found = saved(tmp_path, answer)
-    assert abs(found - blended(answer, name, 0.6, fade=False)).max() <= 2
-    assert (found == saved(tmp_path, answer, colormap="auto", alpha=0.6, fade=False)).all()
+    assert abs(found - blended(answer, name, ALPHA, fade=False)).max() <= 2
+    assert (found == saved(tmp_path, answer, colormap="auto", alpha=ALPHA, fade=False)).all()
 
 
 def test_a_png_is_of_the_map_in_input_pixels(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def requests() -> dict[str, Any]:
         "assess": actions.VerdictRequest(EXPLANATION),
         "check_quietly": actions.VerdictRequest(EXPLANATION),
         "class_maps": EXPLANATION,
-        "compare": actions.CompareRequest(**methods, **layer, colour_range="own"),
+        "compare": actions.CompareRequest(**methods, **layer),
         "curve_step": actions.CurveStepRequest(QUESTION, "gradcam deletion", 25, {}, None),
         "describe_method": actions.MethodRequest(**model, method="gradcam"),
         "describe_model": actions.OffersRequest(**model),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from core.errors import TimmscopeError
@@ -16,7 +18,8 @@ from dashboard.actions.question import UnusableError
 from dashboard.api import requests
 from dashboard.api.handlers import checked
 from dashboard.state import Service
-from dashboard.tabs.binding import inputs_of
+from dashboard.tabs import compare, sidebar
+from dashboard.tabs.binding import Told, inputs_of
 from dashboard.tabs.handlers import handler
 from tests.conftest import SAMPLES
 from tests.test_api import UPLOADED
@@ -94,6 +97,7 @@ def test_an_endpoint_runs_there_too(lender: Lender) -> None:
 @pytest.mark.parametrize("name", sorted(gpu.ON_CPU))
 def test_what_computes_nothing_stays_where_it_is(name: str, lender: Lender) -> None:
     named = {endpoint.__name__: endpoint for endpoint in api.ENDPOINTS}
+    named |= {one.__name__: one for one in (sidebar._pick, compare._extend)}
     action = named.get(name) or getattr(actions, name)
     assert gpu.borrowing(action, Service()) is action
     assert lender.marked == []
@@ -134,6 +138,29 @@ def test_the_handler_of_the_page_borrows(lender: Lender) -> None:
     run = handler(page, "", actions.predict, inputs, lambda found: found.predicted)
     assert isinstance(run(SimpleNamespace(session_hash="me"), None), int)
     assert len(lender.calls) == 1
+
+
+@dataclass(frozen=True)
+class _Pressed:
+    """What is asked by an event of a component."""
+
+    question: actions.Question
+    event: Told
+
+
+def test_what_a_component_tells_of_an_event_goes_there_as_plain_data(lender: Lender) -> None:
+    def choose(service: Service, pressed: _Pressed, on_progress: Any = None) -> Any:
+        return pressed.event.get("target"), type(pressed.event)
+
+    question = actions.Question("a.jpg", "test_resnet", "random", None, None, "logit")
+    fields = {name: getattr(question, name) for name in question.__slots__}
+    inputs = inputs_of(_Pressed, **fields)
+    assert [one.annotation for one in inputs.parameters] == [gr.EventData]
+    run = handler(Service(), "", choose, inputs, lambda found: found)
+    visitor = SimpleNamespace(session_hash="me")
+    assert run(gr.EventData(None, {"target": 7}), visitor, None) == (7, Told)
+    assert run(gr.EventData(None, "nonsense"), visitor, None) == (None, Told)
+    assert len(lender.calls) == 2
 
 
 def test_the_page_of_a_space_keeps_its_models_on_the_cpu(

@@ -120,6 +120,26 @@ def test_a_smoothed_map_tells_its_own_values(page: Page) -> None:
     assert bare["colorbar"] == {"len": 1}
 
 
+def test_a_map_takes_the_range_that_it_shares_with_others_and_gives_it_back(page: Page) -> None:
+    figure = {"layout": {}, "data": [{"z": 1, "zmin": 0, "zmax": 2, "colorbar": {"len": 1}}]}
+    smoothing = {"z": 5, "unsmoothed": {"zmax": 3}, "caption": ""}
+    alone = {"signed": False, "smoothing": smoothing, "figure": figure, "shared": None}
+    assert call(page, "values.inRange", alone, True) == alone
+    shared = {
+        "signed": True,
+        "drawn": {"zmin": -9, "zmax": 9, "colorbar": {"len": 7}},
+        "unsmoothed": {"zmin": -99, "zmax": 99},
+    }
+    given = {**alone, "shared": shared}
+    assert call(page, "values.inRange", given, False) == given
+    found = call(page, "values.inRange", given, True)
+    assert found["signed"]
+    assert found["figure"]["data"] == [{"z": 1, **shared["drawn"]}]
+    assert found["smoothing"] == {**smoothing, "unsmoothed": shared["unsmoothed"]}
+    bare = call(page, "values.inRange", {**given, "smoothing": None}, True)
+    assert bare["smoothing"] is None
+
+
 # -- values.js: colours -------------------------------------------------------------------------
 
 

@@ -11,17 +11,29 @@ from functools import partial
 from typing import Any
 
 import pytest
+from gradio import FileData
 
 from core import Explainer, load_model, sample_picture
 from core.errors import CancelledError, TimmscopeError
+from core.inputs.batch import OnProgress
 from dashboard import actions
-from dashboard.actions import CompareRequest, ExplainRequest
+from dashboard.actions import (
+    CompareRequest,
+    CurveStepRequest,
+    MeasureRequest,
+    RecommendRequest,
+    SaveRequest,
+    VerdictRequest,
+)
+from dashboard.api import endpoints, requests
 from dashboard.state import Service
 from dashboard.state.lane import SlowLane
+from tests.conftest import SAMPLES
 from tests.test_actions import about, ask_for
 from tests.test_failing_models import EXPLANATION, REQUESTS
 
 PATIENCE = 30
+COFFEE = str(SAMPLES / "coffee.jpg")
 
 
 def counted(context: Callable[..., Any], calls: list[object], *given: object) -> Any:
@@ -32,6 +44,16 @@ def counted(context: Callable[..., Any], calls: list[object], *given: object) ->
 
 def cancelled(_done: int, _expected: int) -> None:
     raise CancelledError("This was cancelled.")
+
+
+def cancelled_if_it_waits(service: Service) -> OnProgress:
+    """A callback that ends work which waits for a place."""
+
+    def look(_done: int, _expected: int) -> None:
+        if service.slow.waiting:
+            raise CancelledError("This was cancelled.")
+
+    return look
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -94,18 +116,63 @@ def test_an_instant_method_needs_no_place(full: Service) -> None:
     assert actions.explain(full, ask_for(about(), "gradcam")).panels
 
 
+INSTANT = {"question": about(), "methods": ["gradcam", "layercam"], "settings": {}, "layer": None}
+SLOW = {**INSTANT, "methods": ["gradcam", "layercam", "occlusion"]}
+RISE = ask_for(about(), "rise")
+
+
 @pytest.mark.parametrize(
-    "request_",
+    ("name", "asked"),
     [
-        ask_for(about(), "rise"),
-        ask_for(about(), "integrated_gradients"),
-        ask_for(about(), "occlusion"),
-        CompareRequest(about(), ["gradcam"], {}, None, "own"),
+        ("compare", CompareRequest(**INSTANT)),
+        ("compare", CompareRequest(**INSTANT, what="pictures", second=COFFEE)),
+        ("save", SaveRequest(ask_for(about(), "gradcam"), "json")),
+        ("curve_step", CurveStepRequest(about(), "gradcam deletion", 25, {}, None)),
     ],
-    ids=["rise", "integrated_gradients", "occlusion", "compare"],
+    ids=["methods", "pictures", "save", "curve step"],
 )
-def test_slow_work_waits_for_a_place(full: Service, request_: object) -> None:
-    act = actions.explain if isinstance(request_, ExplainRequest) else actions.compare
+def test_nor_do_several_maps_that_take_an_instant_together(
+    full: Service, name: str, asked: Any
+) -> None:
+    getattr(actions, name)(full, asked, cancelled_if_it_waits(full))
+
+
+def test_nor_does_the_api(full: Service) -> None:
+    coffee, waits = FileData(path=COFFEE), cancelled_if_it_waits(full)
+    maps = requests.MapsRequest(picture=coffee, methods=["gradcam", "layercam"], values=False)
+    assert not endpoints.compare(full, maps, waits)["errors"]
+    sides = requests.PicturesRequest(picture=coffee, second=coffee, values=False)
+    assert not endpoints.compare_pictures(full, sides, waits)["errors"]
+
+
+def test_nor_does_a_slow_map_that_is_kept() -> None:
+    service, slow = Service(), ask_for(about(model="test_resnet", weights="random"), "occlusion")
+    actions.explain(service, slow)
+    together = CompareRequest(slow.question, ["gradcam", "occlusion"], {}, None)
+    with service.slow.slot(), service.slow.slot():
+        waits = cancelled_if_it_waits(service)
+        assert actions.explain(service, slow, waits).panels
+        assert actions.save(service, SaveRequest(slow, "json"), waits)
+        assert actions.compare(service, together, waits).panels
+
+
+@pytest.mark.parametrize(
+    ("name", "request_"),
+    [
+        ("explain", RISE),
+        ("explain", ask_for(about(), "integrated_gradients")),
+        ("explain", ask_for(about(), "occlusion")),
+        ("compare", CompareRequest(**SLOW)),
+        ("compare", CompareRequest(**INSTANT, what="pictures", method="rise", second=COFFEE)),
+        ("recommend", RecommendRequest(**INSTANT)),
+        ("measure", MeasureRequest(**INSTANT, metrics=["deletion"])),
+        ("assess", VerdictRequest(ask_for(about(), "gradcam"))),
+        ("save", SaveRequest(RISE, "json")),
+        ("curve_step", CurveStepRequest(about(), "rise deletion", 25, {}, None)),
+    ],
+)
+def test_slow_work_waits_for_a_place(full: Service, name: str, request_: Any) -> None:
+    act = getattr(actions, name)
     checks = []
 
     def waiting(_done: int, _expected: int) -> None:
@@ -114,9 +181,22 @@ def test_slow_work_waits_for_a_place(full: Service, request_: object) -> None:
             raise CancelledError("This was cancelled.")
 
     with pytest.raises(CancelledError):
-        act(full, request_, waiting)  # type: ignore[operator]
+        act(full, request_, waiting)
     assert checks[-1] == 1
     assert full.slow.waiting == 0
+
+
+def test_who_waits_for_a_place_is_told_so(full: Service) -> None:
+    told = []
+
+    def report(_share: float, text: str) -> None:
+        told.append(text)
+        full.tasks.cancel("someone/explain")
+
+    task = full.tasks.begin("someone/explain", report)
+    with pytest.raises(CancelledError):
+        actions.explain(full, RISE, task)
+    assert told == ["Waiting for a turn"]
 
 
 def test_it_is_told_when_the_last_slow_work_has_ended() -> None:
@@ -186,12 +266,34 @@ def test_quick_actions_are_not_held_up(name: str, monkeypatch: pytest.MonkeyPatc
     assert len(held) == resolving + (name != "predict")
 
 
+@pytest.mark.parametrize("name", ["recommend", "measure", "assess"])
+def test_slow_actions_queue_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, taken = Service(), []
+    monkeypatch.setattr(service.slow, "slot", partial(counted, service.slow.slot, taken))
+    getattr(actions, name)(service, REQUESTS[name])
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize("name", ["recommend", "measure", "verdict"])
+def test_slow_endpoints_queue_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, taken = Service(), []
+    monkeypatch.setattr(service.slow, "slot", partial(counted, service.slow.slot, taken))
+    asked: dict[str, Any] = {"picture": FileData(path=COFFEE), "model": "test_resnet"}
+    kind = {"recommend": requests.OfMethods, "measure": requests.MeasureRequest}
+    methods = {} if name == "verdict" else {"methods": ["gradcam", "occlusion"]}
+    request = kind.get(name, requests.OfMap)(**asked, **methods, weights="random")
+    getattr(endpoints, name)(service, request)
+    assert len(taken) == 1
+
+
 @pytest.mark.parametrize("name", ["assess", "compare", "measure", "recommend", "rise"])
 def test_slow_actions_give_way_at_every_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     service, steps = Service(), []
     monkeypatch.setattr(SlowLane, "_step", lambda *step: steps.append(step))
     if name == "rise":
         actions.explain(service, replace(EXPLANATION, method="rise", stop_after=32))
+    elif name == "compare":
+        actions.compare(service, replace(REQUESTS[name], methods=["gradcam", "occlusion"]))
     else:
         getattr(actions, name)(service, REQUESTS[name])
     assert len(steps) > 1

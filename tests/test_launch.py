@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ class Launched:
 def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
     page = Launched()
     monkeypatch.setattr(launch, "build", page.build)
-    monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
+    for name in ("GRADIO_SERVER_NAME", *launch.TELL_PUBLIC):
+        monkeypatch.delenv(name, raising=False)
     return page
 
 
@@ -86,3 +88,40 @@ def test_tools_are_offered_where_their_package_is(
         launch.main()
     assert "pip install 'timmscope[mcp]'" in capsys.readouterr().err
     assert launched.options == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "public"),
+    [
+        ("--public", {}, True),
+        ("", {"TIMMSCOPE_PUBLIC": "1"}, True),
+        ("", {"TIMMSCOPE_PUBLIC": "0"}, False),
+        ("", {"TIMMSCOPE_PUBLIC": ""}, False),
+        ("--host 127.0.0.1", {"GRADIO_ROOT_PATH": "/timmscope"}, True),
+        ("", {"GRADIO_ROOT_PATH": ""}, False),
+        ("", {"SPACE_ID": "someone/timmscope"}, True),
+        ("--host 0.0.0.0", {"TIMMSCOPE_PUBLIC": "0"}, True),
+    ],
+)
+def test_a_page_behind_a_proxy_or_of_a_space_is_public(
+    words: str,
+    variables: dict[str, str],
+    public: bool,
+    launched: Launched,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", *words.split()])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    launch.main()
+    assert launched.service.models.public is public
+
+
+def test_every_recipe_of_a_page_for_others_says_that_it_is_public() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "deploy.md").read_text(encoding="utf-8")
+    starts = [
+        line for line in text.splitlines() if "timmscope-dashboard" in line and "--port" in line
+    ]
+    assert len(starts) == 3
+    for line in starts:
+        assert "--public" in line or '"--public"' in line, line

@@ -69,7 +69,7 @@ coffee = str(timmscope.sample_picture("coffee"))
 question = Question(coffee, MODELS[0], "pretrained", None, None, "logit")
 snippet = actions.explain(Service(), ExplainRequest(question, "gradcam", None, {})).code
 scope = {}
-exec(snippet.replace("picture.jpg", coffee), scope)
+exec(snippet, scope)
 
 sys.argv[:] = [script, "methods"]
 said = io.StringIO()

@@ -44,13 +44,13 @@ VALUES = {**dataclasses.asdict(QUESTION), "methods": ["lime"], "settings": {}, "
 
 
 def test_a_request_is_read_from_the_widgets_of_its_fields_names() -> None:
-    widgets = fields("colour_range", "layer", "unrelated", "methods", "settings", *ABOUT)
+    widgets = fields("own_class", "layer", "unrelated", "methods", "settings", *ABOUT)
     inputs = inputs_of(CompareRequest, widgets)
     names = [parameter.name for parameter in inputs.parameters]
-    assert names == [*reversed(ABOUT), "methods", "settings", "layer", "colour_range"]
+    assert names == [*reversed(ABOUT), "methods", "settings", "layer", "own_class"]
     assert inputs.components == [widgets[name] for name in names]
-    request = inputs.build([{**VALUES, "colour_range": "own"}[name] for name in names])
-    assert request == CompareRequest(QUESTION, ["lime"], {}, "", "own")
+    request = inputs.build([{**VALUES, "own_class": True}[name] for name in names])
+    assert request == CompareRequest(QUESTION, ["lime"], {}, "", own_class=True)
 
 
 def test_a_new_option_is_a_field_and_a_widget_of_its_name() -> None:
@@ -63,10 +63,10 @@ def test_a_new_option_is_a_field_and_a_widget_of_its_name() -> None:
     ) -> Any:
         return request.smooth, request.methods, request.question
 
-    widgets = fields(*ABOUT, "methods", "settings", "layer", "colour_range")
+    widgets = fields(*ABOUT, "methods", "settings", "layer", "own_class")
     inputs = inputs_of(WithOption, {"smooth": gr.Checkbox(), **widgets})
     run = handler(Service(), "", compare, inputs, lambda found: found)
-    values = {**VALUES, "colour_range": "own", "smooth": True}
+    values = {**VALUES, "own_class": True, "smooth": True}
     *given, visitor, progress = inspect.signature(run).parameters
     assert (visitor, progress, given[-1]) == ("visitor", "progress", "smooth")
     assert run(*(values[name] for name in given), VISITOR, None) == (True, ["lime"], QUESTION)
@@ -127,7 +127,7 @@ def test_an_action_reports_its_progress() -> None:
     told: list[tuple[float, str]] = []
     run = handled(Service(), double)
     assert run(4, VISITOR, lambda share, desc: told.append((share, desc))) == "shown 8"
-    assert told == [(0.75, "3 of 4 steps")]
+    assert told == [(0.75, "3 of 4 passes")]
 
 
 def test_a_cancelled_action_leaves_the_page_as_it_is() -> None:

@@ -92,18 +92,32 @@ def test_an_address_names_a_picture_by_nothing_but_the_name_it_was_given(upload:
 def test_pictures_go_after_their_time_and_the_oldest_first() -> None:
     now = [0.0]
     shared = SharedPictures(max_pictures=2, seconds=10, clock=lambda: now[0])
-    first, second = shared.keep(one := picture()), shared.keep(picture())
+    first, second = shared.keep(picture()), shared.keep(picture())
     paths = [Path(str(shared.path(name))) for name in (first, second)]
     now[0] = 6
-    assert shared.keep(one) == first, "shared anew, it is kept for longer"
     third = shared.keep(picture())
+    assert shared.path(first) is None
+    assert [path.exists() for path in paths] == [False, True]
+    now[0] = 9.9
+    assert shared.path(second)
+    now[0] = 10
     assert shared.path(second) is None
-    assert [path.exists() for path in paths] == [True, False]
-    now[0] = 15.9
-    assert shared.path(first)
+    assert shared.path(third)
     now[0] = 16
-    assert shared.path(first) is shared.path(third) is None
-    assert not paths[0].parent.exists()
+    assert shared.path(third) is None
+    assert not paths[1].parent.exists()
+
+
+def test_a_picture_that_is_shared_anew_ends_when_it_would_have_ended() -> None:
+    now = [0.0]
+    shared = SharedPictures(seconds=10, clock=lambda: now[0])
+    name = shared.keep(one := picture())
+    for second in (4, 8, 9.9):
+        now[0] = second
+        assert shared.keep(one) == name, "whoever opens the address can press Share"
+    now[0] = 10
+    assert shared.path(name) is None
+    assert shared.keep(one) != name, "a new name, which nobody knows yet"
 
 
 def test_all_pictures_together_have_a_bound_of_bytes() -> None:

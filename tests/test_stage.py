@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core import Explainer, load_model
 from core.errors import TimmscopeError
@@ -96,6 +99,21 @@ def test_the_film_shows_every_stage_and_agrees_with_the_map_alone(service: Servi
         assert alone["figure"] == stop.panel["figure"]
         assert alone["words"] == stop.panel["words"]
         assert f"layer='{stop.layer}'" in stop.code
+
+
+def test_the_picture_on_the_stage_is_crisp_on_a_screen_of_high_density(
+    service: Service, tmp_path: Path
+) -> None:
+    with Image.open(CAT) as picture:
+        picture.resize((3000, 2000)).save(tmp_path / "large.jpg")
+    request = ask_for(about(str(tmp_path / "large.jpg")), "gradcam")
+    (shown,) = actions.explain(service, request).panels
+    source = shown["figure"]["layout"]["images"][0]["source"]
+    content = base64.b64decode(source.partition(",")[2])
+    assert max(Image.open(io.BytesIO(content)).size) == 2048
+    assert len(content) < 1_500_000
+    stop = actions.film(service, request).stops[-1].panel
+    assert stop["figure"]["layout"]["images"][0]["source"] == source
 
 
 def test_all_layers_of_the_film_share_one_pass() -> None:

@@ -174,10 +174,40 @@ def test_a_cheap_map_gets_a_badge(seen: Visit, service: Service) -> None:
     badge = page.locator("#test")
     expect(badge).to_contain_text("checks", timeout=TIMEOUT)
     expect(badge).to_have_class(re.compile("ts-badge-(good|doubtful|bad)"))
-    expect(page.locator("#verdict .ts-card").first).to_contain_text("Verdict: ")
+    tests = page.locator("#verdict .ts-card").first
+    expect(tests).to_contain_text("Verdict: ")
+    expect(tests).to_be_visible()
+    count = len(seen.requests)
+    badge.click()
+    expect(tests).to_be_hidden()
+    expect(badge).to_have_attribute("aria-expanded", "false")
+    badge.press("Enter")
+    expect(tests).to_be_visible()
+    expect(badge).to_have_attribute("aria-expanded", "true")
+    badge.press("Escape")
+    expect(tests).to_be_hidden()
+    badge.click()
+    assert seen.requests[count:] == []
     page.locator("#prediction .ts-class-main").nth(1).click()
     title(page, "Why cup?")
     expect(badge).to_have_text("Can this map be trusted?")
+
+
+def test_tests_that_were_made_unasked_open_without_a_request(
+    visit: Callable[..., Visit],
+) -> None:
+    with launched(Service()) as address:
+        seen = visit(address)
+        page = seen.page
+        badge, tests = page.locator("#test"), page.locator("#verdict .ts-card").first
+        expect(badge).to_contain_text("checks", timeout=TIMEOUT)
+        expect(tests).to_be_hidden()
+        page.wait_for_timeout(500)
+        count = len(seen.requests)
+        badge.click()
+        expect(tests).to_be_visible()
+        expect(tests).to_contain_text("Verdict: ")
+        assert seen.requests[count:] == []
 
 
 def test_on_a_phone_the_answer_comes_first(visit: Callable[..., Visit], url: str) -> None:

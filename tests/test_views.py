@@ -435,18 +435,22 @@ def test_overlay_of_no_opacity_is_the_picture_and_of_full_opacity_the_colours() 
     assert (laid(values, WHOLE, "RdBu", 1.0) == colours).all()
 
 
-def test_overlay_left_alone_is_three_fifths_of_the_maps_default_colours() -> None:
+def test_overlay_left_alone_has_the_default_opacity_and_colours() -> None:
     for values, name in ((FINE["magnitudes"], "inferno"), (FINE["signed"], "RdBu")):
         span = colour.limits(values)
-        assert (laid(values, WHOLE) == laid(values, WHOLE, name, 0.6, False, limits=span)).all()
-        assert abs(laid(values, WHOLE) - blended(values, name, span, 0.6, False)).max() <= 5
+        assert (
+            laid(values, WHOLE) == laid(values, WHOLE, name, colour.ALPHA, False, limits=span)
+        ).all()
+        assert (
+            abs(laid(values, WHOLE) - blended(values, name, span, colour.ALPHA, False)).max() <= 5
+        )
 
 
 def test_overlay_in_a_range_shared_with_signed_maps_has_their_colours() -> None:
     values, shared = FINE["magnitudes"], (-2.0, 2.0)
     found = laid(values, WHOLE, limits=shared)
     assert (found == laid(values, WHOLE, "RdBu", limits=shared)).all()
-    assert abs(found - blended(values, "RdBu", shared, 0.6, fade=False)).max() <= 5
+    assert abs(found - blended(values, "RdBu", shared, colour.ALPHA, fade=False)).max() <= 5
     faded = laid(0 * values, WHOLE, "RdBu", 1.0, True, limits=shared)
     assert abs(faded - pixels(PHOTO)).max() <= 2, "zero lies in the middle, and is clear"
 

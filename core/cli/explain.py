@@ -59,6 +59,7 @@ from core.report import (
     agreement_facts,
     ways_out_facts,
 )
+from core.tasks.base import TargetLike
 from core.tasks.query import Query
 from core.types import Attribution, Comparison, Need, Prediction
 
@@ -184,17 +185,42 @@ def _reports_of(
     prediction = explainer.predict(batch)
     if not arguments.each_class:
         target = arguments.target if arguments.target is not None else prediction.top(1)[0][0]
-        query = explainer.query(batch, target=target, layer=arguments.layer, seed=arguments.seed)
+        query = _query(explainer, batch, arguments, target)
         return [_report(request, explainer, picture, query, files, picture.stem)]
     reports = []
     targets = likeliest(prediction, arguments.each_class)
     for target in targets:
-        query = explainer.query(
-            batch, target=target, extra_targets=targets, layer=arguments.layer, seed=arguments.seed
-        )
+        query = _query(explainer, batch, arguments, target, targets)
         stem = f"{picture.stem}-{file_stem(prediction.label(target))}"
         reports.append(_report(request, explainer, picture, query, files, stem))
     return reports
+
+
+def _query(
+    explainer: Explainer,
+    batch: InputBatch,
+    arguments: argparse.Namespace,
+    target: TargetLike,
+    more: Sequence[TargetLike] = (),
+) -> Query:
+    """The question about one class; `more` are those that share its pass.
+
+    Raises:
+        TimmscopeError: the model has no such class, or no probability where that is asked for.
+    """
+
+    def scored(one: TargetLike) -> TargetLike:
+        found = explainer.target(one)
+        return found.probability() if found and arguments.score == "probability" else found
+
+    return explainer.query(
+        batch,
+        target=scored(target),
+        extra_targets=[scored(one) for one in more],
+        layer=arguments.layer,
+        seed=arguments.seed,
+        stop_after=arguments.stop_after,
+    )
 
 
 def _report(
@@ -361,11 +387,19 @@ def configure(command: argparse.ArgumentParser) -> None:
         help="a report on each of the N likeliest classes; CAM methods take one forward pass",
     )  # fmt: skip
     command.add_argument(
+        "--score", choices=("logit", "probability"), default="logit",
+        help="which number of a class is explained",
+    )  # fmt: skip
+    command.add_argument(
         "--each-layer", action="store_true", help="CAM methods at the last layer of each stage"
     )
     command.add_argument(
         "--seconds", type=_seconds, metavar="N",
         help="stop a slow method after about N seconds and keep the map of the samples so far",
+    )  # fmt: skip
+    command.add_argument(
+        "--stop-after", type=count, metavar="N",
+        help="take at most N samples of a slow method, the first that it would take",
     )  # fmt: skip
     command.add_argument("--metrics", default="", help="names, comma separated; see 'metrics'")
     add_evidence_arguments(command, "a mask, VOC .xml, COCO .json")

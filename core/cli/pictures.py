@@ -14,9 +14,13 @@ from pathlib import Path
 from core.errors import PictureError, TimmscopeError
 from core.evaluation.evaluate import picture_files
 from core.inputs.image import MAX_BYTES, is_address, open_picture
+from core.inputs.samples import sample_names
 from core.inputs.tiff import is_tiff
 
-HELP = "files, folders, patterns such as 'photos/*.jpg', or - for standard input"
+HELP = (
+    "files, folders, patterns such as 'photos/*.jpg', - for standard input, or a sample such as "
+    "coffee"
+)
 """What the commands take as pictures, for their help."""
 
 
@@ -121,6 +125,8 @@ def _expanded(words: Iterable[str]) -> Iterator[Named]:
             yield from _from_folder(Path(word))
         elif not os.path.lexists(word) and re.search(r"[*?\[]", word):
             yield from _from_pattern(word)
+        elif not os.path.lexists(word) and word in (samples := sample_names()):
+            yield Named(samples[word].name, samples[word])
         else:
             yield Named(word, Path(word))
 

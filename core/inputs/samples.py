@@ -23,10 +23,15 @@ def sample_picture(name: str) -> Path:
     >>> sample_picture("coffee").name
     'coffee.jpg'
     """
-    files = {path.stem: path for path in (*_photographs(), *_scenes())}
+    files = sample_names()
     if name not in files:
         raise unknown("sample picture", name, files)
     return files[name]
+
+
+def sample_names() -> dict[str, Path]:
+    """The path of every sample picture, by its name."""
+    return {path.stem: path for path in (*_photographs(), *_scenes())}
 
 
 def sample_files() -> list[Path]:

@@ -66,7 +66,7 @@ class Progress:
 
     def _report(self) -> None:
         if self.callback is not None:
-            self.callback(self.done, max(self.done, self.expected))
+            self.callback(self.done, max(self.done, self.expected, 1))
 
 
 def joint_progress(
@@ -87,7 +87,7 @@ def joint_progress(
 
     def report(before: int, most: int, done: int, _expected: int) -> None:
         if callback is not None:
-            callback(before + min(done, most), sum(rows))
+            callback(before + min(done, most), max(sum(rows), 1))
 
     for i, most in enumerate(rows):
         yield partial(report, sum(rows[:i]), most)

@@ -101,14 +101,14 @@ def load_foreign(function: Callable[..., Any], *args: Any, name: str, **kwargs: 
 
 
 def failure_of(error: Exception) -> TimmscopeError | None:
-    """What an error means to a person that no function of this module has turned into a sentence.
-
-    The last resort of a page or a server, for what reaches it raw.
+    """What an error means to a person: the one place where a page or a server asks.
 
     Returns:
-        The error to show if the memory is used up, or if a model raised it while it ran; None if it
-        is a fault of our own.
+        The error itself if it is a `TimmscopeError`; the error to show if the memory is used up, or
+        if a model raised it while it ran; None if it is a fault of our own.
     """
+    if isinstance(error, TimmscopeError):
+        return error
     if is_out_of_memory(error):
         return MemoryExhaustedError(
             "this does not fit into the memory that is left; free memory, or choose a smaller model"

@@ -165,7 +165,7 @@ class Classification(Task):
 
 
 def parse_target(text: str | int, labels: Sequence[str] | None, model: str = "the model") -> Target:
-    """A target from what a person types: a class, "A-B", "A+B" or "not A".
+    """A target from what a person types: a class, "A-B", "A+B", or "not" before one of these.
 
     An integer is always an index; text is a label before it is an index. Labels are compared
     without regard to case; a label that itself contains a hyphen, a plus or "not" is preferred to
@@ -198,12 +198,12 @@ def parse_target(text: str | int, labels: Sequence[str] | None, model: str = "th
 
 
 def _parse(text: str, names: Mapping[str, int]) -> Target | None:
-    """A class, "A-B", "A+B+...", or "not A"; None if it is none of these."""
+    """A class, "A-B", "A+B+...", or "not" one of these; None if it is none of these."""
     whole = _parse_class(text, names)
     if whole is not None:
         return whole
     if negated := _NOT.fullmatch(text):
-        against = _parse_class(negated[1], names)
+        against = _parse(negated[1], names)
         return None if against is None else -against
     for left, right in _cuts(text, "-"):
         sides = _parse_class(left, names), _parse_class(right, names)

@@ -295,15 +295,20 @@ def _table(name: str, signed: bool) -> NDArray[np.uint8]:
     return upper
 
 
+ALPHA = 0.65
+"""Opacity of maps over pictures, on the page and in files, until somebody says otherwise."""
+
+
 def overlay(
     picture: Image.Image,
     values: ArrayLike,
     geometry: MapGeometry,
     colormap: str = "auto",
-    alpha: float = 0.6,
+    alpha: float = ALPHA,
     fade: bool = False,
     *,
     limits: Limits | None = None,
+    cut: float = 0.0,
     side: int = 2048,
 ) -> Image.Image:
     """The picture with a map drawn over the area of the model's input, upsampled bilinearly.
@@ -316,6 +321,7 @@ def overlay(
         alpha: opacity of the map, from 0 to 1.
         fade: whether weak values are transparent.
         limits: colour range; None uses that of the map.
+        cut: values nearer to zero than this are transparent.
         side: longest side of the result in pixels; larger pictures are scaled down.
 
     Returns:
@@ -339,7 +345,7 @@ def overlay(
     canvas.paste(
         Image.fromarray(colourise(spread, name, span)),
         (left, top),
-        _mask(spread, span, alpha, fade),
+        _mask(spread, span, alpha, fade, cut),
     )
     if not geometry.whole:
         _outline(canvas, (left, top, left + size[0] - 1, top + size[1] - 1))
@@ -350,10 +356,13 @@ def _given_or_own(given: Limits | None, values: NDArray[np.float32]) -> Limits:
     return given or limits(values)
 
 
-def _mask(values: NDArray[np.float32], limits: Limits, alpha: float, fade: bool) -> Image.Image:
+def _mask(
+    values: NDArray[np.float32], limits: Limits, alpha: float, fade: bool, cut: float
+) -> Image.Image:
     shown: NDArray[np.floating] = np.ones(values.shape)
     if fade:
         shown = opacity(is_diverging(limits), _positions(values, limits))
+    shown = np.where(np.abs(values) < cut, 0.0, shown)
     return Image.fromarray((shown * alpha * 255).round().clip(0, 255).astype(np.uint8))
 
 

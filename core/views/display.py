@@ -6,6 +6,8 @@ and notebooks take its range of colours and what is coloured from this file.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
@@ -151,3 +153,16 @@ def _range(low: float, high: float) -> Limits:
     if near > FLOOR * far and far - near > FLAT * far:
         return low, high
     return (0.0, far) if high > 0 else (-far, far)
+
+
+def cut_of(values: ArrayLike, percent: float) -> float:
+    """The size that the strongest per cent of a map's values reach; 0 for all of them.
+
+    >>> cut_of([[-4.0, 3.0], [2.0, 1.0]], 50), cut_of([[1.0]], 100), cut_of([[1.0]], 0)
+    (3.0, 0.0, inf)
+    """
+    sizes = np.sort(np.abs(np.asarray(values)), axis=None)
+    kept = round(percent / 100 * sizes.size)
+    if percent >= 100:
+        return 0.0
+    return float(sizes[-kept]) if kept else math.inf

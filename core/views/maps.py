@@ -29,7 +29,7 @@ from core.views.colour import (
     stops_json,
 )
 from core.views.display import display_limits, drawn, smoothing_text
-from core.views.panels import Json, Panel, Smoothing, layout_of, panel, plain
+from core.views.panels import Json, Panel, SharedRange, Smoothing, layout_of, panel, plain
 
 NBSP = "\N{NO-BREAK SPACE}"
 MAX_STEP = {"u1": 255, "u2": 65535}
@@ -83,6 +83,10 @@ def unpack(packed: Packed) -> NDArray[np.float32]:
     return (lo + steps * ((hi - lo) / MAX_STEP[dtype])).astype(np.float32)
 
 
+STAGE_SIDE = 2048
+"""Pixels of the longer side of a picture that is shown large, also on a screen of high density."""
+
+
 def picture_uri(picture: Image.Image, side: int = 1024) -> str:
     """The picture as a JPEG data URI, scaled down if its longer side exceeds `side` pixels.
 
@@ -104,6 +108,7 @@ def overlay_panel(
     caption: str = "",
     limits: Limits | None = None,
     unsmoothed: Limits | None = None,
+    shared: tuple[Limits, Limits] | None = None,
     unit: str = "",
     smooth: bool = True,
     colorbar: bool = True,
@@ -120,10 +125,11 @@ def overlay_panel(
         values: (h, w) on any grid over the geometry's box.
         geometry: the position of the box; it is outlined if it is not the whole picture.
         title: title of the panel.
-        caption: text below the title, one or two sentences.
+        caption: text below the title.
         limits: colour range of what is drawn; None uses that of the map.
         unsmoothed: colour range while a grainy map is not smoothed; None uses `limits`, or that of
             the map.
+        shared: colour ranges together with other maps, smoothed and not, to choose on the page.
         unit: unit of the values, shown at the colour bar.
         smooth: whether to interpolate between values, and to smooth a grainy map; otherwise each
             cell is a uniform square.
@@ -135,26 +141,38 @@ def overlay_panel(
     Raises:
         TimmscopeError: a value is not finite, or the values are not a single map.
     """
-    array = _one_map(values)
-    height, width = geometry.picture
+    array, (height, width) = _one_map(values), geometry.picture
     uri = picture if isinstance(picture, str) else picture_uri(picture)
     span = limits or display_limits(array, smooth=smooth)
     trace, signed = _heatmap(array, geometry.box, span, smooth)
-    margin = {"l": 0, "r": 0, "t": 0, "b": 38 if colorbar else 0}
     named = ends if signed else None
     trace |= _colours(array, span, unit, colorbar, named)
-    layout = layout_of(margin) | _frame(width, height)
-    layout["uirevision"] = _name_of(uri)
-    layout["images"] = [_background(uri, width, height)]
+    layout = layout_of(_margin(38 if colorbar else 0)) | _over(uri, width, height)
     layout["shapes"] = _borders(segments, geometry.box) if segments is not None else []
     layout["shapes"] += [] if geometry.whole else _outside(geometry)
     shown = panel(title, caption, [trace], layout, map=True, signed=signed, aspect=height / width)
     shown["seen"] = _seen(geometry)
+    if shared:
+        shown["shared"] = _together(array, shared, unit, colorbar)
     if smooth and (told := smoothing_text(array)):
-        plainly = unsmoothed or limits or display_limits(array, smooth=False)
-        bare = _colours(array, plainly, unit, colorbar, named)
-        _smooth(shown, told, pack(drawn(array).clip(*span), "u1"), bare)
+        alone = unsmoothed or limits or display_limits(array, smooth=False)
+        bare = _colours(array, alone, unit, colorbar, named)
+        _smooth(shown, told, pack(drawn(array).clip(*_hull(span, shared)), "u1"), bare)
     return shown
+
+
+def _together(
+    array: NDArray[np.float32], shared: tuple[Limits, Limits], unit: str, colorbar: bool
+) -> SharedRange:
+    """How a map looks in the ranges of colours that it shares, smoothed and not."""
+    drawn_in, unsmoothed = (_colours(array, span, unit, colorbar) for span in shared)
+    return {"signed": is_diverging(shared[0]), "drawn": drawn_in, "unsmoothed": unsmoothed}
+
+
+def _hull(span: Limits, shared: tuple[Limits, Limits] | None) -> Limits:
+    """All values that have a colour of their own in some range, of maps drawn smoothed."""
+    low, high = shared[0] if shared else span
+    return min(span[0], low), max(span[1], high)
 
 
 def _smooth(shown: Panel, told: str, means: Packed, bare: Json) -> None:
@@ -183,9 +201,7 @@ def picture_panel(
     """
     width, height = picture.size
     uri = uri or picture_uri(picture)
-    layout = layout_of({"l": 0, "r": 0, "t": 0, "b": 0}) | _frame(width, height)
-    layout["uirevision"] = _name_of(uri)
-    layout["images"] = [_background(uri, width, height)]
+    layout = layout_of(_margin(0)) | _over(uri, width, height)
     return panel(title, caption, [_to_point_at(width, height)], layout, aspect=height / width)
 
 
@@ -265,6 +281,16 @@ def _background(uri: str, width: int, height: int) -> Json:
         "source": uri, "xref": "x", "yref": "y", "x": -0.5, "y": -0.5, "sizex": width,
         "sizey": height, "sizing": "stretch", "layer": "below",
     }  # fmt: skip
+
+
+def _margin(below: int) -> dict[str, int]:
+    return {"l": 0, "r": 0, "t": 0, "b": below}
+
+
+def _over(uri: str, width: int, height: int) -> Json:
+    """What the layout of a figure over a picture of that size says of the picture."""
+    ground = {"uirevision": _name_of(uri), "images": [_background(uri, width, height)]}
+    return _frame(width, height) | ground
 
 
 def _frame(width: int, height: int) -> Json:

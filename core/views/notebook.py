@@ -19,7 +19,7 @@ from PIL import Image
 from core.errors import TimmscopeError
 from core.result import Result, in_short, shown_fields
 from core.types import Attribution, Comparison, Prediction, Score, ShownPicture
-from core.views.colour import Limits, colourise, default_colormap, finite, is_diverging
+from core.views.colour import ALPHA, Limits, colourise, default_colormap, finite, is_diverging
 from core.views.colour import overlay as drawn_over
 from core.views.display import display_limits, drawn, smoothing_text
 from core.views.panels import plain
@@ -53,7 +53,7 @@ def overlay(
     image: int = 0,
     *,
     colormap: str = "auto",
-    alpha: float = 0.6,
+    alpha: float = ALPHA,
     fade: bool = False,
     size: int | None = None,
     picture: Image.Image | None = None,

@@ -32,6 +32,20 @@ class Smoothing(TypedDict):
     caption: str
 
 
+class SharedRange(TypedDict):
+    """How a map looks in one range of colours with others.
+
+    Attributes:
+        signed: whether the range has negative and positive values.
+        drawn: what replaces parts of the trace: its range of colours and its colour bar.
+        unsmoothed: the same, for a smoothed map while it is drawn as it is.
+    """
+
+    signed: bool
+    drawn: Json
+    unsmoothed: Json
+
+
 class Alternative(TypedDict):
     """One of several charts that share a card.
 
@@ -82,6 +96,8 @@ class Panel(TypedDict):
         seen: how much of its picture a model sees, in words; empty for all of it.
         signed: whether the map has positive and negative values.
         smoothing: of a map that is drawn smoothed; None for other figures.
+        shared: of a map beside others, how it looks in the range of colours of them all; None for
+            other figures.
         aspect: height divided by width of the plotting area; 0 if `height` is given.
         height: height of the figure in CSS pixels; 0 if `aspect` is given.
         margin: total width and total height of the margins of the figure, in CSS pixels.
@@ -104,6 +120,7 @@ class Panel(TypedDict):
     seen: str
     signed: bool
     smoothing: Smoothing | None
+    shared: SharedRange | None
     aspect: float
     height: int
     margin: tuple[int, int]
@@ -156,6 +173,7 @@ def panel(
         "seen": "",
         "signed": signed,
         "smoothing": None,
+        "shared": None,
         "aspect": aspect,
         "height": height,
         "margin": (margin["l"] + margin["r"], margin["t"] + margin["b"]),

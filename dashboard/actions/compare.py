@@ -16,9 +16,9 @@ from core.export import colour_range, map_on_input
 from core.inputs.batch import InputBatch, OnProgress
 from core.inputs.crop import WHOLE, Box, read_crop
 from core.inputs.preprocessing import Geometry
-from core.methods.configuration import label_of
+from core.methods.configuration import Configuration, label_of
 from core.registry import key_of
-from core.types import Comparison
+from core.types import Comparison, Cost
 from core.views.charts import matrix_panel
 from core.views.colour import Limits
 from core.views.maps import linked, overlay_panel, picture_panel, picture_uri
@@ -31,6 +31,7 @@ from dashboard.actions.question import (
     ResolvedQuestion,
     Settings,
     compare_methods,
+    estimate_methods,
     params_of,
     resolve,
 )
@@ -58,7 +59,6 @@ class CompareRequest:
         methods: names of methods or configurations, such as "lime(samples=200)".
         settings: parameters a person set.
         layer: the layer of CAM methods; empty for the model's own choice.
-        colour_range: "own" for a range of colours for each map, "shared" for one for all.
         what: what is compared; see `WHAT`.
         method: the method, where models or pictures are compared.
         models: the models beside that of the question; one may be taken untrained, see `RANDOM`.
@@ -71,7 +71,6 @@ class CompareRequest:
     methods: Sequence[str]
     settings: Settings
     layer: str | None
-    colour_range: str
     what: str = "methods"
     method: str = "gradcam"
     models: Sequence[str] = ()
@@ -150,10 +149,9 @@ def _methods(
     service: Service, request: CompareRequest, on_progress: OnProgress | None
 ) -> CompareResult:
     resolved = resolve(service, request.question, on_progress)
-    with service.slow.slot(on_progress) as on_step:
-        comparison = compare_methods(
-            resolved, request.methods, request.settings, request.layer, on_step
-        )
+    asked = request.methods, request.settings, request.layer
+    with service.slow.turn(estimate_methods(resolved, *asked), on_progress) as on_step:
+        comparison = compare_methods(resolved, *asked, on_step)
     keys = _in_order(comparison, request.methods)
     cards = [
         _Card(key, label_of(key), resolved.batch, comparison.results[key])
@@ -168,7 +166,7 @@ def _methods(
     return CompareResult(
         linked(
             [
-                *_maps(cards, request.colour_range == "shared"),
+                *_maps(cards),
                 *reason_cards(failed, request.chosen),
                 *_agreement(cards, agreement, resolved.batch.geometries[0].box),
             ]
@@ -278,14 +276,24 @@ def _side_by_side(
     on_progress: OnProgress | None,
 ) -> SideBySide:
     cls = METHODS[key_of(request.method)]
-    with service.slow.slot(on_progress) as on_step:
+    params = {cls.key: params_of(request.settings, cls.key, cls)}
+    configuration = Configuration.parse(request.method, params)
+    cost = estimate_sides(asked, configuration)
+    with service.slow.turn(cost, on_progress) as on_step:
         return side_by_side(
             asked,
-            request.method,
-            params={cls.key: params_of(request.settings, cls.key, cls)},
+            configuration,
             target=None if request.own_class else resolved.target,
             on_progress=on_step,
         )
+
+
+def estimate_sides(
+    asked: Mapping[str, Asked], configuration: Configuration, layer: str | None = None
+) -> Cost:
+    """What one method's maps on several models or pictures cost at most."""
+    method = configuration.method
+    return sum((one.estimate_cost(method, layer) for one, _ in asked.values()), Cost())
 
 
 def _shown(
@@ -309,7 +317,7 @@ def _shown(
         *failed,
     ]
     panels = [
-        *_maps(cards, request.colour_range == "shared"),
+        *_maps(cards),
         *reason_cards(failed, request.chosen),
         *_agreement(cards, found.agreement, found.seen_by_all),
     ]
@@ -339,9 +347,9 @@ def _said(side: Side) -> str:
 # -- cards ----------------------------------------------------------------------------------------
 
 
-def _maps(cards: Sequence[_Card], shared: bool) -> list[Panel]:
+def _maps(cards: Sequence[_Card]) -> list[Panel]:
     """Each picture, followed by the maps over it."""
-    ranges = _ranges(*(card.found for card in cards)) if shared and cards else None
+    shared = _ranges(*(card.found for card in cards)) if cards[1:] else None
     crops = len({card.batch.geometries[0] for card in cards}) > 1
     uris: dict[str, str] = {}
     panels: list[Panel] = []
@@ -354,7 +362,7 @@ def _maps(cards: Sequence[_Card], shared: bool) -> list[Panel]:
             panels.append(
                 picture_panel(picture.image, title=title, caption=caption, uri=uris[picture.digest])
             )
-        panels.append(_map_card(card, uris[picture.digest], ranges or _ranges(card.found), crops))
+        panels.append(_map_card(card, uris[picture.digest], shared, crops))
     return panels
 
 
@@ -363,7 +371,8 @@ def _ranges(*found: Attribution) -> Ranges:
     return colour_range(*found), colour_range(*found, smooth=False)
 
 
-def _map_card(card: _Card, uri: str, ranges: Ranges, crops: bool) -> Panel:
+def _map_card(card: _Card, uri: str, shared: Ranges | None, crops: bool) -> Panel:
+    limits, unsmoothed = _ranges(card.found)
     geometry, cost = card.batch.geometries[0], card.found.cost
     seen = f"sees {_share(geometry, geometry.box):.0%} of the picture" if crops else ""
     shown = overlay_panel(
@@ -372,8 +381,9 @@ def _map_card(card: _Card, uri: str, ranges: Ranges, crops: bool) -> Panel:
         geometry,
         title=card.title,
         caption=" · ".join(filter(None, [card.says, seen, cost_text(cost)])),
-        limits=ranges[0],
-        unsmoothed=ranges[1],
+        limits=limits,
+        unsmoothed=unsmoothed,
+        shared=shared,
     )
     score = {} if card.score is None else {"score": card.score}
     return {**shown, "name": card.name, "ranks": {"cost": cost.seconds, **score}}

@@ -18,7 +18,7 @@ from core.types import CurveStep, Prediction
 from core.views.charts import prediction_panel
 from core.views.maps import picture_panel
 from core.views.panels import Panel, empty_panel
-from dashboard.actions.explain import ExplainRequest, attribution_of
+from dashboard.actions.explain import ExplainRequest, attribution_of, remaining_cost
 from dashboard.actions.question import Choices, Question, Settings, params_of, resolve
 from dashboard.state import Service
 
@@ -79,9 +79,10 @@ def curve_step(
         return CurveStepResult([empty_panel(message)])
     resolved = resolve(service, request.question, on_progress)
     explanation = ExplainRequest(request.question, method, request.layer, request.settings)
-    found = attribution_of(resolved, explanation, on_progress)
     removal = METRICS.make(metric, params_of(request.settings, metric, CURVES[metric]))
     assert isinstance(removal, RemovalCurve)
+    with service.slow.turn(remaining_cost(resolved, explanation), on_progress) as on_step:
+        found = attribution_of(resolved, explanation, on_step)
     step = round(min(max(request.share, 0), 100) / 100 * removal.steps)
     shown = resolved.explainer.curve_step(resolved.batch, found, removal, step=step)
     return CurveStepResult([_picture(shown, removal, step), _prediction(shown.prediction)])

@@ -13,9 +13,9 @@ from core.methods.base import Method
 from core.methods.configuration import Configuration
 from core.registry import key_of
 from core.types import Cost
-from core.views.maps import overlay_panel
+from core.views.maps import STAGE_SIDE, overlay_panel, picture_uri
 from core.views.panels import Panel
-from dashboard.actions.code_snippet import code_snippet
+from dashboard.actions.code_snippet import code_snippet, command_line
 from dashboard.actions.formatting import (
     SUM_ERRORS,
     cost_text,
@@ -72,7 +72,8 @@ class ExplainResult:
     Attributes:
         panels: the map over the picture.
         summary: how far the map can be believed, in Markdown.
-        code: Python that gives the same map.
+        code: Python that gives the same map, and draws it.
+        command: the command line that does the same.
         request: what was asked for, so that the map can be saved and tested.
         answers: which question it answers.
     """
@@ -80,6 +81,7 @@ class ExplainResult:
     panels: list[Panel]
     summary: str
     code: str
+    command: str
     request: ExplainRequest
     answers: Answers = field(default_factory=Answers)
 
@@ -108,7 +110,7 @@ def paint(
         TimmscopeError: there is none; the sentence is the reason.
     """
     resolved = resolve(service, request.question, on_progress)
-    if estimated_cost(resolved, request).pace == "instant":
+    if remaining_cost(resolved, request).pace == "instant":
         with service.slow.held(on_progress) as on_step:
             found = attribution_of(resolved, request, on_step)
         _note_time(service, request, found)
@@ -165,6 +167,7 @@ def _result(
         [overlay(resolved, found)],
         summary(found),
         code_snippet(resolved, found),
+        command_line(resolved, found),
         request,
         answers,
     )
@@ -180,6 +183,23 @@ def estimated_cost(resolved: ResolvedQuestion, request: ExplainRequest) -> Cost:
     resolved.explainer.require_runnable(method)
     layer = suitable_layer(resolved.explainer, method, request.layer)
     return method.estimate_cost(handle, handle.resolve_layer(method.layer_needs(), layer))
+
+
+def remaining_cost(resolved: ResolvedQuestion, request: ExplainRequest) -> Cost:
+    """What the map costs at most; nothing where it is kept in the cache.
+
+    Raises:
+        TimmscopeError: the method cannot explain the model.
+    """
+    configuration = configuration_of(request)
+    resolved.explainer.require_runnable(configuration.method)
+    return resolved.explainer.estimate(
+        resolved.batch,
+        [configuration],
+        target=resolved.target,
+        layer=suitable_layer(resolved.explainer, configuration.method, request.layer),
+        stop_after=request.stop_after,
+    )
 
 
 def configuration_of(request: ExplainRequest) -> Configuration:
@@ -234,7 +254,7 @@ def overlay(resolved: ResolvedQuestion, found: Attribution, picture: str = "") -
     segments = found.extras.get("segments")
     adds_up = any(name in found.extras for name in SUM_ERRORS)
     shown = overlay_panel(
-        picture or resolved.batch.pictures[0].image,
+        picture or picture_uri(resolved.batch.pictures[0].image, STAGE_SIDE),
         map_on_input(resolved.batch, found),
         resolved.batch.geometries[0],
         title=f"Why {resolved.target_name}?",

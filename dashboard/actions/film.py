@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from core.errors import NotApplicableError
 from core.inputs.batch import OnProgress
 from core.types import Need
-from core.views.maps import picture_uri
+from core.views.maps import STAGE_SIDE, picture_uri
 from core.views.panels import Panel
-from dashboard.actions.code_snippet import code_snippet
+from dashboard.actions.code_snippet import code_snippet, command_line
 from dashboard.actions.explain import (
     ExplainRequest,
     configuration_of,
@@ -33,7 +33,8 @@ class Stop:
         text: its grid and how many channels it has.
         panel: the map over the picture.
         summary: how far the map can be believed, in Markdown.
-        code: Python that gives the same map.
+        code: Python that gives the same map, and draws it.
+        command: the command line that does the same.
     """
 
     layer: str
@@ -41,6 +42,7 @@ class Stop:
     panel: Panel
     summary: str
     code: str
+    command: str
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,14 @@ def film(
             target=resolved.target,
             on_progress=on_step,
         )
-    uri, stops = picture_uri(resolved.batch.pictures[0].image), []
+    uri, stops = picture_uri(resolved.batch.pictures[0].image, STAGE_SIDE), []
     for layer in stages:
         assert layer.layout is not None
         height, width = layer.layout.grid
         text = f"{width} × {height}, {layer.layout.channels:,} channels"
         one = found[layer.name]
         panel = overlay(resolved, one, uri)
-        stops.append(Stop(layer.name, text, panel, summary(one), code_snippet(resolved, one)))
+        snippets = code_snippet(resolved, one), command_line(resolved, one)
+        stops.append(Stop(layer.name, text, panel, summary(one), *snippets))
     default = resolved.explainer.model.resolve_layer(method.layer_needs(), None)
     return FilmResult(stops, explanation.layer or default)

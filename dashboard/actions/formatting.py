@@ -75,9 +75,9 @@ def extra_text(name: str, value: float) -> str:
     if name == "converged":
         return f"converged: {'yes' if value else 'no'}"
     if name == "unresolved_share":
-        return f"{value:.0%} of the score's changes not yet placed to a step"
+        return f"{value:.0%} of the score's change not yet located"
     if name == "block_share":
-        return f"blocks of {value:.1%} of the picture, on average over the evidence"
+        return f"resolved to blocks of {value:.1%} of the picture on average"
     if name == "r2":
         return f"R² {value:.2f}"
     if name == "standard_error":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -99,6 +99,12 @@ def why_not(handle: ModelHandle, key: str) -> str:
     return METHODS.make(key).why_not(handle)
 
 
+def layers_of(handle: ModelHandle, needs: Collection[Need]) -> list[str]:
+    """The layers offered for a method with these needs, from early to late."""
+    depth = {name: i for i, name in enumerate([*handle.layers, *handle.attention_layers])}
+    return sorted(handle.choices(needs), key=depth.__getitem__)
+
+
 def supports(service: Service, model: str, weights: str) -> frozenset[Need] | None:
     """What methods need and a model has; None while it is not loaded, or if it cannot be.
 
@@ -128,7 +134,7 @@ def describe_method(
         about = f"{about}\n\n**Not for this model:** {reason.rstrip('.')}."
         return MethodFacts(about, methods)
     needs = METHODS.make(request.method).layer_needs()
-    layers = handle.choices(needs)
+    layers = layers_of(handle, needs)
     kept = request.layer if request.layer in layers else None
     return MethodFacts(about, methods, layers, handle.resolve_layer(needs, kept))
 

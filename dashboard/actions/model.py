@@ -9,7 +9,7 @@ from core import ModelHandle
 from core.inputs.batch import OnProgress
 from core.synthetic import SYNTHETIC_MODELS
 from core.types import Need, OutputKind
-from dashboard.actions.methods import method_choices, why_not
+from dashboard.actions.methods import layers_of, method_choices, why_not
 from dashboard.actions.question import Choices
 from dashboard.state import Service
 from dashboard.state.models import FOUND
@@ -62,15 +62,13 @@ class ModelOffers:
 
     Attributes:
         methods: every method as (label, key); those the model cannot run say so.
-        layers: layers on a grid, the meaningful ones first.
+        layers: layers on a grid, in order of depth.
         layer: the layer that was chosen, where the model has it; else empty.
-        default_layer: the layer of CAM methods.
     """
 
     methods: Choices = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     layer: str = ""
-    default_layer: str | None = None
 
 
 def open_model(
@@ -96,12 +94,11 @@ def describe_model(
         TimmscopeError: it cannot be loaded.
     """
     handle = service.models.of(request, on_progress).model
-    layers = handle.choices([Need.LAYER])
+    layers = layers_of(handle, [Need.LAYER])
     return ModelOffers(
         methods=method_choices(lambda key: not why_not(handle, key)),
         layers=layers,
         layer=request.layer if request.layer in layers else "",
-        default_layer=handle.default_layer,
     )
 
 

@@ -14,7 +14,7 @@ from core.inputs.batch import InputBatch, OnProgress
 from core.methods.configuration import label_of
 from core.registry import Parameters, key_of
 from core.tasks.base import Target
-from core.types import Comparison, Prediction
+from core.types import Comparison, Cost, Prediction
 from core.views.panels import Panel
 from dashboard.state import Service
 from dashboard.state.models import FOUND
@@ -293,15 +293,32 @@ def compare_methods(
         layer: the layer of CAM methods; empty for the model's own choice.
         on_progress: called with the rows done and expected.
     """
-    keys = {METHODS[key_of(name)].key for name in methods}
     return resolved.explainer.compare(
         resolved.batch,
         list(methods),
-        params={key: params_of(settings, key, METHODS[key]) for key in keys},
+        params=_params_by_method(methods, settings),
         target=resolved.target,
         layer=layer or None,
         on_progress=on_progress,
     )
+
+
+def estimate_methods(
+    resolved: ResolvedQuestion, methods: Sequence[str], settings: Settings, layer: str | None
+) -> Cost:
+    """What `compare_methods` costs at most, beyond the maps that are kept."""
+    return resolved.explainer.estimate(
+        resolved.batch,
+        list(methods),
+        params=_params_by_method(methods, settings),
+        target=resolved.target,
+        layer=layer or None,
+    )
+
+
+def _params_by_method(methods: Sequence[str], settings: Settings) -> dict[str, dict[str, Any]]:
+    keys = {METHODS[key_of(name)].key for name in methods}
+    return {key: params_of(settings, key, METHODS[key]) for key in keys}
 
 
 def params_of(settings: Settings | None, key: str, cls: type[Parameters]) -> dict[str, Any]:

@@ -76,16 +76,15 @@ def recommend(
         comparison = compare_methods(
             resolved, request.methods, request.settings, request.layer, on_step
         )
+        found = comparison.results and resolved.explainer.recommend(
+            resolved.batch, comparison.results, target=resolved.target, on_progress=on_step
+        )
     failed = reason_cards(
         failures_of(comparison, request.methods, request.settings), request.chosen
     )
     answers = resolved.answers(request.methods)
-    if not comparison.results:
+    if not found:
         return RecommendResult(failed, answers=answers)
-    with service.slow.slot(on_progress) as on_step:
-        found = resolved.explainer.recommend(
-            resolved.batch, comparison.results, target=resolved.target, on_progress=on_step
-        )
     return RecommendResult([_card(found), *failed], _table(found), answers)
 
 

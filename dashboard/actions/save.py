@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from core import Attribution
 from core.errors import TimmscopeError
@@ -12,7 +11,6 @@ from core.export import (
     Style,
     context_facts,
     figure_text,
-    file_stem,
     result_facts,
     save_npz,
     save_png,
@@ -20,8 +18,9 @@ from core.export import (
 )
 from core.inputs.batch import OnProgress
 from core.tasks.query import Query
-from dashboard.actions.code_snippet import code_snippet
-from dashboard.actions.explain import ExplainRequest, attribution_of
+from core.views.colour import ALPHA
+from dashboard.actions.code_snippet import code_snippet, command_line, stem
+from dashboard.actions.explain import ExplainRequest, attribution_of, remaining_cost
 from dashboard.actions.question import ResolvedQuestion, resolve
 from dashboard.state import Service
 
@@ -38,15 +37,17 @@ class SaveRequest:
         alpha: opacity of the map, 0 to 1.
         fade: whether the picture shows where the map is near zero.
         smooth: whether a map that differs from pixel to pixel is smoothed in the picture.
+        strongest: per cent of the map that the picture shows, the strongest values.
         layer: the layer of the map on the page, where the filmstrip has chosen another one.
     """
 
     explanation: ExplainRequest | None
     kind: str
     colormap: str = "auto"
-    alpha: float = 1.0
+    alpha: float = ALPHA
     fade: bool = False
     smooth: bool = True
+    strongest: float = 100.0
     layer: str | None = None
 
 
@@ -62,28 +63,23 @@ def save(service: Service, request: SaveRequest, on_progress: OnProgress | None 
         raise TimmscopeError("There is no map to save yet. Press Explain first.")
     explanation = request.explanation.at(request.layer)
     resolved = resolve(service, explanation.question, on_progress)
-    found = attribution_of(resolved, explanation, on_progress)
-    path = service.files.new_folder() / f"{_stem(resolved, found)}.{request.kind}"
+    with service.slow.turn(remaining_cost(resolved, explanation), on_progress) as on_step:
+        found = attribution_of(resolved, explanation, on_step)
+    path = service.files.new_folder() / f"{stem(resolved, found)}.{request.kind}"
     model, query = resolved.explainer.model, Query(resolved.batch, resolved.target)
     text = figure_text(model, query, resolved.prediction, found)
-    style = Style(request.colormap, request.alpha, request.fade, request.smooth)
+    look = request.colormap, request.alpha, request.fade, request.smooth, request.strongest
     match request.kind:
         case "png":
-            save_png(path, resolved.batch, found, style, text)
+            save_png(path, resolved.batch, found, Style(*look), text)
         case "svg":
-            save_svg(path, resolved.batch, found, style, text)
+            save_svg(path, resolved.batch, found, Style(*look), text)
         case "npz":
             facts = context_facts(model, query, resolved.prediction)
             save_npz(path, resolved.batch, found, facts)
         case _:
             path.write_text(report(resolved, found), encoding="utf-8")
     return str(path)
-
-
-def _stem(resolved: ResolvedQuestion, found: Attribution) -> str:
-    """The file's name: picture, class, method and layer."""
-    picture = Path(str(resolved.question.picture)).stem
-    return file_stem(picture, resolved.target_name, found.method, found.layer)
 
 
 def report(resolved: ResolvedQuestion, found: Attribution) -> str:
@@ -96,6 +92,7 @@ def report(resolved: ResolvedQuestion, found: Attribution) -> str:
             "method": found.method,
             **result_facts(found),
             "python": code_snippet(resolved, found),
+            "command": command_line(resolved, found),
         },
         indent=2,
         ensure_ascii=False,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core import METHODS, METRICS
 from core.errors import TimmscopeError
 from core.evaluation.verdict import Finding, Verdict
 from core.inputs.batch import OnProgress
-from core.views.panels import Panel, empty_panel, finding_panel
+from core.views.panels import Panel, Tone, empty_panel, finding_panel
 from dashboard.actions.explain import ExplainRequest, attribution_of, estimated_cost
 from dashboard.actions.question import resolve
 from dashboard.state import Service
@@ -82,6 +83,10 @@ def check_quietly(
     return assess(service, request, on_progress)
 
 
+OUTCOMES: Mapping[Tone, str] = {"good": "passed", "doubtful": "doubtful", "bad": "failed"}
+"""What stands beside a check, by its tone."""
+
+
 def badge(verdict: Verdict) -> str:
     """A verdict in a few words, such as "Doubtful: 1 of 4 checks failed"."""
     total = len(verdict.findings)
@@ -92,7 +97,7 @@ def badge(verdict: Verdict) -> str:
 
 
 def cards(verdict: Verdict) -> list[Panel]:
-    """A verdict as the page shows it, worst findings first."""
+    """A verdict as the page shows it: a line for each check, worst first, with details below it."""
     order = ("bad", "doubtful", "good")
     findings = sorted(verdict.findings, key=lambda finding: order.index(finding.tone))
     return [
@@ -112,4 +117,5 @@ def _card(finding: Finding) -> Panel:
     if finding.controls:
         scores = (f"{METHODS[key].label} {value:.3g}" for key, value in finding.controls.items())
         sentences.append(f"For comparison: {', '.join(scores)}.")
-    return finding_panel(cls.about, " ".join(sentences), finding.tone)
+    shown = finding_panel(cls.about, " ".join(sentences), finding.tone)
+    return {**shown, "method": OUTCOMES[finding.tone]}

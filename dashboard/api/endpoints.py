@@ -38,10 +38,10 @@ from core.report import (
 from core.tasks.query import Query
 from core.types import Comparison, Need, finite
 from dashboard import actions
-from dashboard.actions.code_snippet import code_snippet
-from dashboard.actions.compare import Asked, on_models, on_pictures
+from dashboard.actions.code_snippet import code_snippet, command_line
+from dashboard.actions.compare import Asked, estimate_sides, on_models, on_pictures
 from dashboard.actions.evidence import ground_truth_of
-from dashboard.actions.explain import estimated_cost, summary
+from dashboard.actions.explain import summary
 from dashboard.actions.methods import why_not
 from dashboard.actions.question import load_and_predict
 from dashboard.actions.reasons import Failure
@@ -92,6 +92,7 @@ def explain(
         "summary": summary(found),
         "errors": facts,
         "python": code_snippet(resolved, found),
+        "command": command_line(resolved, found),
         "context": _context(resolved),
     }
     explained: results.Explained = answer
@@ -136,7 +137,10 @@ def compare(
     Raises:
         TimmscopeError: the question cannot be answered by any method.
     """
-    resolved, found = _compared(service, request, on_progress)
+    resolved = actions.resolve(service, request.question, on_progress)
+    cost = resolved.explainer.estimate(resolved.batch, request.methods, **_asked(resolved, request))
+    with service.slow.turn(cost, on_progress) as on_step:
+        found = _compared(resolved, request, on_step)
     maps = found.results
     agreement = resolved.explainer.agreement(resolved.batch, maps) if len(maps) > 1 else None
     return {
@@ -184,12 +188,14 @@ def measure(
             the evidence cannot be read.
     """
     metrics = named_instances(parse_instance(METRICS, name) for name in request.metrics)
-    resolved, found = _compared(service, request, on_progress)
+    resolved = actions.resolve(service, request.question, on_progress)
     file = None if request.evidence is None else request.evidence.path
     evidence = actions.Evidence(request.box, file, request.label)
     ground_truth = ground_truth_of(resolved, evidence)
-    report: dict[str, Any] = {"results": {k: {} for k in found.results}, "errors": {**found.errors}}
     with service.slow.slot(on_progress) as on_step:
+        found = _compared(resolved, request, on_step)
+        errors = dict(found.errors)
+        report: dict[str, Any] = {"results": {key: {} for key in found.results}, "errors": errors}
         query = resolved.explainer.query(
             resolved.batch, target=resolved.target, ground_truth=ground_truth, on_progress=on_step
         )
@@ -215,8 +221,9 @@ def verdict(
         raise NotApplicableError(
             "A control does not depend on the model; its map explains nothing."
         )
-    resolved, found = _explained(service, request, on_progress)
+    resolved = actions.resolve(service, request.question, on_progress)
     with service.slow.slot(on_progress) as on_step:
+        found = _map(resolved, request, on_step)
         (tested,) = resolved.explainer.verdict(
             resolved.batch, found, target=resolved.target, on_progress=on_step
         )
@@ -231,11 +238,12 @@ def recommend(
     Raises:
         TimmscopeError: none of the methods can be compared.
     """
-    resolved, found = _compared(service, request, on_progress)
-    if not found.results:
-        (key, reason), *_ = found.errors.items()
-        raise NotApplicableError(reason, found.ways_out.get(key, ()))
+    resolved = actions.resolve(service, request.question, on_progress)
     with service.slow.slot(on_progress) as on_step:
+        found = _compared(resolved, request, on_step)
+        if not found.results:
+            (key, reason), *_ = found.errors.items()
+            raise NotApplicableError(reason, found.ways_out.get(key, ()))
         advice = resolved.explainer.recommend(
             resolved.batch, found.results, target=resolved.target, on_progress=on_step
         )
@@ -292,7 +300,9 @@ def save(
         TimmscopeError: there is no map.
     """
     _explained(service, request, on_progress)
-    look = (request.colormap, request.opacity, request.fade, request.smooth)
+    look = (
+        request.colormap, request.opacity, request.fade, request.smooth, request.strongest
+    )  # fmt: skip
     wanted = actions.SaveRequest(request.explanation, request.kind, *look)
     path = actions.save(service, wanted, on_progress)
     return FileData(path=path, meta={"_type": "gradio.FileData"})
@@ -349,39 +359,44 @@ ENDPOINTS = (
 """Every endpoint; each has the name of its function."""
 
 
+def _asked(
+    resolved: actions.ResolvedQuestion, request: requests.OfMap | requests.OfMethods
+) -> dict[str, Any]:
+    """Target and layer, as an explainer takes them."""
+    return {"target": resolved.target, "layer": request.layer or None}
+
+
 def _explained(
     service: Service, request: requests.OfMap, on_progress: OnProgress | None
 ) -> tuple[actions.ResolvedQuestion, Attribution]:
     """A question and its map; a slow method takes its turn."""
-    configuration = Configuration.parse(request.method)
     resolved = actions.resolve(service, request.question, on_progress)
-    explainer, layer = resolved.explainer, request.layer or None
-    instant = estimated_cost(resolved, request.explanation).pace == "instant"
-    turn = service.slow.held if instant else service.slow.slot
-    with turn(on_progress) as on_step:
-        found = explainer.explain(
-            resolved.batch,
-            configuration,
-            target=resolved.target,
-            layer=layer,
-            on_progress=on_step,
-        )
-    return resolved, found
+    cost = resolved.explainer.estimate(
+        resolved.batch, [request.method], **_asked(resolved, request)
+    )
+    with service.slow.turn(cost, on_progress) as on_step:
+        return resolved, _map(resolved, request, on_step)
+
+
+def _map(
+    resolved: actions.ResolvedQuestion, request: requests.OfMap, on_step: OnProgress | None
+) -> Attribution:
+    """The map of a question."""
+    return resolved.explainer.explain(
+        resolved.batch,
+        Configuration.parse(request.method),
+        on_progress=on_step,
+        **_asked(resolved, request),
+    )
 
 
 def _compared(
-    service: Service, request: requests.OfMethods, on_progress: OnProgress | None
-) -> tuple[actions.ResolvedQuestion, Comparison]:
-    """A question and the maps of several methods."""
-    resolved = actions.resolve(service, request.question, on_progress)
-    with service.slow.slot(on_progress) as on_step:
-        return resolved, resolved.explainer.compare(
-            resolved.batch,
-            request.methods,
-            target=resolved.target,
-            layer=request.layer or None,
-            on_progress=on_step,
-        )
+    resolved: actions.ResolvedQuestion, request: requests.OfMethods, on_step: OnProgress | None
+) -> Comparison:
+    """The maps of several methods."""
+    return resolved.explainer.compare(
+        resolved.batch, request.methods, on_progress=on_step, **_asked(resolved, request)
+    )
 
 
 def _side_by_side(
@@ -392,10 +407,12 @@ def _side_by_side(
     failed: Sequence[Failure],
     on_progress: OnProgress | None,
 ) -> results.SideBySide:
-    with service.slow.slot(on_progress) as on_step:
+    configuration = Configuration.parse(request.method)
+    cost = estimate_sides(asked, configuration, request.layer or None)
+    with service.slow.turn(cost, on_progress) as on_step:
         found = side_by_side(
             asked,
-            Configuration.parse(request.method),
+            configuration,
             target=None if request.own_class else resolved.target,
             layer=request.layer or None,
             on_progress=on_step,

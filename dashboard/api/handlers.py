@@ -30,7 +30,7 @@ from core.runtime.model_call import failure_of
 from dashboard import gpu
 from dashboard.api.endpoints import ENDPOINTS
 from dashboard.state import Service
-from dashboard.tabs.handlers import PROGRESS, session
+from dashboard.visitor import report, session
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +97,6 @@ def handler(service: Service, demo: gr.Blocks, endpoint: Endpoint) -> Callable[.
     return run
 
 
-def report(share: float, text: str) -> None:
-    """Tell the caller how far its work is."""
-    PROGRESS(share, desc=text)
-
-
 def answer(
     service: Service,
     endpoint: Endpoint,
@@ -117,7 +112,7 @@ def answer(
     try:
         return endpoint(service, checked(request, values), on_progress)
     except Exception as error:
-        told = error if isinstance(error, TimmscopeError) else failure_of(error)
+        told = failure_of(error)
         if told is None:
             logger.exception("%s failed", endpoint.__name__)
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from gradio import FileData
@@ -11,6 +11,7 @@ from pydantic import Field
 from core.explainer import DEFAULT_METHODS
 from core.models.load import DEFAULT_MODEL
 from core.perturb.imputation import RemovalBaseline
+from core.views.colour import ALPHA
 from dashboard.actions import MAX_MODELS, MAX_RANDOM_MAPS, ExplainRequest, Question
 from dashboard.state.models import FOUND
 
@@ -84,16 +85,11 @@ class OfClass(OfPicture):
     @property
     def question(self) -> Question:
         """The question, as actions take it."""
-        return Question(
-            picture=self.picture.path,
-            model=self.model,
-            weights=self.weights,
+        return replace(
+            super().question,
             target=self.target,
             versus=self.versus,
             unit=self.score,
-            activation=self.activation,
-            measured_in=self.measured_in,
-            crop=self.crop,
             against=self.against,
         )
 
@@ -240,17 +236,19 @@ class SaveRequest(OfMap):
     Attributes:
         kind: png or svg, a figure with title, colour scale and caption; npz with raw values and
             metadata; or json with what makes it again.
-        colormap: colours of a png.
-        opacity: of the map in a png, from 0 to 1.
-        fade: whether a png shows the picture where the map is near zero.
-        smooth: whether a png smooths a grainy map.
+        colormap: colours of a png or svg.
+        opacity: of the map in a png or svg, from 0 to 1.
+        fade: whether a png or svg shows the picture where the map is near zero.
+        smooth: whether a png or svg smooths a grainy map.
+        strongest: per cent of the map that a png or svg shows, the strongest values.
     """
 
     kind: Literal["png", "svg", "npz", "json"] = "png"
     colormap: str = "auto"
-    opacity: Annotated[float, Field(ge=0, le=1)] = 0.6
+    opacity: Annotated[float, Field(ge=0, le=1)] = ALPHA
     fade: bool = False
     smooth: bool = True
+    strongest: Annotated[float, Field(ge=0, le=100)] = 100
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,8 @@ class Explained(TypedDict):
         values: the map, raw and signed, on its own grid; null if it was not asked for.
         summary: how far it can be believed, in words.
         errors: what the map does not account for, and other numbers that the method gives.
-        python: code that makes it again.
+        python: code that makes it again, and draws it.
+        command: the command line that does the same.
         context: model, prediction, crop, versions, and what else it depends on.
     """
 
@@ -93,6 +94,7 @@ class Explained(TypedDict):
     summary: str
     errors: dict[str, Any]
     python: str
+    command: str
     context: dict[str, Any]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gradio as gr
-
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.scripts import source, tags
 
 
-class GroupedChoice(gr.HTML):
+class GroupedChoice(OwnHTML):
     """Options to tick, in groups. Its value is the list of the keys ticked, in order.
 
     Events: ``change``, and ``input`` when a person ticks.
@@ -42,10 +41,6 @@ class GroupedChoice(gr.HTML):
             **kwargs,
         )
 
-    def preprocess(self, payload: Any) -> Any:
-        """The keys ticked; the action checks them."""
-        return payload
-
     def postprocess(self, value: Sequence[str] | None) -> Any:
         """The keys ticked."""
         return list(value or [])
@@ -57,7 +52,3 @@ class GroupedChoice(gr.HTML):
     def example_payload(self) -> Any:
         """Nothing ticked."""
         return []
-
-    def get_block_name(self) -> str:
-        """The component of the page that this one builds on."""
-        return "html"

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gradio as gr
-
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.panels import Answer, encode
 from dashboard.components.scripts import tags
 
@@ -27,7 +26,7 @@ class ClassMapAnswer(Answer):
     note: str = ""
 
 
-class ClassMapSource(gr.HTML):
+class ClassMapSource(OwnHTML):
     """The maps that `ClassRows` shows; it shows nothing itself. Its value is a `ClassMapAnswer`.
 
     Event ``submit``: a person wants small maps, and there are none that answer what the page asks.
@@ -52,11 +51,3 @@ class ClassMapSource(gr.HTML):
         if value is None or isinstance(value, str):
             return value
         return encode(value.panels, value, classes=list(value.classes), note=value.note)
-
-    def preprocess(self, payload: str | None) -> str | None:
-        """The JSON that the page holds."""
-        return payload
-
-    def get_block_name(self) -> str:
-        """The page's own component that this one builds on."""
-        return "html"

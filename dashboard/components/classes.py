@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-import gradio as gr
-
 from dashboard.actions.predict import ClassList
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.scripts import on_event, source, tags
 
 MOUNT_JS = "window.timmscope.classes.mount(element, props, trigger, watch); // fires 'select'"
@@ -18,7 +17,7 @@ MARK_JS = on_event("classes.mark")
 """For events whose inputs are the class to explain and the class to compare with: shows both."""
 
 
-class ClassRows(gr.HTML):
+class ClassRows(OwnHTML):
     """The most likely classes, each a button, with a second one to compare with it.
 
     Its value is a `ClassList`. Event ``select`` (take it with ``event: gr.EventData``): a press
@@ -56,11 +55,3 @@ class ClassRows(gr.HTML):
             return value
         # Gradio warns of script tags, which a label may well contain.
         return json.dumps(value.to_json()).replace("<", "\\u003c")
-
-    def preprocess(self, payload: str | None) -> str | None:
-        """The JSON that the page holds."""
-        return payload
-
-    def get_block_name(self) -> str:
-        """The page's own component that this one builds on."""
-        return "html"

@@ -6,9 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import gradio as gr
-
 from dashboard.actions.predict import SeenPart
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.scripts import on_event, source, tags
 
 MOUNT_JS = "window.timmscope.crop.mount(element, props, trigger, watch); // fires 'select'"
@@ -32,7 +31,7 @@ TEMPLATE = """<div class="ts-crop">
 </div>"""  # noqa: E501  markup
 
 
-class CropBox(gr.HTML):
+class CropBox(OwnHTML):
     """A `SeenPart`, whose box a person can drag; its aspect is that of the model's input.
 
     Event ``select``, with `CROP_JS` and no function, gives the part chosen.
@@ -55,11 +54,3 @@ class CropBox(gr.HTML):
     def postprocess(self, value: SeenPart | str | None) -> str | None:
         """The part as JSON for the page."""
         return json.dumps(asdict(value)) if isinstance(value, SeenPart) else value
-
-    def preprocess(self, payload: str | None) -> str | None:
-        """The JSON that the page holds."""
-        return payload
-
-    def get_block_name(self) -> str:
-        """The page's own component that this one builds on."""
-        return "html"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import gradio as gr
-
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.scripts import source, tags
 
 TEMPLATE = """<div class="ts-draw">
@@ -34,7 +33,7 @@ TEMPLATE = """<div class="ts-draw">
 </div>"""  # noqa: E501  markup
 
 
-class Drawing(gr.HTML):
+class Drawing(OwnHTML):
     """Marks on a picture. Give it a `canvas` to open; it hands on the marks as JSON.
 
     Args:
@@ -55,14 +54,6 @@ class Drawing(gr.HTML):
             **kwargs,
         )
 
-    def preprocess(self, payload: Any) -> Any:
-        """The marks as JSON, which the action checks; empty for none."""
-        return payload
-
     def postprocess(self, value: Any) -> str:
         """A canvas as JSON for the page; None forgets all marks."""
         return "" if value is None else json.dumps(value)
-
-    def get_block_name(self) -> str:
-        """The component of the page that this one builds on."""
-        return "html"

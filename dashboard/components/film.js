@@ -72,8 +72,8 @@
     },
 
     chosen() {
-      const { layer, summary, code } = strip.stops[strip.index];
-      return [layer, summary, code];
+      const { layer, summary, code, command } = strip.stops[strip.index];
+      return [layer, summary, code, command];
     },
 
     redraw: () => strip?.redraw(),

@@ -6,19 +6,18 @@ import dataclasses
 import json
 from typing import Any
 
-import gradio as gr
-
 from dashboard.actions.film import FilmResult
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.panels import encode
 from dashboard.components.scripts import on_event, source, tags
 
 MOUNT_JS = "window.timmscope.film.mount(element, props, trigger, watch); // fires 'select'"
 
 CHOSEN_JS = on_event("film.chosen")
-"""For event ``select`` without a function: gives the layer chosen, its summary and its code."""
+"""For event ``select`` without a function: gives the layer and its summary, code and command."""
 
 
-class Film(gr.HTML):
+class Film(OwnHTML):
     """Thumbnails of a `FilmResult`; the one that is pressed goes onto the stage without a request.
 
     Args:
@@ -50,11 +49,3 @@ class Film(gr.HTML):
         ]
         text = json.dumps({"panels": panels, "stops": stops, "chosen": value.chosen})
         return text.replace("<", "\\u003c")  # Gradio warns of script tags
-
-    def preprocess(self, payload: str | None) -> str | None:
-        """The JSON that the page holds."""
-        return payload
-
-    def get_block_name(self) -> str:
-        """The page's own component that this one builds on."""
-        return "html"

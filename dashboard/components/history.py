@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import gradio as gr
-
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.scripts import on_event, source, tags
 
 TEMPLATE = """<div class="ts-history"></div>
@@ -18,7 +17,7 @@ TEMPLATE = """<div class="ts-history"></div>
 MOUNT_JS = "window.timmscope.history.mount(element, props, trigger); // fires 'select'"
 
 
-class History(gr.HTML):
+class History(OwnHTML):
     """The last twenty answers, kept by the browser while the page is open.
 
     Two that are ticked are shown side by side below, from what the browser has.
@@ -46,7 +45,3 @@ class History(gr.HTML):
     def values_js(names: Iterable[str]) -> str:
         """JavaScript that gives the values of these fields of the answer pressed."""
         return on_event("history.values", list(names))
-
-    def get_block_name(self) -> str:
-        """The page's own component that this one builds on."""
-        return "html"

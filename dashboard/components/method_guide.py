@@ -7,9 +7,8 @@ import json
 import time
 from typing import Any
 
-import gradio as gr
-
 from dashboard.actions.method_guide import MethodGuide
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.scripts import on_event, source, tags
 
 TEMPLATE = """<button type="button" class="ts-guide-open">All methods …</button>
@@ -20,7 +19,7 @@ PICKED_JS = on_event("methodGuide.picked")
 """For event ``select`` without a function: gives the key of the method pressed, and no layer."""
 
 
-class GuideDialog(gr.HTML):
+class GuideDialog(OwnHTML):
     """A button, and the methods in a dialog; its value is a `MethodGuide`.
 
     Event ``submit``: the dialog has been opened, and asks for its value. Event ``select``, with
@@ -48,11 +47,3 @@ class GuideDialog(gr.HTML):
         # The time makes it another value each time the dialog is opened, which draws it anew.
         told = {**dataclasses.asdict(value), "at": time.time_ns()}
         return json.dumps(told).replace("<", "\\u003c")
-
-    def preprocess(self, payload: str | None) -> str | None:
-        """The JSON that the page holds."""
-        return payload
-
-    def get_block_name(self) -> str:
-        """The page's own component that this one builds on."""
-        return "html"

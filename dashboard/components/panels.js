@@ -11,6 +11,7 @@
   if (timmscope.mount) return;
 
   const roots = new Set();
+  const sharing = new Set(); // the ids of components whose maps share one range of colours
   let colormaps = {};
   timmscope.state ??= {};
 
@@ -65,7 +66,8 @@
       const text = JSON.stringify(panel);
       if (text === this.text) return; // an answer that comes again is drawn once
       this.text = text;
-      this.panel = panel;
+      this.given = panel;
+      this.panel = timmscope.values.inRange(panel, this.root.together);
       this.describe();
       this.figure.dataset.tone = panel.tone;
       this.figure.dataset.kind = panel.figure.data.length ? (panel.map ? "map" : "chart") : "note";
@@ -80,6 +82,13 @@
       this.plot.style.setProperty("--ts-room", room);
       if (this.near) this.show();
       if (!panel.figure.data.length) this.tell();
+    }
+
+    // The map in the range of colours that its component shows now.
+    recolour() {
+      this.panel = timmscope.values.inRange(this.given, this.root.together);
+      this.stale = true;
+      if (this.near) this.show();
     }
 
     tell() {
@@ -273,6 +282,11 @@
       for (const hear of timmscope.fillers) hear(this);
     }
 
+    // Whether its maps share one range of colours.
+    get together() {
+      return [...sharing].some((id) => this.element.closest(`#${id}`));
+    }
+
     add(card) {
       this.cards.push(card);
       this.grid.append(card.figure);
@@ -317,6 +331,14 @@
     document.dispatchEvent(new Event("timmscope:view"));
     queue = [...roots].flatMap((root) => root.cards.filter((card) => card.near));
     if (!frame) step();
+  };
+
+  // A person has chosen a range of colours for the maps of a component: "own" or "shared".
+  timmscope.shareRange = (id, range) => {
+    sharing[range === "shared" ? "add" : "delete"](id);
+    for (const root of roots) {
+      if (root.element.closest(`#${id}`)) for (const card of root.cards) if (card.given.shared) card.recolour();
+    }
   };
 
   timmscope.mount = (element, props, trigger, watch) => {

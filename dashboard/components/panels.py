@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import gradio as gr
-
-from core.views.colour import COLORMAPS, default_colormap, stops
+from core.views.colour import ALPHA, COLORMAPS, default_colormap, stops
 from core.views.panels import Panel
 from dashboard.actions import Answers
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.scripts import PLOTLY, source, tags
 
 SCRIPTS = (
@@ -33,13 +32,14 @@ SCRIPTS = (
     "linked.js",
     "sorting.js",
     "switches.js",
+    "verdict.js",
     PLOTLY,
 )
 """What the page runs, in order; the largest last."""
 
 DEFAULT_VIEW: dict[str, Any] = {
     "colormap": "auto",
-    "alpha": 0.65,
+    "alpha": ALPHA,
     "strongest": 100,
     "fade": False,
     "smooth": True,
@@ -79,7 +79,7 @@ class Answer:
     asked_at: float = 0.0
 
 
-class Panels(gr.HTML):
+class Panels(OwnHTML):
     """A responsive grid of cards, one per panel of `core.views`.
 
     Its value is a list of panels. Cards keep their place in the list: an update redraws the figure
@@ -150,14 +150,6 @@ class Panels(gr.HTML):
         if isinstance(value, Answer):
             return encode(value.panels, value)
         return value if value is None or isinstance(value, str) else encode(value)
-
-    def preprocess(self, payload: str | None) -> str | None:
-        """The JSON the page holds."""
-        return payload
-
-    def get_block_name(self) -> str:
-        """The page's own component that this one builds on."""
-        return "html"
 
 
 def encode(panels: Sequence[Panel], answer: Answer | None = None, **more: Any) -> str:

@@ -345,7 +345,7 @@
         const top = [...values].sort((a, b) => b - a).slice(0, Math.ceil(values.length / 10));
         const share = top.reduce((sum, value) => sum + value, 0) / (seen || 1);
         parts.push(`A tenth of the patches gets ${percent(share)} of its attention to patches.`);
-        if (layer.tokens.length) parts.push(`${percent(Math.max(0, 1 - seen))} goes to tokens that are no patches.`);
+        if (layer.tokens.length) parts.push(`${percent(Math.max(0, 1 - seen))} goes to tokens that stand for no part of the picture.`);
         if (layer.window) parts.push(`It attends only to the ${layer.window} patches of its window.`);
       } else {
         const others = [...values].filter((_, i) => i !== row).sort((a, b) => a - b);

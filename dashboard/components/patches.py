@@ -22,7 +22,7 @@ TEMPLATE = """<div class="ts-patch ts-empty">
       <div class="ts-patch-label">Head</div>
       <div class="ts-patch-heads" role="group" aria-label="Heads"></div>
     </div>
-    <div class="ts-patch-tokens" role="group" aria-label="Tokens that are no patches" hidden></div>
+    <div class="ts-patch-tokens" role="group" aria-label="Tokens that stand for no part of the picture" hidden></div>
     <p class="ts-patch-words" aria-live="polite"></p>
     <ul class="ts-patch-notes"></ul>
   </div>

@@ -11,7 +11,6 @@
     ["Picture", "picture-sheet", null], ["Model", "model-sheet", "#model input"], ["Class", "class-sheet", "#target input"],
     ["Method", "ask", "#method input"], ["View", "view", null],
   ];
-  let bar = null;
 
   class Bar {
     constructor(element) {
@@ -81,8 +80,7 @@
 
   timmscope.phoneBar = {
     mount(element) {
-      bar = new Bar(element);
-      return bar;
+      return new Bar(element);
     },
   };
 })();

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
-
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.scripts import source, tags
 
 MOUNT_JS = "window.timmscope.phoneBar.mount(element);"
 
 
-class PhoneBar(gr.HTML):
+class PhoneBar(OwnHTML):
     """Buttons that open the page's sheets; each tells what is chosen there.
 
     Args:
@@ -28,7 +27,3 @@ class PhoneBar(gr.HTML):
             apply_default_css=False,
             **kwargs,
         )
-
-    def get_block_name(self) -> str:
-        """The page's own component that this one builds on."""
-        return "html"

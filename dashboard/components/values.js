@@ -69,5 +69,14 @@
     return { ...trace, ...(smooth ? { z: unpack(smoothing.z) } : { ...smoothing.unsmoothed, z }), customdata: z };
   }
 
-  timmscope.values = { unpack, look, ofMap, sizesOf, cutOf, withoutWeak };
+  // A panel in the range of colours that it shares with others, or in its own.
+  function inRange(panel, together) {
+    if (!together || !panel.shared) return panel;
+    const { signed, drawn, unsmoothed } = panel.shared;
+    const data = panel.figure.data.map((trace) => ({ ...trace, ...drawn }));
+    const smoothing = panel.smoothing && { ...panel.smoothing, unsmoothed };
+    return { ...panel, signed, smoothing, figure: { ...panel.figure, data } };
+  }
+
+  timmscope.values = { unpack, look, inRange, ofMap, sizesOf, cutOf, withoutWeak };
 })();

@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import gradio as gr
-
+from dashboard.components.own_html import OwnHTML
 from dashboard.components.scripts import on_event, tags
 
 MOUNT_JS = "window.timmscope.waysOut.mount(%s, trigger); // fires 'select'"
 
 
-class WaysOut(gr.HTML):
+class WaysOut(OwnHTML):
     """Hears of every such button that changes its fields, on whatever card; it shows nothing.
 
     Event ``select``, with `values_js` and no function, gives the fields as the button sets them.
@@ -38,7 +37,3 @@ class WaysOut(gr.HTML):
     def values_js(names: Iterable[str]) -> str:
         """JavaScript for an event whose inputs and outputs are fields of these names."""
         return on_event("waysOut.values", list(names))
-
-    def get_block_name(self) -> str:
-        """The page's own component that this one builds on."""
-        return "html"

@@ -6,11 +6,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 from core.errors import TimmscopeError
 from core.inputs.batch import OnProgress
+from core.types import Cost
 
 STANDSTILL_SECONDS = 2.0
 """For how long slow work stands still before its next step, at most, while there is quick work."""
@@ -54,6 +55,17 @@ class SlowLane:
     def running(self) -> int:
         """How many slots are taken."""
         return self._slots - self._free
+
+    def turn(
+        self, cost: Cost, on_progress: OnProgress | None = None
+    ) -> AbstractContextManager[OnProgress | None]:
+        """`held` for what takes an instant, a `slot` for anything else.
+
+        Args:
+            cost: of the work, at most.
+            on_progress: see `held` and `slot`.
+        """
+        return (self.held if cost.pace == "instant" else self.slot)(on_progress)
 
     @contextmanager
     def held(self, on_progress: OnProgress | None = None) -> Iterator[OnProgress | None]:

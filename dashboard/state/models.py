@@ -106,7 +106,7 @@ class Models:
         Args:
             name: a timm name or ``hf-hub:owner/name``.
             weights: "pretrained" or "random".
-            on_progress: called as ``on_progress(0, 0)`` while the model loads. An error that it
+            on_progress: called as ``on_progress(0, 1)`` while the model loads. An error that it
                 raises ends the wait; the load itself goes on for whoever asks next.
             activation: what its outputs are, a key of `core.tasks.activation`.
             measured_in: the unit of outputs that are numbers; for others it means nothing.
@@ -147,7 +147,7 @@ class Models:
             if load is None:
                 load = self._loading[key] = self._pool.submit(self._open, key)
         while on_progress is not None and not wait([load], POLL_SECONDS).done:
-            on_progress(0, 0)
+            on_progress(0, 1)
         return load.result()
 
     def is_ready(self, name: str, weights: str) -> bool:

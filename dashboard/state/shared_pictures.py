@@ -69,7 +69,10 @@ class SharedPictures:
         weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
 
     def keep(self, picture: Image.Image) -> str:
-        """Keep a copy of a picture; its name. A picture that is kept already keeps its name.
+        """Keep a copy of a picture; its name.
+
+        A picture that is kept already keeps its name and its end: whoever has the address could
+        share it anew for ever.
 
         Args:
             picture: decoded, in any mode.
@@ -80,8 +83,9 @@ class SharedPictures:
         with self._lock:
             self._forget_old()
             known = next((n for n, one in self._kept.items() if one.digest == digest), "")
-            path = self._kept.pop(known).path if known else self._written(content, ending)
-            name = known or secrets.token_urlsafe(NAME_BYTES)
+            if known:
+                return known
+            name, path = secrets.token_urlsafe(NAME_BYTES), self._written(content, ending)
             self._kept[name] = _Kept(path, digest, len(content), until)
             self._forget_old()
         return name

@@ -13,6 +13,8 @@ from core.errors import CancelledError
 
 MAX_TASKS = 1000
 """How many tasks can be cancelled; older ones can no longer."""
+WAITING = "Waiting for a turn"
+"""What is told while slow work waits for other people's."""
 REPORTED_FROM = 3
 """A task of fewer steps reports no progress."""
 ESTIMATED_FROM = 2.0
@@ -47,14 +49,16 @@ class Task:
         self._stop, self._report, self._pace = stop, report, _Pace(clock)
 
     def __call__(self, done: int, expected: int) -> None:
-        """Report progress.
+        """Report progress, or that a slow task waits for a slot: then nothing is expected yet.
 
         Raises:
             CancelledError: the task is cancelled.
         """
         if self._stop.is_set():
             raise CancelledError("This was cancelled.")
-        if expected >= REPORTED_FROM:
+        if not expected:
+            self._report(0.0, WAITING)
+        elif expected >= REPORTED_FROM:
             left = self._pace.seconds_left(done, expected)
             self._report(done / expected, progress_text(done, expected, left))
 
@@ -178,11 +182,11 @@ def progress_text(done: int, expected: int, seconds_left: float | None = None) -
     """How far a task is, and about how long it still takes.
 
     >>> progress_text(16, 4000)
-    '16 of 4,000 steps'
+    '16 of 4,000 passes'
     >>> progress_text(16, 4000, 596.0), progress_text(2000, 4000, 41.7)
-    ('16 of 4,000 steps, about 10 min left', '2,000 of 4,000 steps, about 42 s left')
+    ('16 of 4,000 passes, about 10 min left', '2,000 of 4,000 passes, about 42 s left')
     """
-    text = f"{done:,} of {expected:,} steps"
+    text = f"{done:,} of {expected:,} passes"
     if seconds_left is None:
         return text
     minutes = seconds_left / 60

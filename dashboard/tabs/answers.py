@@ -18,8 +18,9 @@ from core.errors import TimmscopeError
 from dashboard import actions
 from dashboard.components import Answer, WaysOut, on_event
 from dashboard.tabs.binding import Inputs
-from dashboard.tabs.handlers import Action, OnFault, session
+from dashboard.tabs.handlers import Action, OnFault
 from dashboard.tabs.page import AT_ONCE, CHOSEN_JS, QUIET, Page
+from dashboard.visitor import session
 
 R = TypeVar("R")
 

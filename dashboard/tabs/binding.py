@@ -19,6 +19,15 @@ from gradio.components import Component
 R = TypeVar("R")
 
 
+class Told(dict[str, Any]):
+    """What a component of ours says of an event, by name, as plain data."""
+
+    @classmethod
+    def by(cls, event: gr.EventData) -> Told:
+        """What an event says; empty if somebody sent something else."""
+        return cls(event._data if isinstance(event._data, dict) else {})
+
+
 @dataclasses.dataclass(frozen=True)
 class Inputs(Generic[R]):
     """The inputs of an event, and the request that their values make.
@@ -43,7 +52,8 @@ class Inputs(Generic[R]):
     def build(self, values: Sequence[Any]) -> R:
         """The request, from the values of the parameters in order."""
         names = [parameter.name for parameter in self.parameters]
-        named = {**dict(zip(names, values, strict=True)), **self.constants}
+        plain = [Told.by(one) if isinstance(one, gr.EventData) else one for one in values]
+        named = {**dict(zip(names, plain, strict=True)), **self.constants}
         built: R = _build(self.request, named)
         return built
 
@@ -52,7 +62,7 @@ def inputs_of(request: type[R], *sources: object, **constants: Any) -> Inputs[R]
     """Bind every field of a request to the widget of its name.
 
     A field that is itself a dataclass, such as the question, is bound field by field. A field of
-    type ``gr.EventData`` is what Gradio tells of the event.
+    type `Told` is what a component tells of the event.
 
     Args:
         request: a dataclass.
@@ -69,7 +79,9 @@ def inputs_of(request: type[R], *sources: object, **constants: Any) -> Inputs[R]
             continue
         if name in known:
             widgets[name] = known[name]
-        elif hint is not gr.EventData:
+        elif hint is Told:
+            hint = gr.EventData  # for which Gradio gives the event
+        else:
             if required:
                 raise TypeError(f"{request.__name__}.{name} has no widget of that name")
             continue

@@ -37,6 +37,7 @@ WAYS_OUT = {
     "compare_models": "models",
 }
 """Fields that buttons on cards of what went wrong change, and their widgets."""
+RANGE_JS = on_event("shareRange", "compare-result")
 SORT_JS = on_event("sorting.by", "compare-result")
 
 
@@ -283,6 +284,7 @@ def wire(page: Page, tab: CompareWidgets) -> None:
     _compare(page, tab, maps)
     _recommend(page, tab, advice)
     on_way_out(tab.ways_out, {name: getattr(tab, widget) for name, widget in WAYS_OUT.items()})
+    tab.colour_range.change(None, tab.colour_range, None, js=RANGE_JS)
     tab.order.change(None, tab.order, None, js=SORT_JS)
     cancel_on_click(page, tab.cancel, maps, advice)
 
@@ -317,6 +319,11 @@ class _Variant:
     value: str
 
 
+def _extend(service: object, asked: _Variant, on_progress: object = None) -> list[str]:
+    """The methods, with the one that is to stand beside itself."""
+    return actions.add_variant(asked.methods, asked.method, asked.parameter, asked.value)
+
+
 def _add_variant(page: Page, tab: CompareWidgets) -> None:
     """Offer the settings of the method, and add what was set."""
 
@@ -328,11 +335,8 @@ def _add_variant(page: Page, tab: CompareWidgets) -> None:
         offer, tab.variant.method, tab.variant.parameter, queue=False, **QUIET
     )
 
-    def extend(service: object, asked: _Variant, on_progress: object = None) -> list[str]:
-        return actions.add_variant(asked.methods, asked.method, asked.parameter, asked.value)
-
     inputs = page.inputs(_Variant, {"methods": tab.methods}, tab.variant)
-    add = page.handler("", extend, inputs, lambda methods: methods)
+    add = page.handler("", _extend, inputs, lambda methods: methods)
     gr.on(
         [tab.variant.add.click, tab.variant.value.submit],
         add,

@@ -87,6 +87,7 @@ class ExplainWidgets:
         verdict: whether it can be trusted.
         file: the saved file, for the browser to fetch.
         code: the explanation in Python.
+        command: the explanation on the command line.
         explanation: the `ExplainRequest` behind the map; None while there is none.
     """
 
@@ -115,6 +116,7 @@ class ExplainWidgets:
     verdict: Panels
     file: gr.DownloadButton
     code: gr.Code
+    command: gr.Code
     explanation: gr.State
 
 
@@ -169,15 +171,16 @@ def _answer() -> dict[str, Any]:
         label="Address of this view", visible=False, interactive=False, buttons=["copy"],
         elem_id="link",
     )  # fmt: skip
-    verdict = Panels([], elem_id="verdict", card_width=240, columns=2)
+    verdict = Panels([], elem_id="verdict", card_width=240, columns=1, gap=8)
     film, small_maps = Film(elem_id="film"), ClassMapSource(elem_id="class-maps")
     history, ways_out = (
         History(elem_id="history"),
         WaysOut(typing.get_args(Field), elem_id="ways-out"),
     )
     file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")
-    with gr.Accordion("Python code", open=False):
+    with gr.Accordion("Code", open=False):
         code = gr.Code(language="python", interactive=False, show_label=False)
+        command = gr.Code(language="shell", interactive=False, label="On the command line")
     return {
         "result": result,
         "effect": effect,
@@ -196,13 +199,15 @@ def _answer() -> dict[str, Any]:
         "verdict": verdict,
         "file": file,
         "code": code,
+        "command": command,
     }
 
 
 def wire(page: Page, tab: ExplainWidgets) -> None:
     """Connect the tab."""
     area = AnswerArea(
-        "explain", "Explain", tab.result, {tab.summary: "", tab.code: "", tab.explanation: None},
+        "explain", "Explain", tab.result,
+        {tab.summary: "", tab.code: "", tab.command: "", tab.explanation: None},
         tasks=("save", "test", "film", "class-maps"),
     )  # fmt: skip
     inputs = page.inputs(ExplainRequest, tab)
@@ -341,6 +346,7 @@ def _explain(
             tab.result: area.answer(found),
             tab.summary: found.summary,
             tab.code: found.code,
+            tab.command: found.command,
             tab.explanation: None if found.answers.painting else found.request,
         }
 
@@ -400,7 +406,7 @@ def _share(page: Page, tab: ExplainWidgets) -> None:
 
 
 def _test(page: Page, tab: ExplainWidgets) -> None:
-    """Test cheap maps at once, and others when asked; a press shows the tests."""
+    """Test cheap maps at once, and others when asked; a press shows the tests or hides them."""
 
     def show(found: actions.VerdictResult) -> dict[Any, Any]:
         return {tab.test: _badge(found), tab.verdict: found.panels}
@@ -420,7 +426,7 @@ def _test(page: Page, tab: ExplainWidgets) -> None:
         trigger_mode="always_last",
     )
     quietly = page.handler(
-        "test", actions.check_quietly, inputs, _badge, lambda request, error: _badge(NO_VERDICT)
+        "test", actions.check_quietly, inputs, show, lambda request, error: show(NO_VERDICT)
     )
     cleared = tab.explanation.change(  # the verdict was on the map before
         lambda: {tab.test: _badge(NO_VERDICT), tab.verdict: []},
@@ -430,7 +436,7 @@ def _test(page: Page, tab: ExplainWidgets) -> None:
         **QUIET,
     )
     if page.service.checks:
-        cleared.then(quietly, inputs.components, tab.test, **QUIET)
+        cleared.then(quietly, inputs.components, outputs, **QUIET)
 
 
 def _badge(found: actions.VerdictResult) -> gr.Button:

@@ -81,8 +81,8 @@ def _patches() -> PatchWidgets:
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320):
             gr.Markdown(
-                "### Touch a patch\nClick the picture to see which other parts the model holds "
-                "for alike, and where a transformer looks from there, in any layer.",
+                "### Touch a patch\nClick the picture to see which other parts look similar to "
+                "the model, and where a transformer looks from there, in any layer.",
                 elem_classes="ts-note",
             )
         run, cancel = _buttons("patch-run")

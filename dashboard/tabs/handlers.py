@@ -19,6 +19,7 @@ from dashboard.actions import brief
 from dashboard.components import Answer, ProposedClasses
 from dashboard.state import Service
 from dashboard.tabs.binding import Inputs
+from dashboard.visitor import PROGRESS, session
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ T = TypeVar("T")
 OnFault = Callable[[R, TimmscopeError], Any]
 """The outputs of an event whose action failed."""
 
-PROGRESS = gr.Progress()
 STAMP = Parameter("asked_at", Parameter.POSITIONAL_OR_KEYWORD, annotation=float)
 """When the visitor asked, by the visitor's clock."""
 LAST = [
@@ -92,7 +92,7 @@ def handler(
         except CancelledError:
             yield on_cancel(request) if on_cancel else gr.skip()
         except Exception as error:
-            known = error if isinstance(error, TimmscopeError) else failure_of(error)
+            known = failure_of(error)
             if known is None:
                 logger.exception("%s failed", getattr(action, "__name__", task))
                 raise
@@ -107,16 +107,6 @@ def handler(
 
     run = outcomes if inspect.isgeneratorfunction(action) else once
     return _with_signature(run, [*inputs.parameters, *([STAMP] if stamped else []), *LAST], action)
-
-
-def told(event: gr.EventData) -> Mapping[str, Any]:
-    """What a component of ours says of an event; empty if somebody sent something else."""
-    return event._data if isinstance(event._data, dict) else {}
-
-
-def session(visitor: gr.Request, task: str) -> str:
-    """The name of a visitor's task."""
-    return f"{visitor.session_hash}/{task}"
 
 
 def _results(

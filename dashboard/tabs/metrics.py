@@ -155,7 +155,7 @@ def _answer() -> dict[str, Any]:
 
 def _choices(drawing: dict[str, Any]) -> dict[str, Any]:
     gr.Markdown(
-        "### What to measure\n\\* Not a reliable test on its own; see docs/metrics.md",
+        "### What to measure\n\\* Not a reliable test on its own",
         elem_classes="ts-note",
     )
     metrics = GroupedChoice(

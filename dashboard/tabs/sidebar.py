@@ -33,10 +33,11 @@ from dashboard.components import (
 )
 from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
-from dashboard.tabs.binding import inputs_of
-from dashboard.tabs.handlers import handler, session, told
+from dashboard.tabs.binding import Told, inputs_of
+from dashboard.tabs.handlers import handler
 from dashboard.tabs.page import AT_ONCE, CHOSEN_JS, QUIET, Page, Trigger
 from dashboard.tabs.view import ViewWidgets
+from dashboard.visitor import session
 
 SAMPLES = asset("samples")
 EXAMPLES = {
@@ -441,14 +442,13 @@ class _ClassPress:
 
     target: int | str | None
     versus: int | str | None
-    event: gr.EventData
+    event: Told
 
 
 def _pick(service: Service, press: _ClassPress, on_progress: object = None) -> list[Any]:
     """The class to explain and the one to compare it with; never the same."""
-    sent = told(press.event)
     target, versus = (
-        now if (given := sent.get(name)) is None else given
+        now if (given := press.event.get(name)) is None else given
         for name, now in (("target", press.target), ("versus", press.versus))
     )
     return [target, NO_CLASS if versus in (None, "", target) else versus]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import gradio as gr
 from gradio.events import Dependency
 
 from core.errors import TimmscopeError
@@ -14,7 +13,7 @@ from dashboard import actions
 from dashboard.actions import VerdictRequest
 from dashboard.components import CHOSEN_JS, on_event
 from dashboard.state import Service
-from dashboard.tabs.handlers import told
+from dashboard.tabs.binding import Told
 from dashboard.tabs.page import QUIET, Page
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class _Marked:
     """A part of the picture that a person has marked on the stage."""
 
     question: actions.Question
-    event: gr.EventData
+    event: Told
 
 
 def _hide(page: Page, tab: ExplainWidgets) -> None:
@@ -49,7 +48,7 @@ def _hide(page: Page, tab: ExplainWidgets) -> None:
     def hide(
         service: Service, marked: _Marked, on_progress: OnProgress | None = None
     ) -> actions.HideResult:
-        sent = told(marked.event)
+        sent = marked.event
         kept, baseline = bool(sent.get("keep_only")), str(sent.get("baseline", "blur"))
         request = actions.HideRequest(marked.question, sent.get("mask"), kept, baseline)
         return actions.hide(service, request, on_progress)
@@ -95,6 +94,6 @@ def _film(page: Page, tab: ExplainWidgets) -> Dependency:
         "film", film, inputs, lambda found: found, lambda request, error: actions.FilmResult()
     )
     tab.explanation.change(show, inputs.components, tab.film, **QUIET)
-    outputs: list[Any] = [tab.layer, tab.summary, tab.code]
+    outputs: list[Any] = [tab.layer, tab.summary, tab.code, tab.command]
     chosen: Dependency = tab.film.select(None, None, outputs, js=CHOSEN_JS)
     return chosen
