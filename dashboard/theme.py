@@ -118,7 +118,10 @@ html:not([data-verdict]) #verdict { display: none !important; }
 }
 .ts-answer[data-ribbon]:not([data-ribbon=""])::before { display: block; }
 .ts-answer:not(.ts-painting) .ts-enough { display: none !important; }
-.ts-stale :is(.ts-grid, .ts-note, button, .table-wrap, label) {
+.ts-painting .ts-when-done, .ts-stale :is(
+  .ts-grid, .ts-note, .ts-code, .ts-patch-words, .ts-patch-notes, .ts-class-title, .ts-class-note,
+  button, .table-wrap, label
+) {
   opacity: 0.35;
   filter: grayscale(1);
 }

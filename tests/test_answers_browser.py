@@ -6,15 +6,16 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Route, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, TimeoutError, expect
 
 from dashboard.state import Service
 from tests.browser import Visit, launched
-from tests.test_dashboard_browser import TIMEOUT, choose, drawn, title
+from tests.test_dashboard_browser import TIMEOUT, choose, drawn, opened, title
 
 SCRIPT = Path(__file__).parent.parent / "dashboard" / "components" / "answers.js"
 STALE = re.compile(r"\bts-stale\b")
@@ -179,9 +180,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def page(visit: Callable[..., Visit], url: str) -> Page:
-    found = visit(url).page
-    title(found, "Grad-CAM")
-    return found
+    return opened(visit(url)).page
 
 
 MASKS = re.compile(r"^[\d,]+ of 4,000 masks, standard error")
@@ -247,6 +246,47 @@ def test_what_is_cancelled_says_so_and_stays_grey(page: Page) -> None:
     expect(answer(page)).to_have_attribute("data-ribbon", "")
 
 
+def test_an_earlier_answer_comes_back_though_nothing_was_to_be_cancelled(page: Page) -> None:
+    choose(page, "#method", "Eigen-CAM")
+    title(page, "Eigen-CAM")
+    page.locator("#cancel").click()
+    page.get_by_role("button", name="Back to Grad-CAM, espresso").click()
+    title(page, "Grad-CAM")
+    expect(answer(page)).to_have_attribute("data-ribbon", "")
+    expect(answer(page)).not_to_have_class(STALE)
+    page.wait_for_url(re.compile(r"^[^?]*(\?(?!.*eigencam).*)?$"))
+    choose(page, "#method", "RISE")
+    expect(answer(page)).to_have_class(STALE, timeout=1000)
+
+
+def test_a_setting_stops_the_painting_and_says_so(page: Page) -> None:
+    choose(page, "#method", "RISE")
+    expect(answer(page)).to_have_attribute("data-ribbon", MASKS, timeout=TIMEOUT)
+    masks = page.locator("#method-settings").get_by_label("Masks").last
+    before = masks.input_value()
+    masks.fill("3000")
+    masks.press("Tab")
+    expect(answer(page)).to_have_class(STALE)
+    expect(answer(page)).to_have_attribute("data-ribbon", "For: RISE, espresso")
+    masks.fill(before)
+    masks.press("Tab")
+    expect(page.locator("#cost")).to_contain_text("4,001", timeout=TIMEOUT)
+    expect(answer(page)).to_have_class(STALE)
+    page.locator("#run").click()
+    expect(answer(page)).to_have_attribute("data-ribbon", MASKS, timeout=TIMEOUT)
+
+
+def test_a_setting_that_is_set_back_leaves_the_answer_true(page: Page) -> None:
+    choose(page, "#method", "SmoothGrad")
+    title(page, "SmoothGrad")
+    expect(answer(page)).to_have_attribute("data-ribbon", "", timeout=TIMEOUT)
+    samples = page.locator("#method-settings").get_by_label("number input for Samples")
+    for value, ribbon in (("9", "For: SmoothGrad, espresso"), ("25", "")):
+        samples.fill(value)
+        samples.press("Tab")
+        expect(answer(page)).to_have_attribute("data-ribbon", ribbon)
+
+
 def test_a_comparison_is_grey_once_the_methods_are_others(page: Page) -> None:
     page.get_by_role("tab", name="Compare").click()
     page.locator("#compare-methods input").first.press("Backspace")
@@ -263,24 +303,68 @@ def test_a_comparison_is_grey_once_the_methods_are_others(page: Page) -> None:
 
 QUICK = ["Grad-CAM", "Eigen-CAM", "Saliency", "RISE", "LayerCAM"]
 CLASSES = ["lynx", "tabby", "Egyptian cat"]
-EXAMPLES = ["coffee", "rocket", "cat"]
+MODELS = ["tf_efficientnet_lite0", "world_resnet"]
+"""Two that load at once."""
 
 
 def hurry(page: Page, choices: random.Random) -> None:
     """One choice of a person in a hurry."""
-    what = choices.choice(["method", "method", "class", "picture", "cancel"])
-    if what == "method":
-        choose(page, "#method", choices.choice(QUICK))
-    elif what == "class":
-        field = page.locator("#target input").first
-        field.click()
-        field.fill(choices.choice(CLASSES))
-        field.press("Enter")
-    elif what == "picture":
-        page.get_by_role("button", name=choices.choice(EXAMPLES), exact=True).click()
-    else:
-        page.locator("#cancel").click()
+    HURRIES[choices.choice([*HURRIES, "method"])](page, choices)
     page.wait_for_timeout(choices.choice([0, 30, 120, 400]))
+
+
+def picked(page: Page, field: str, text: str) -> None:
+    """Type into a list and press Enter."""
+    box = page.locator(f"{field} input").first
+    if box.is_visible():  # some methods have no layer
+        box.click()
+        box.fill(text)
+        box.press("Enter")
+
+
+def pressed(found: Locator, choices: random.Random) -> None:
+    """Press one of these, if there is one that can be pressed now."""
+    count = found.count()
+    if count:
+        one = found.nth(choices.randrange(count))
+        with suppress(TimeoutError):
+            one.click(timeout=500)
+
+
+def crop(page: Page, choices: random.Random) -> None:
+    """Move the box around what the model sees, or take the whole picture."""
+    options = page.locator("#crop-options")
+    if not page.locator("#crop-box").is_visible():
+        options.get_by_role("button").first.click()
+    pressed(options.locator("#crop-box button:visible"), choices)
+
+
+def setting(page: Page, choices: random.Random) -> None:
+    """Change a parameter of the method, whichever that is."""
+    pressed(page.locator("#method-settings input[type=checkbox]:visible"), choices)
+
+
+def elsewhere(page: Page, choices: random.Random) -> None:
+    """Look at another tab and come back."""
+    for name in (choices.choice(["Compare", "Features", "Metrics"]), "Explain"):
+        page.get_by_role("tab", name=name).click()
+
+
+HURRIES: dict[str, Callable[[Page, random.Random], None]] = {
+    "method": lambda page, dice: choose(page, "#method", dice.choice(QUICK)),
+    "class": lambda page, dice: picked(page, "#target", dice.choice(CLASSES)),
+    "picture": lambda page, dice: pressed(page.locator("#photographs button:visible"), dice),
+    "cancel": lambda page, dice: page.locator("#cancel").click(),
+    "layer": lambda page, dice: picked(page, "#layer", dice.choice(["blocks.2", "bn2"])),
+    "setting": setting,
+    "model": lambda page, dice: picked(page, "#model", dice.choice(MODELS)),
+    "crop": crop,
+    "vs": lambda page, dice: pressed(page.locator(".ts-class-versus:visible"), dice),
+    "film": lambda page, dice: pressed(page.locator("#film button:visible"), dice),
+    "history": lambda page, dice: pressed(page.locator("#history button:visible"), dice),
+    "elsewhere": elsewhere,
+}
+"""What a person in a hurry does."""
 
 
 def tour(page: Page, seed: int, choices: int) -> None:
@@ -295,7 +379,11 @@ def tour(page: Page, seed: int, choices: int) -> None:
     expect(answer(page)).to_have_attribute("data-ribbon", "")
     shown = page.locator("#result .ts-title").first.inner_text()
     chosen = page.locator("#target input").first.input_value()
-    assert shown == f"Why {chosen.partition(' · ')[0]}?HiResCAM"
+    why = f"Why {chosen.partition(' · ')[0]}"
+    for rival in page.locator(".ts-class-versus[aria-pressed=true]").all():
+        label = rival.get_attribute("aria-label") or ""
+        why += f" rather than {label.removeprefix('Stop comparing with ')}"
+    assert shown == f"{why}?HiResCAM"
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -272,9 +272,337 @@ def test_what_follows_from_a_choice_is_cancelled_with_it(page: Page) -> None:
     assert call(page, "answers.follow", "explain", ["x"], 1, 0)[-1] > chosen > given_up
 
 
+def test_a_choice_ends_what_was_cancelled_and_a_late_answer_does_not(page: Page) -> None:
+    page.set_content('<div id="explain-answer"></div>')
+    area = page.locator("#explain-answer")
+    about = {"area": "explain", "label": "RISE", "same": {}, "settings": None}
+
+    def ask(value: int) -> float:
+        return float(call(page, "answers.ask", "explain", ["x"], value, 0)[-1])
+
+    def arrived(stamp: float, **more: Any) -> str:
+        call(page, "answers.arrived", {**about, "asked_at": stamp, **more})
+        return area.get_attribute("data-ribbon") or ""
+
+    painted = {"partial": "9 of 10 masks", "painting": True}
+    first = ask(1)
+    call(page, "answers.cancelled", "explain", "Explain")
+    assert arrived(first, **painted) == "Cancelled. Press Explain", "painted before, arrived after"
+    assert area.get_attribute("class") == "ts-stale"
+    assert arrived(first) == "", "it was finished before"
+    call(page, "answers.cancelled", "explain", "Explain")
+    assert arrived(1.0) == "Cancelled. Press Explain", "asked for while nothing was to be asked"
+    assert area.get_attribute("class") == "ts-stale"
+    call(page, "answers.replaced", "explain")
+    assert area.get_attribute("data-ribbon") == "For: RISE"
+    assert call(page, "answers.follow", "explain", ["x"], 1, 0)[-1] > first
+
+
+def test_a_setting_stops_only_work_that_depends_on_it(page: Page) -> None:
+    page.set_content('<div id="explain-answer"></div>')
+    area, fields = page.locator("#explain-answer"), ["method", "settings"]
+    nothing = call(page, "answers.setting", "explain", {"rise": {"masks": 8}})
+    assert nothing == [{"rise": {"masks": 8}}, -1]
+    at = call(page, "answers.ask", "explain", fields, "rise@layer4", {"rise": {"masks": 9}}, 0)[-1]
+    about = {"label": "RISE", "same": {}, "settings": ["rise"], "painting": True, "partial": "9"}
+    call(page, "answers.arrived", {"area": "explain", "asked_at": at, **about})
+    kept = call(page, "answers.setting", "explain", {"rise": {"masks": 9}, "lime": {"samples": 5}})
+    assert kept[1] == -1
+    assert area.get_attribute("class") == "ts-painting"
+    assert call(page, "answers.setting", "explain", {"rise": {"masks": 8}})[1] > at
+    assert area.get_attribute("class") == "ts-stale", "its painting is stopped"
+    call(page, "answers.changed", "explain", fields, "rise@layer4", {"rise": {"masks": 9}})
+    assert area.get_attribute("class") == "ts-stale", "also if the setting comes back"
+    assert area.get_attribute("data-ribbon") == "For: RISE"
+
+
+def test_a_setting_that_is_set_back_is_taken_out(page: Page) -> None:
+    added(page, "settings.js")
+
+    def put(kept: Any, value: Any, *usual: Any) -> Any:
+        return call(page, "settings.put", "rise", "masks", usual, value, kept)
+
+    assert put(None, 8, 9) == {"rise": {"masks": 8}}
+    lime = {"lime": {"samples": 5}}
+    assert put({"rise": {"masks": 8}, **lime}, 7, 9) == {"rise": {"masks": 7}, **lime}
+    assert put({"rise": {"masks": 8}, **lime}, 9, 9) == lime
+    assert put({"rise": {"masks": 8, "seed": 1}}, 9, 9) == {"rise": {"seed": 1}}
+    assert put({}, ["a", "b"], ["a", "b"]) == {}
+    assert put({}, True) == {"rise": {"masks": True}}, "no value is usual"
+
+
 def test_later_stamps_are_larger(page: Page) -> None:
     stamps = [call(page, "answers.stamp") for _ in range(20)]
     assert stamps == sorted(set(stamps))
+
+
+# -- film.js: the map at another layer -----------------------------------------------------------
+
+STRIP = """(stops) => {
+  const { timmscope } = window;
+  document.body.innerHTML = '<div id="film"><div class="ts-film-strip"></div></div>';
+  timmscope.decode = (text) => JSON.parse(text);
+  timmscope.thumbnail = () => {};
+  window.put = [];
+  const put = (panel) => window.put.push([panel.layer, timmscope.answers.askedOf("explain")]);
+  timmscope.stage = { put };
+  const value = (list) => JSON.stringify({
+    panels: JSON.stringify({ panels: list.map((layer) => ({ layer })) }), about: "cat",
+    stops: list.map((layer) => ({ layer, text: "7 × 7, 8 channels" })), chosen: list.at(-1),
+  });
+  window.props = { value: value(stops) };
+  timmscope.film.mount(document.getElementById("film"), window.props, () => {}, () => {});
+}"""
+
+
+def explained(page: Page, method: str, about: str) -> None:
+    """The explanation, which looks at the last layer, is there."""
+    stamp = call(page, "answers.ask", "explain", ["method", "layer"], method, "", 0)[-1]
+    said = {"label": f"{method}, {about}", "same": {"layer": [None, "", "late"]}, "settings": None}
+    call(page, "answers.arrived", {"area": "explain", "asked_at": stamp, "about": about, **said})
+
+
+def test_the_film_of_another_explanation_cannot_be_used(page: Page) -> None:
+    added(page, "film.js").evaluate(STRIP, ["early", "late"])
+    strip, last = page.locator(".ts-film-strip"), page.get_by_role("radio").last
+    assert strip.evaluate("one => one.inert"), "nothing is explained yet"
+    explained(page, "gradcam", "cat")
+    assert not strip.evaluate("one => one.inert")
+    assert last.get_attribute("aria-checked") == "true"
+    page.get_by_role("radio").first.click()
+    assert last.get_attribute("aria-checked") == "false"
+    explained(page, "gradcam", "dog")
+    assert strip.evaluate("one => [one.inert, one.className]") == [True, "ts-film-strip ts-stale"]
+    explained(page, "gradcam", "cat")
+    assert not strip.evaluate("one => one.inert")
+    assert last.get_attribute("aria-checked") == "true", "the layer of the map that is there"
+
+
+def test_a_verdict_on_another_map_is_let_go(page: Page) -> None:
+    added(page, "verdict.js")
+    explained(page, "gradcam", "cat")
+    cleared = call(page, "verdict.clear", "Trust?")
+    assert cleared[0]["value"] == "Trust?"
+    assert cleared[0]["elem_classes"] == ["ts-badge-unasked"]
+    assert cleared[1] is None
+    found = {"about": "cat", "layer": "late", "badge": "Bad", "tone": "bad", "cards": "{}"}
+
+    def shown(**other: Any) -> Any:
+        badge, cards = call(page, "verdict.found", "Trust?", {**found, **other})
+        return [badge.get("value"), badge.get("elem_classes"), cards]
+
+    kept = [None, None, {"__type__": "update"}]
+    assert shown() == ["Bad", ["ts-badge-bad"], "{}"]
+    assert shown(badge="", tone="", cards=None) == ["Trust?", ["ts-badge-unasked"], None]
+    for other in ({"about": "dog"}, {"about": ""}, {"layer": "early"}, {"layer": None}):
+        assert shown(**other) == kept
+    call(page, "answers.moved", "explain", {"layer": "early"})
+    assert shown() == kept
+    assert shown(layer="early") == ["Bad", ["ts-badge-bad"], "{}"]
+
+
+def test_whoever_hears_of_another_layers_map_is_told_that_layer(page: Page) -> None:
+    added(page, "film.js").evaluate(STRIP, ["early", "late"])
+    explained(page, "gradcam", "cat")
+    first = call(page, "answers.askedOf", "explain")
+    page.get_by_role("radio").first.click()
+    ((layer, told),) = page.evaluate("window.put")
+    assert (layer, told["values"]["layer"]) == ("early", "early")
+    assert told["key"] != first["key"], "the map at the layer before is kept"
+    page.get_by_role("radio").last.click()
+    assert page.evaluate("window.put[1][1].key") == first["key"]
+
+
+# -- classes.js: the likeliest classes ------------------------------------------------------------
+
+ROWS = """() => {
+  document.body.innerHTML = '<div id="prediction"><div class="ts-class-list"></div></div><button id="else">else</button>';
+  const row = (label, index) => ({ index, label, text: "50%", share: 0.5 });
+  window.props = {};
+  window.sent = [];
+  window.predicted = (about, ...labels) => {
+    window.props.value = JSON.stringify({ title: "Classes", rows: labels.map(row), about });
+    window.heard?.();
+  };
+  window.predicted({ picture: "/a.jpg", model: "one", crop: null }, "cat", "dog");
+  timmscope.classes.mount(document.getElementById("prediction"), window.props,
+    (name, data) => window.sent.push(data), (_, hear) => { window.heard = hear; });
+}"""  # noqa: E501
+
+
+def test_rows_about_another_question_cannot_be_used(page: Page) -> None:
+    added(added(page, "focus.js"), "classes.js").evaluate(ROWS)
+    rows = page.locator(".ts-class-list")
+
+    def asks(path: str, model: str, crop: Any = None) -> list[Any]:
+        call(
+            page,
+            "classes.ask",
+            ["picture", "model", "crop"],
+            {"path": path, "url": "x"},
+            model,
+            crop,
+        )
+        found: list[Any] = rows.evaluate("one => [one.inert, one.classList.contains('ts-stale')]")
+        return found
+
+    dog = page.locator(".ts-class-main[title=dog]")
+    assert asks("/a.jpg", "one", "") == [False, False]
+    dog.focus()
+    assert asks("/b.jpg", "one") == [True, True]
+    focused = "document.activeElement.id || document.activeElement.title"
+    assert page.evaluate(focused) == "prediction", "not lost"
+    assert asks("/a.jpg", "one") == [False, False]
+    assert page.evaluate(focused) == "dog", "the person has changed their mind"
+    assert asks("/a.jpg", "two") == asks("/a.jpg", "one", "1,2,3,4") == [True, True]
+    asks("/a.jpg", "two")
+    page.evaluate("window.predicted({picture: '/a.jpg', model: 'two', crop: null}, 'dog', 'cup')")
+    assert rows.evaluate("one => one.inert") is False
+    assert page.evaluate(focused) == "dog", "its row is another one now"
+    page.locator("#else").focus()
+    page.evaluate("window.predicted({picture: '/a.jpg', model: 'one', crop: null}, 'cat')")
+    assert rows.evaluate("one => one.inert") is True, "late: about the model before"
+    assert page.evaluate(focused) == "else"
+
+
+SMALL_MAPS = """() => {
+  window.shown = [];
+  window.asked = 0;
+  const showMaps = (shown) => window.shown.push(shown && [shown.note, shown.stale]);
+  timmscope.classes = { showMaps };
+  timmscope.decode = (text) => ({ panels: [], answer: JSON.parse(text).answer });
+  window.props = { value: '{"note": "Small maps: Grad-CAM"}' };
+  timmscope.classMaps.mount(document.body, window.props, () => { window.asked += 1; }, () => {});
+}"""
+
+
+def test_small_maps_that_are_cancelled_say_so(page: Page) -> None:
+    added(page, "class_maps.js").evaluate(SMALL_MAPS)
+    last = "window.shown.at(-1)"
+    call(page, "classMaps.cancel")
+    assert page.evaluate(last) is None, "none are wanted"
+    call(page, "classMaps.toggle")
+    assert page.evaluate(last) == ["Small maps …", True]
+    call(page, "classMaps.cancel")
+    said = ["Small maps: cancelled. Press the button to try again.", True]
+    assert page.evaluate(last) == said
+    call(page, "classMaps.toggle")
+    assert page.evaluate(last) == ["Small maps …", True]
+    assert page.evaluate("window.asked") == 2
+
+
+def test_small_maps_wait_until_a_person_stays_at_a_layer(page: Page) -> None:
+    added(page, "class_maps.js").evaluate(SMALL_MAPS)
+    call(page, "classMaps.toggle")
+    for layer in ("one", "two", "three"):
+        call(page, "classMaps.follow", 200, ["layer"], layer)
+    assert page.evaluate("window.asked") == 1
+    page.wait_for_function("window.asked === 2")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.asked") == 2
+
+
+# -- focus.js, answers.js: parts of the page that are out of use ---------------------------------
+
+
+def test_the_focus_is_not_lost_while_an_answer_is_out_of_use(page: Page) -> None:
+    page.set_content('<div id="explain-answer"><div><button>Use it</button></div></div>')
+    added(page, "focus.js")
+    explained(page, "gradcam", "cat")
+    focused = "document.activeElement.id || document.activeElement.textContent"
+    page.get_by_role("button").focus()
+    call(page, "answers.changed", "explain", ["method", "layer"], "rise", "")
+    assert page.evaluate(focused) == "explain-answer"
+    call(page, "answers.changed", "explain", ["method", "layer"], "gradcam", "")
+    assert page.evaluate(focused) == "Use it"
+    page.evaluate("document.querySelector('button').style.display = 'none'")
+    call(page, "answers.enough", "explain")
+    assert page.evaluate(focused) == "explain-answer"
+
+
+def test_what_is_painted_is_neither_saved_nor_told_until_it_is_kept(page: Page) -> None:
+    page.set_content('<div id="explain-answer"><div><p class="ts-when-done"></p></div></div>')
+    save = page.locator(".ts-when-done")
+    at = call(page, "answers.ask", "explain", ["method"], "rise", 0)[-1]
+    about = {"area": "explain", "label": "RISE", "same": {}, "settings": None, "asked_at": at}
+    partial = {**about, "partial": "9 of 10 masks"}
+    call(page, "answers.arrived", {**partial, "painting": True})
+    assert save.evaluate("one => one.inert")
+    call(page, "answers.enough", "explain")
+    assert save.evaluate("one => one.inert"), "it is not there yet"
+    assert call(page, "answers.askedOf", "explain") is None
+    call(page, "answers.arrived", partial)
+    assert not save.evaluate("one => one.inert")
+    assert call(page, "answers.askedOf", "explain")["values"] == {"method": "rise"}
+
+
+# -- stage.js: what is said of a hidden part -------------------------------------------------------
+
+STAGED = """() => {
+  const { timmscope } = window;
+  window.Plotly = {};
+  timmscope.state = { strongest: 100 };
+  timmscope.classes = { change: (after) => { window.changed = after; } };
+  window.sent = [];
+  const root = { stage: true, own: {}, trigger: (name, data) => window.sent.push({ name, ...data }) };
+  const frame = document.createElement("div");
+  frame.innerHTML = '<div class="plot"><div class="svg-container"></div></div>';
+  document.body.replaceChildren(Object.assign(document.createElement("figure"), { id: "card" }));
+  const figure = document.getElementById("card");
+  figure.append(frame);
+  const plot = frame.querySelector(".plot");
+  Object.assign(plot, { on: () => {}, layout: { xaxis: { range: [-0.5, 9.5] }, yaxis: { range: [9.5, -0.5] } } });
+  const panel = { map: true, title: "Why cat?", figure: { data: [{}],
+    layout: { margin: { l: 0, r: 0, t: 0, b: 0 }, images: [{ source: "data:,", sizex: 10, sizey: 10 }] } } };
+  const card = { root, frame, figure, plot, panel, restyle: () => {} };
+  root.cards = [card];
+  timmscope.question = { shown: () => null };
+  window.tell = () => { for (const hear of timmscope.hearers) hear(card); };
+}"""  # noqa: E501
+
+
+def asked_about(page: Page, model: str) -> float:
+    stamp: float = call(page, "answers.ask", "explain", ["model", "target"], model, None, 0)[-1]
+    return stamp
+
+
+def is_shown(page: Page, stamp: float) -> None:
+    """The answer to what was asked then is on the stage."""
+    about = {"label": "Grad-CAM, cat", "same": {"target": [None, 3]}, "settings": None}
+    call(page, "answers.arrived", {"area": "explain", "asked_at": stamp, **about})
+    page.evaluate("window.tell()")
+
+
+def test_what_is_said_of_a_hidden_part_belongs_to_the_question(page: Page) -> None:
+    added(added(page, "hide_tool.js"), "stage.js").evaluate(STAGED)
+    is_shown(page, asked_about(page, "one"))
+    effect = page.locator(".ts-effect")
+
+    def sent() -> list[Any]:
+        found: list[Any] = page.evaluate("window.sent.splice(0)")
+        return [one["asked_at"] for one in found if one["name"] == "submit"]
+
+    def answer(stamp: float, words: str) -> str:
+        reply = {"words": words, "after": {"3": {}}, "asked_at": stamp}
+        call(page, "stage.answered", reply)
+        return effect.inner_text()
+
+    page.get_by_role("button", name="Draw a box to hide").click()
+    page.locator(".ts-marks").press("Enter")
+    (first,) = sent()
+    assert answer(first, "cat goes down") == "cat goes down"
+    call(page, "answers.changed", "explain", ["model", "target"], "one", 3)
+    assert effect.inner_text() == "cat goes down", "the class that was taken"
+    stamp = asked_about(page, "two")
+    assert effect.inner_text() == ""
+    assert page.evaluate("window.changed") is None
+    assert answer(first, "too late") == ""
+    is_shown(page, stamp)
+    (second,) = sent()
+    assert answer(first, "too late") == ""
+    assert answer(second, "cat goes up") == "cat goes up"
+    is_shown(page, asked_about(page, "two"))
+    assert sent() == [], "the same is not asked again"
 
 
 # -- values.js: the strongest part of a map -----------------------------------------------------

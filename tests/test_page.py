@@ -142,6 +142,16 @@ def test_a_cancelled_action_leaves_the_page_as_it_is() -> None:
     assert stopped(4, VISITOR, None) == "stopped 4"
 
 
+def test_a_question_that_a_cancellation_has_overtaken_is_not_answered() -> None:
+    """Its answer may be known already, so that nothing is left to be stopped."""
+    service = Service()
+    run = handled(service, lambda *_: "an answer", stamped=True)
+    assert run(4, 12.0, VISITOR, None) == "shown an answer"
+    service.tasks.cancel("someone/task", before=20.0)
+    assert run(4, 12.0, VISITOR, None) == gr.skip()
+    assert run(4, 21.0, VISITOR, None) == "shown an answer"
+
+
 def test_what_a_person_can_cause_is_shown_to_them() -> None:
     def refuse(service: Service, request: Number, on_progress: Any = None) -> None:
         raise TimmscopeError("too large")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from core import Explainer
 from dashboard.state import Service
 from tests.browser import Visit, launched, violations
 from tests.test_dashboard_browser import TIMEOUT, choose, opened, settled, shot, title
@@ -162,6 +164,8 @@ def test_layers_are_scrubbed_without_a_request(seen: Visit) -> None:
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#result .ts-caption")).to_contain_text("layer blocks.1")
     expect(page.locator("#explain-answer")).to_have_attribute("data-ribbon", "")
+    page.wait_for_url(re.compile(r"[?&]layer=blocks\.1\b"))
+    expect(page.get_by_role("button", name="Back to Grad-CAM, espresso")).to_have_count(3)
     assert len(seen.requests) == count
     with page.expect_download() as waiting:
         page.click("#save-json")
@@ -208,6 +212,76 @@ def test_tests_that_were_made_unasked_open_without_a_request(
         expect(tests).to_be_visible()
         expect(tests).to_contain_text("Verdict: ")
         assert seen.requests[count:] == []
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], threading.Event]]:
+    """``held("verdict")`` makes that method of `Explainer` wait for the event that it gives."""
+    events: list[threading.Event] = []
+
+    def hold(name: str) -> threading.Event:
+        events.append(let := threading.Event())
+        work = getattr(Explainer, name)
+
+        def late(*args: Any, **more: Any) -> Any:
+            let.wait(60)
+            return work(*args, **more)
+
+        monkeypatch.setattr(Explainer, name, late)
+        return let
+
+    yield hold
+    for event in events:
+        event.set()
+
+
+UNTESTED = "Can this map be trusted?"
+
+
+def test_a_verdict_is_about_the_layer_that_is_shown(
+    seen: Visit, held: Callable[[str], threading.Event]
+) -> None:
+    page, badge = seen.page, seen.page.locator("#test")
+    page.click("#share")
+    expect(page.locator("#link")).to_be_visible()
+    badge.click()
+    expect(page.locator("#verdict .ts-card").first).to_contain_text("Verdict: ", timeout=TIMEOUT)
+    expect(badge).to_contain_text("checks")
+    page.locator("#film button").nth(2).click()
+    expect(badge).to_have_text(UNTESTED)
+    expect(badge).to_have_class(re.compile("ts-badge-unasked"))
+    expect(page.locator("#verdict .ts-card")).to_have_count(0)
+    expect(page.locator("#link")).to_be_hidden()
+
+    let = held("verdict")
+    badge.click()
+    page.wait_for_timeout(500)
+    page.locator("#film button").nth(3).click()
+    let.set()
+    settled(seen)
+    expect(badge).to_have_text(UNTESTED)
+    expect(page.locator("#verdict .ts-card")).to_have_count(0)
+    badge.click()
+    expect(badge).to_contain_text("checks", timeout=TIMEOUT)
+
+
+def test_the_film_of_the_answer_before_cannot_be_used(
+    seen: Visit, held: Callable[[str], threading.Event]
+) -> None:
+    page, strip = seen.page, seen.page.locator(".ts-film-strip")
+    let = held("explain_layers")
+    page.locator("#prediction .ts-class-main").nth(1).click()
+    title(page, "Why cup?")
+    expect(strip).to_have_class(re.compile("ts-stale"))
+    assert strip.evaluate("one => one.inert")
+    page.click("#cancel")
+    let.set()
+    page.locator("#prediction .ts-class-main").nth(2).click()
+    title(page, "Why consomme?")
+    expect(strip).not_to_have_class(re.compile("ts-stale"))
+    page.locator("#film button").nth(2).click()
+    title(page, "Why consomme?")
+    expect(page.locator("#result .ts-caption")).to_contain_text("layer blocks.2")
 
 
 def test_on_a_phone_the_answer_comes_first(visit: Callable[..., Visit], url: str) -> None:

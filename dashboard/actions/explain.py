@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from core import METHODS, Attribution, Explainer
 from core.export import colour_range, contrast_ends, map_on_input
@@ -37,6 +38,10 @@ from dashboard.state import Service
 from dashboard.state.streaming import Show, streamed
 from dashboard.state.tasks import Task
 
+CONTRAST = {"relu": False}
+"""Parameters, unless a person sets them, where two classes are compared: what speaks for the other
+class is shown too."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExplainRequest:
@@ -59,6 +64,12 @@ class ExplainRequest:
     def __hash__(self) -> int:
         settings = json.dumps(self.settings, sort_keys=True, default=str)
         return hash((self.question, self.method, self.layer, settings, self.stop_after))
+
+    @property
+    def identity(self) -> str:
+        """A short text that two requests share if they ask for the same."""
+        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
 
     def at(self, layer: str | None) -> ExplainRequest:
         """The same at another layer; an empty one leaves it."""
@@ -163,6 +174,7 @@ def _result(
     if found.partial is not None:
         request = replace(request, stop_after=found.partial.done)
         answers = replace(answers, partial=partial_text(found), painting=painting)
+    answers = replace(answers, about=request.identity)
     return ExplainResult(
         [overlay(resolved, found)],
         summary(found),
@@ -210,8 +222,8 @@ def configuration_of(request: ExplainRequest) -> Configuration:
     """
     cls = METHODS[key_of(request.method)]
     params = params_of(request.settings, cls.key, cls)
-    if request.question.has_versus and "relu" in cls.model_fields:
-        params = {"relu": False, **params}  # what speaks for the other class is shown too
+    if request.question.has_versus:
+        params = {**params_of({cls.key: CONTRAST}, cls.key, cls), **params}
     return Configuration.parse(request.method, {cls.key: params})
 
 

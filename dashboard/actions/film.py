@@ -52,10 +52,12 @@ class FilmResult:
     Attributes:
         stops: one for each stage; empty where the method looks at no layer, or is not instant.
         chosen: the layer of the map on the stage.
+        about: the `ExplainRequest.identity` of that map.
     """
 
     stops: list[Stop] = field(default_factory=list)
     chosen: str | None = None
+    about: str = ""
 
 
 def film(
@@ -95,4 +97,4 @@ def film(
         snippets = code_snippet(resolved, one), command_line(resolved, one)
         stops.append(Stop(layer.name, text, panel, summary(one), *snippets))
     default = resolved.explainer.model.resolve_layer(method.layer_needs(), None)
-    return FilmResult(stops, explanation.layer or default)
+    return FilmResult(stops, explanation.layer or default, explanation.identity)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from core.errors import TimmscopeError
@@ -20,6 +21,9 @@ from dashboard.actions.question import (
     load_and_predict,
 )
 from dashboard.state import Service
+
+ABOUT = ("picture", "model", "weights", "activation", "measured_in", "crop")
+"""Fields of a question that a prediction depends on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,17 @@ class ClassList:
         title: what the model's outputs are called.
         notes: what is to be said of them.
         rows: the most likely one first.
+        about: what was asked about, see `ABOUT`.
     """
 
     title: str
     notes: list[str]
     rows: list[ClassRow] = field(default_factory=list)
+    about: Mapping[str, str | None] = field(default_factory=dict)
+
+    def on(self, question: Question) -> ClassList:
+        """The same, with what was asked about."""
+        return replace(self, about={name: getattr(question, name) for name in ABOUT})
 
     def to_json(self) -> dict[str, Any]:
         """All values, ready for JSON."""
@@ -121,7 +131,7 @@ def predict(
     """
     explainer, batch, prediction = load_and_predict(service, question, on_progress)
     return PredictResult(
-        likely_classes(prediction, explainer.model.domain_note),
+        likely_classes(prediction, explainer.model.domain_note).on(question),
         _classes(prediction),
         predicted := prediction.top(1)[0][0],
         predicted if question.target in (None, "") else question.target,
@@ -136,7 +146,7 @@ def no_prediction(question: Question, error: TimmscopeError) -> PredictResult:
     part = error.part if isinstance(error, UnusableError) else ""
     reason = str(error) if part == "prediction" else brief(error)
     notes = f"**This picture cannot be used:** {error}" if part == "picture" else ""
-    return PredictResult(ClassList("No prediction", [reason]), notes=notes)
+    return PredictResult(ClassList("No prediction", [reason]).on(question), notes=notes)
 
 
 def _classes(prediction: Prediction) -> Choices:

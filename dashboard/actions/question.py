@@ -153,6 +153,7 @@ class Answers:
         settings: the methods and metrics whose settings matter; None for all.
         partial: of a map of some samples only, how far it was taken; else empty.
         painting: whether it is still being worked on.
+        about: identifies an explanation; what is made from it, such as a verdict, tells it again.
     """
 
     label: str = ""
@@ -160,6 +161,7 @@ class Answers:
     settings: Sequence[str] | None = None
     partial: str = ""
     painting: bool = False
+    about: str = ""
 
 
 class Answered(Protocol):

@@ -36,11 +36,26 @@ class VerdictResult:
         panels: the verdict, then a card for each test that it is drawn from.
         badge: the verdict in a few words; empty if there is none.
         tone: "good", "doubtful" or "bad"; empty if there is no verdict.
+        about: the `ExplainRequest.identity` of the map.
+        layer: the layer of the map.
     """
 
     panels: list[Panel]
     badge: str = ""
     tone: str = ""
+    about: str = ""
+    layer: str | None = None
+
+    @classmethod
+    def on(
+        cls, request: VerdictRequest, panels: list[Panel], badge: str = "", tone: str = ""
+    ) -> VerdictResult:
+        """A verdict on the map of a request; see the class for the rest."""
+        explanation = request.explanation
+        if explanation is None:
+            return cls(panels, badge, tone)
+        layer = explanation.at(request.layer).layer
+        return cls(panels, badge, tone, explanation.identity, layer)
 
 
 def assess(
@@ -56,14 +71,14 @@ def assess(
     explanation = request.explanation.at(request.layer)
     if METHODS[explanation.method].is_control:
         message = "A control does not depend on the model, so its map explains nothing."
-        return VerdictResult([empty_panel(message)])
+        return VerdictResult.on(request, [empty_panel(message)])
     resolved = resolve(service, explanation.question, on_progress)
     with service.slow.slot(on_progress) as on_step:
         found = attribution_of(resolved, explanation, on_step)
         (verdict,) = resolved.explainer.verdict(
             resolved.batch, found, target=resolved.target, on_progress=on_step
         )
-    return VerdictResult(cards(verdict), badge(verdict), verdict.tone)
+    return VerdictResult.on(request, cards(verdict), badge(verdict), verdict.tone)
 
 
 def check_quietly(
@@ -76,10 +91,10 @@ def check_quietly(
     """
     explanation = request.explanation
     if explanation is None or service.slow.is_busy or METHODS[explanation.method].is_control:
-        return VerdictResult([])
+        return VerdictResult.on(request, [])
     resolved = resolve(service, explanation.question, on_progress)
     if estimated_cost(resolved, explanation).pace != "instant":
-        return VerdictResult([])
+        return VerdictResult.on(request, [])
     return assess(service, request, on_progress)
 
 

@@ -13,7 +13,7 @@ from dashboard.components.film import CHOSEN_JS, Film
 from dashboard.components.gallery import Gallery
 from dashboard.components.history import History
 from dashboard.components.method_guide import PICKED_JS, GuideDialog
-from dashboard.components.panels import DEFAULT_VIEW, VIEW_JS, Answer, Panels
+from dashboard.components.panels import DEFAULT_VIEW, VIEW_JS, Answer, Panels, encode
 from dashboard.components.patches import PatchAnswer, PatchStage
 from dashboard.components.phone_bar import PhoneBar
 from dashboard.components.scripts import on_event
@@ -49,6 +49,7 @@ __all__ = [
     "Picture",
     "ProposedClasses",
     "WaysOut",
+    "encode",
     "on_event",
     "settings_group",
     "widget_for",

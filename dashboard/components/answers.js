@@ -11,11 +11,12 @@
 
   const KEPT = 40; // questions remembered for an area
   const LONG_AGO = 1; // a question of that time is cancelled by any cancellation
+  const NEVER = -1; // nothing was asked for before that time
   const areas = new Map();
   let last = 0;
 
   const areaOf = (name) => {
-    if (!areas.has(name)) areas.set(name, { name, now: null, sent: new Map(), answer: null, cancelled: "", givenUp: false });
+    if (!areas.has(name)) areas.set(name, { name, now: null, sent: new Map(), answer: null, cancelled: "", givenUp: false, stoppedAt: 0 });
     return areas.get(name);
   };
 
@@ -39,9 +40,12 @@
     return !(alike.includes(asked) && alike.includes(current));
   }
 
-  // A map whose painting was cancelled is none that anybody waited for.
-  function isStale({ now, answer, cancelled }) {
-    if (answer?.painting && cancelled) return true;
+  // What a value means to an answer.
+  const meaning = (value, alike = []) => (alike === "any" ? null : alike.map(text).includes(value) ? text(alike.at(-1)) : value);
+
+  // A map whose painting was stopped is none that anybody waited for.
+  function isStale({ now, answer }) {
+    if (answer?.dropped) return true;
     if (!answer?.asked || !answer.label || !now) return false;
     return Object.keys(now).some((name) => differs(name, answer.asked[name], now[name], answer));
   }
@@ -53,15 +57,37 @@
     return partial && !painting ? `Stopped at ${partial}` : partial;
   }
 
+  // The file of the focus may come later than this one.
+  const keep = (part, change) => (timmscope.focus ? timmscope.focus.keep(part, change) : change());
+
   function show(area) {
     document.dispatchEvent(new CustomEvent("timmscope:answers", { detail: area.name }));
     const element = document.getElementById(`${area.name}-answer`);
     if (!element) return;
     const stale = isStale(area);
-    element.classList.toggle("ts-stale", stale);
-    element.classList.toggle("ts-painting", !stale && !area.enough && Boolean(area.answer?.painting));
-    element.dataset.ribbon = ribbon(area, stale);
-    for (const child of element.children) child.inert = stale;
+    const painting = !stale && Boolean(area.answer?.painting);
+    const change = () => {
+      element.classList.toggle("ts-stale", stale);
+      element.classList.toggle("ts-painting", painting && !area.enough);
+      element.dataset.ribbon = ribbon(area, stale);
+      for (const child of element.children) child.inert = stale;
+      for (const part of element.querySelectorAll(".ts-when-done")) part.inert = painting;
+    };
+    keep(element, change);
+  }
+
+  // The layer of an area's result: the one taken where none was chosen.
+  function layerOf(name) {
+    const { same, values } = areaOf(name).answer ?? {};
+    return (same?.layer?.at(-1) ?? values?.layer) || null;
+  }
+
+  // No work for an area goes on that was asked for before now: nor is a map that it has painted so far finished.
+  function stopped(area) {
+    area.stoppedAt = stamp();
+    if (area.answer?.painting) area.answer.dropped = true;
+    show(area);
+    return area.stoppedAt;
   }
 
   timmscope.answers = {
@@ -85,10 +111,25 @@
       return areaOf(name).givenUp ? [...values.slice(0, -1), LONG_AGO] : timmscope.answers.ask(name, names, ...values);
     },
 
-    // A person has chosen something, so what is cancelled is about the choice before.
+    // A person has chosen something that stops all work, so what is cancelled is about the choice before.
     chosen() {
-      for (const area of areas.values()) area.givenUp = false;
+      for (const name of areas.keys()) timmscope.answers.replaced(name);
       return stamp();
+    },
+
+    // Likewise, for one area.
+    replaced(name) {
+      const area = areaOf(name);
+      Object.assign(area, { cancelled: "", givenUp: false });
+      return stopped(area);
+    },
+
+    // A person has changed a setting: that stops work which depends on it.
+    setting(name, settings) {
+      const { texts, values } = [...areaOf(name).sent.values()].at(-1) ?? {};
+      const keys = [String(values?.method ?? "").split(/[(@]/)[0]];
+      const same = !values || settingsOf(texts.settings, keys) === settingsOf(text(settings), keys);
+      return [settings, same ? NEVER : timmscope.answers.replaced(name)];
     },
 
     // A value has changed on the page.
@@ -102,8 +143,9 @@
     arrived({ area: name, asked_at: at, ...answer }) {
       const area = areaOf(name);
       const sent = area.sent.get(at);
-      area.answer = { ...answer, asked: sent?.texts, values: sent?.values };
-      area.cancelled = "";
+      const dropped = at === LONG_AGO || (answer.painting && at < area.stoppedAt);
+      area.answer = { ...answer, asked: sent?.texts, values: sent?.values, dropped };
+      if (!dropped) area.cancelled = "";
       show(area);
     },
 
@@ -113,16 +155,31 @@
       return Boolean(area.answer?.asked) && !isStale(area);
     },
 
-    // What the result of an area is called, the values that it was asked with, and a text that two
-    // results share if they answer the same question; null if unknown, or if the result was stopped
-    // before its end, as the values then give another one.
+    // A text for some fields of what an area's result answers, which those that mean the same share;
+    // null if the page asks for something else in one of them.
+    agreed(name, fields) {
+      const { answer, now } = areaOf(name);
+      if (!answer?.asked || !now) return null;
+      if (fields.some((field) => differs(field, answer.asked[field], now[field], answer))) return null;
+      return JSON.stringify(fields.map((field) => meaning(answer.asked[field], answer.same[field])));
+    },
+
+    // Whether the result of an area is this explanation, and at this layer if one is told.
+    isAbout(name, about, layer) {
+      return Boolean(about) && areaOf(name).answer?.about === about && (layer === undefined || (layer || null) === layerOf(name));
+    },
+
+    layerOf,
+
+    // What the result of an area is called, the values that it was asked with, its layer, and a text that two
+    // results share if they answer the same question; null if unknown, or if it is still worked on.
     askedOf(name) {
-      const { label, values, partial, same = {} } = areaOf(name).answer ?? {};
-      if (!label || !values || partial) return null;
-      const layer = same.layer?.at(-1) ?? values.layer; // the one taken where none was chosen
+      const { label, values, painting } = areaOf(name).answer ?? {};
+      if (!label || !values || painting) return null;
+      const layer = layerOf(name);
       // The label tells the classes, and a file is known by its path.
       const told = { ...values, target: null, versus: null, picture: text(values.picture), layer };
-      return { label, values, key: JSON.stringify([label, told]) };
+      return { label, values, layer, key: JSON.stringify([label, told]) };
     },
 
     // A result of other values has been put in place of the one that was there.
@@ -148,8 +205,7 @@
     cancelled(name, button) {
       const area = areaOf(name);
       Object.assign(area, { cancelled: button, givenUp: true });
-      show(area);
-      return stamp();
+      return stopped(area);
     },
   };
 })();

@@ -7,19 +7,23 @@
   if (timmscope.classMaps) return;
 
   const AREA = "class-maps"; // as answers.js knows them
+  const STOPPED = "Small maps: cancelled. Press the button to try again.";
   let wanted = false;
   let trigger = null;
   let maps = new Map(); // panels by class
   let note = "";
+  let stopped = false;
+  let timer = 0;
 
   const isFresh = () => Boolean(timmscope.answers?.isFresh(AREA));
 
   // What the rows are to show; null for no maps at all.
-  const shown = () => (wanted ? { maps, note: isFresh() ? note : "Small maps …", stale: !isFresh() } : null);
+  const shown = () => (wanted ? { maps, note: isFresh() ? note : (stopped ? STOPPED : "Small maps …"), stale: !isFresh() } : null);
 
   const tell = () => timmscope.classes?.showMaps(shown());
 
   function ask() {
+    stopped = false;
     if (wanted && !isFresh()) trigger?.("submit", {});
     tell();
   }
@@ -42,14 +46,22 @@
     },
 
     toggle() {
-      wanted = !wanted;
+      wanted = stopped || !wanted;
       ask();
     },
 
-    // There is something new on the stage; the last value says when the visitor asked.
-    follow(names, ...values) {
+    // There is something new on the stage: maps are asked for once it has been there for so long.
+    follow(milliseconds, names, ...values) {
       timmscope.answers.changed(AREA, names, ...values);
-      ask();
+      clearTimeout(timer);
+      timer = setTimeout(ask, milliseconds);
+      tell();
+    },
+
+    cancel() {
+      clearTimeout(timer);
+      stopped = !isFresh();
+      tell();
     },
 
     redraw: tell,

@@ -13,6 +13,13 @@
   const lists = new Set();
   const WIDTH = 80; // of a small map; the page shows it at half of that
   let marked = { target: null, versus: NONE };
+  let asked = null; // what the page asks about, by field
+
+  // The file of the focus may come later than this one.
+  const keep = (part, change) => (timmscope.focus ? timmscope.focus.keep(part, change) : change());
+
+  // A file is known by its path; nothing, by whatever name, is nothing.
+  const plain = (value) => JSON.stringify((value?.path ?? value) || null);
 
   const node = (tag, name, text = "") => (
     Object.assign(document.createElement(tag), { className: name, textContent: text })
@@ -28,20 +35,35 @@
       this.rows = [];
     }
 
-    set(text) {
-      const { title = "", notes = [], rows = [] } = JSON.parse(text || "{}");
+    set(value) {
+      const { title = "", notes = [], rows = [], about } = JSON.parse(value || "{}");
+      this.about = about;
       const list = document.createElement("ol");
       this.rows = rows.map((row) => this.row(row));
       list.append(...this.rows.map(({ item }) => item));
       this.told = node("p", "ts-class-note");
       this.told.setAttribute("role", "status");
-      this.root.replaceChildren(
+      const parts = [
         this.head(title, rows.length),
         ...(rows.length ? [list, this.told] : []),
         ...notes.map((note) => node("p", "ts-class-note", note)),
-      );
-      this.mark();
-      this.showMaps(timmscope.classMaps?.shown());
+      ];
+      keep(this.element, () => {
+        this.root.replaceChildren(...parts);
+        this.mark();
+        this.showMaps(timmscope.classMaps?.shown());
+        this.agree();
+      });
+    }
+
+    // Rows about another picture or model than the page asks about cannot be used.
+    agree() {
+      const stale = Boolean(this.about && asked) && Object.keys(asked).some((name) => plain(this.about[name]) !== plain(asked[name]));
+      keep(this.element, () => {
+        this.root.inert = stale;
+        this.root.classList.toggle("ts-stale", stale);
+        this.root.setAttribute("aria-busy", String(stale));
+      });
     }
 
     // The title, and the button that shows a small map beside each class.
@@ -126,6 +148,12 @@
 
     change(after) {
       for (const list of lists) list.change(after);
+    },
+
+    // What the page asks about has changed.
+    ask(names, ...values) {
+      asked = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+      for (const list of lists) list.agree();
     },
 
     showMaps(shown) {

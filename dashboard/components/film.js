@@ -19,8 +19,8 @@
     }
 
     set(text) {
-      const { panels = "", stops = [], chosen } = JSON.parse(text || "{}");
-      this.stops = stops;
+      const { panels = "", stops = [], chosen, about } = JSON.parse(text || "{}");
+      Object.assign(this, { stops, chosen, about });
       this.panels = panels ? timmscope.decode(panels).panels : [];
       this.buttons = stops.map((stop, i) => {
         const button = Object.assign(document.createElement("button"), { type: "button", title: stop.layer });
@@ -34,7 +34,16 @@
         return button;
       });
       this.root.replaceChildren(...this.buttons);
-      this.mark(stops.findIndex(({ layer }) => layer === chosen));
+      this.agree();
+    }
+
+    // The maps belong to one explanation: while another one is on the stage, they cannot be used.
+    agree() {
+      const stale = !timmscope.answers.isAbout(AREA, this.about);
+      this.root.inert = stale;
+      this.root.classList.toggle("ts-stale", stale);
+      const shown = timmscope.answers.layerOf(AREA) || this.chosen;
+      this.mark(this.stops.findIndex(({ layer }) => layer === shown));
     }
 
     mark(index) {
@@ -46,10 +55,9 @@
     }
 
     choose(index) {
-      this.mark(index);
       this.buttons[index].focus({ preventScroll: true });
+      timmscope.answers.moved(AREA, { layer: this.stops[index].layer }); // first: whoever hears of the map asks what it answers
       timmscope.stage.put(this.panels[index]);
-      timmscope.answers.moved(AREA, { layer: this.stops[index].layer });
       this.trigger("select", { layer: this.stops[index].layer });
     }
 
@@ -63,6 +71,8 @@
       this.buttons?.forEach((button, i) => timmscope.thumbnail(button.firstChild, this.panels[i], WIDTH));
     }
   }
+
+  document.addEventListener("timmscope:answers", ({ detail }) => { if (detail === AREA) strip?.agree(); });
 
   timmscope.film = {
     mount(element, props, trigger, watch) {

@@ -47,5 +47,6 @@ class Film(OwnHTML):
             {k: v for k, v in dataclasses.asdict(stop).items() if k != "panel"}
             for stop in value.stops
         ]
-        text = json.dumps({"panels": panels, "stops": stops, "chosen": value.chosen})
+        about = {"chosen": value.chosen, "about": value.about}
+        text = json.dumps({"panels": panels, "stops": stops, **about})
         return text.replace("<", "\\u003c")  # Gradio warns of script tags

@@ -24,6 +24,12 @@
     list?.show();
   }
 
+  // Answers at other layers are called the same otherwise.
+  const nameOf = ({ label, layer }) => (layer ? `${label}, ${layer}` : label);
+
+  // The file of the focus may come later than this one.
+  const keep = (part, change) => (timmscope.focus ? timmscope.focus.keep(part, change) : change());
+
   const made = (tag, properties) => Object.assign(document.createElement(tag), properties);
 
   // What an answer is about, beside its class and method: the model and the picture.
@@ -53,14 +59,15 @@
       const shown = entries.length < 2 ? [] : entries;
       const title = made("span", { className: "ts-history-title", textContent: "Earlier" });
       this.boxes = new Map();
-      this.root.replaceChildren(...(shown.length ? [title, ...shown.map((entry) => this.item(entry)), this.compare] : []));
+      const rows = shown.length ? [title, ...shown.map((entry) => this.item(entry)), this.compare] : [];
+      keep(this.root, () => this.root.replaceChildren(...rows));
       this.mark();
     }
 
     item(entry) {
       const item = made("span", { className: "ts-history-entry" });
       const box = made("input", { type: "checkbox", title: "Choose it to compare two" });
-      box.setAttribute("aria-label", `Compare ${entry.label}`);
+      box.setAttribute("aria-label", `Compare ${nameOf(entry)}`);
       box.addEventListener("change", () => this.tick(entry.key, box.checked));
       this.boxes.set(entry.key, box);
       item.append(this.button(entry), box);
@@ -81,8 +88,8 @@
     }
 
     button(entry) {
-      const button = made("button", { type: "button", title: entry.label });
-      button.setAttribute("aria-label", `Back to ${entry.label}`);
+      const button = made("button", { type: "button", title: nameOf(entry) });
+      button.setAttribute("aria-label", `Back to ${nameOf(entry)}`);
       if (!entry.canvas) {
         entry.canvas = document.createElement("canvas");
         timmscope.thumbnail(entry.canvas, entry.panel, WIDTH);

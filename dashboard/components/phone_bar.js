@@ -20,7 +20,7 @@
         button.setAttribute("aria-expanded", "false");
         button.setAttribute("aria-controls", id);
         button.append(name, document.createElement("strong"));
-        button.addEventListener("click", () => this.toggle(id));
+        button.addEventListener("click", ({ detail }) => this.toggle(id, !detail)); // no detail: by the keyboard
         return button;
       });
       this.root.replaceChildren(...this.buttons);
@@ -34,12 +34,18 @@
       this.tell();
     }
 
-    toggle(id) {
+    // By the keyboard, the first field has the focus; a finger would open the list of that field.
+    toggle(id, byKey) {
       const opened = this.open === id;
       this.close();
-      if (opened) return;
+      const sheet = document.getElementById(id);
+      if (opened || !sheet) return;
       this.open = id;
-      document.getElementById(id)?.classList.add("ts-open");
+      sheet.classList.add("ts-open");
+      sheet.tabIndex = -1;
+      const usable = (field) => !field.disabled && field.getClientRects().length;
+      const first = byKey && [...sheet.querySelectorAll("input, button, textarea")].find(usable);
+      (first || sheet).focus({ preventScroll: true });
       this.mark();
     }
 

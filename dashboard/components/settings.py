@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any
@@ -11,7 +10,9 @@ import gradio as gr
 from gradio.components import Component
 
 from core.registry import Parameters
+from dashboard.actions.explain import CONTRAST
 from dashboard.actions.question import Settings, params_of
+from dashboard.components.scripts import on_event
 
 MAX_SLIDER_STEPS = 600
 """A range of more steps is typed, not dragged."""
@@ -62,7 +63,7 @@ def settings_group(
     """Widgets for the parameters of one method or metric; for use within ``gr.render``.
 
     What a person changes goes into `store` as ``{key: {parameter: value}}`` without a request, so
-    it is there again when they come back to the method.
+    it is there again when they come back to the method. What they set back is taken out again.
 
     Args:
         cls: the method or metric.
@@ -86,10 +87,8 @@ def settings_group(
             apart = gr.Column() if schema.get("type") == "array" else nullcontext()
             with apart:
                 widget: Any = widget_for(schema, changed.get(name, schema.get("default")))
+            # A default that another question changes is kept where a person says it.
+            usual = [] if name in CONTRAST else [schema.get("default")]
             # Not `change`, which also fires when a widget appears.
-            widget.input(None, [widget, store], store, js=_store_js(cls.key, name))
-
-
-def _store_js(key: str, name: str) -> str:
-    key, name = json.dumps(key), json.dumps(name)
-    return f"(value, kept) => ({{...kept, [{key}]: {{...(kept ?? {{}})[{key}], [{name}]: value}}}})"
+            put = on_event("settings.put", cls.key, name, usual)
+            widget.input(None, [widget, store], store, js=put)

@@ -19,6 +19,9 @@
   const FILLS = [["blur", "Blur"], ["mean", "Grey"], ["black", "Black"], ["inpaint", "Inpaint"]];
   const BRUSH = 0.045; // radius as a share of the width
   const NUDGE = 0.04; // how far an arrow key moves a box
+  const AREA = "explain"; // whose result is on the stage
+  // What the effect of hiding a part depends on.
+  const QUESTION = ["picture", "model", "weights", "activation", "measured_in", "crop", "target", "versus", "unit", "against"];
 
   const stages = new Set();
 
@@ -145,9 +148,7 @@
       this.place();
       this.show(this.view, false);
       this.refresh();
-      // What is said of the hidden part was about another class.
-      if (this.asked && this.title !== panel.title) this.ask();
-      this.title = panel.title;
+      this.agree();
       return undefined;
     }
 
@@ -156,7 +157,16 @@
       this.heard = false;
       this.source = null;
       this.options.hidden = true;
-      this.effect.textContent = "";
+      this.agree();
+    }
+
+    // What is said of the hidden part belongs to the question that is answered and asked.
+    agree() {
+      const about = this.source ? timmscope.answers.agreed(AREA, QUESTION) : null;
+      if (about === this.about) return;
+      this.about = about;
+      if (about && !this.part.empty) this.ask();
+      else this.forget();
     }
 
     // Lays the area over the plot, and the picture's copy as the axes show the picture.
@@ -216,11 +226,14 @@
 
     // Asks how the picture is cut into parts, once for each picture.
     cut() {
-      if (this.tool === "region" && !this.regions) this.card.root.trigger("edit", {});
+      if (this.tool !== "region" || this.regions) return;
+      this.cutting = timmscope.answers.stamp();
+      this.card.root.trigger("edit", { asked_at: this.cutting });
     }
 
     // The parts, see `dashboard.actions.superpixels.SuperpixelResult`.
-    receive({ width, height, labels, words }) {
+    receive({ width, height, labels, words, asked_at: at }) {
+      if (at !== this.cutting) return; // those of the picture before
       if (words) {
         this.effect.textContent = words;
         return;
@@ -382,19 +395,19 @@
         this.forget();
         return;
       }
-      this.asked = true;
-      this.card.root.trigger("submit", { mask: this.part.pack(), keep_only: this.keep.value === "keep", baseline: this.fill.value });
+      this.asked = timmscope.answers.stamp();
+      this.card.root.trigger("submit", { mask: this.part.pack(), keep_only: this.keep.value === "keep", baseline: this.fill.value, asked_at: this.asked });
     }
 
     forget() {
-      this.asked = false;
+      this.asked = null;
       this.effect.textContent = "";
       timmscope.classes?.change(null);
     }
 
     // What the model says while the part is hidden; see `dashboard.actions.hide.HideResult`.
-    answer({ words, after }) {
-      if (!this.asked) return;
+    answer({ words, after, asked_at: at }) {
+      if (at !== this.asked) return; // another part, or another question
       this.effect.textContent = words;
       timmscope.classes?.change(after);
     }
@@ -405,6 +418,11 @@
     card.tools ??= new Stage(card);
     stages.add(card.tools);
     card.tools.update();
+  });
+
+  // Once the answer that was told of is drawn, too.
+  document.addEventListener("timmscope:answers", ({ detail }) => {
+    if (detail === AREA) queueMicrotask(() => { for (const stage of living()) stage.agree(); });
   });
 
   const living = () => [...stages].filter((stage) => stage.card.figure.isConnected || !stages.delete(stage));

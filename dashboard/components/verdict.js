@@ -1,12 +1,17 @@
-// The badge beside a map opens the tests that it tells of, and closes them: without a request where they are there.
+// Whether the map on the stage can be trusted: a badge, and cards that say why. The badge opens the cards and
+// closes them: without a request where they are there.
+//
+// A verdict that comes late is about the map before: it is let go.
 "use strict";
 
 (() => {
   const timmscope = (window.timmscope ??= {});
   if (timmscope.verdict) return;
 
+  const AREA = "explain";
   const BADGE = "test"; // the id of the badge
   const TESTS = "verdict"; // the id of the tests
+  const AS_IT_IS = { __type__: "update" };
   let open = false;
 
   const there = () => Boolean(document.querySelector(`#${TESTS} .ts-card`));
@@ -34,5 +39,19 @@
     if (root.element.closest(`#${TESTS}`)) show(open && there());
   });
 
-  timmscope.verdict = { show };
+  // What the button, which else asks, and the cards become.
+  const made = (ask, { badge, tone, cards }) => [
+    { __type__: "update", value: badge || ask, elem_classes: [`ts-badge-${tone || "unasked"}`] },
+    cards ?? null,
+  ];
+
+  timmscope.verdict = {
+    show,
+
+    // Another map is on the stage: nothing is known of it, and its address was not asked for.
+    clear: (ask) => [...made(ask, {}), { __type__: "update", visible: false }],
+
+    // See `dashboard.actions.verdict.VerdictResult`.
+    found: (ask, found) => (timmscope.answers.isAbout(AREA, found.about, found.layer) ? made(ask, found) : [AS_IT_IS, AS_IT_IS]),
+  };
 })();

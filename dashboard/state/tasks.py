@@ -54,13 +54,21 @@ class Task:
         Raises:
             CancelledError: the task is cancelled.
         """
-        if self._stop.is_set():
-            raise CancelledError("This was cancelled.")
+        self.check()
         if not expected:
             self._report(0.0, WAITING)
         elif expected >= REPORTED_FROM:
             left = self._pace.seconds_left(done, expected)
             self._report(done / expected, progress_text(done, expected, left))
+
+    def check(self) -> None:
+        """Nothing, while the task may go on.
+
+        Raises:
+            CancelledError: the task is cancelled.
+        """
+        if self._stop.is_set():
+            raise CancelledError("This was cancelled.")
 
     @property
     def enough(self) -> bool:

@@ -19,7 +19,7 @@ from dashboard import actions
 from dashboard.components import Answer, WaysOut, on_event
 from dashboard.tabs.binding import Inputs
 from dashboard.tabs.handlers import Action, OnFault
-from dashboard.tabs.page import AT_ONCE, CHOSEN_JS, QUIET, Page
+from dashboard.tabs.page import AT_ONCE, QUIET, Page
 from dashboard.visitor import session
 
 R = TypeVar("R")
@@ -134,7 +134,27 @@ def keep_true(
         _stop(page, area),
         page.asked_at,
         None,
-        js=CHOSEN_JS,
+        js=on_event("answers.replaced", area.name),
+        queue=False,
+        **AT_ONCE,
+    )
+
+
+def stop_for_settings(page: Page, area: AnswerArea) -> None:
+    """Stop work for an area once a person changes a setting that it depends on.
+
+    The settings of all methods and metrics are in one place; the browser knows which ones matter.
+    """
+    stop = _stop(page, area)
+
+    def stop_if_asked_before(settings: object, asked_at: float, visitor: gr.Request) -> None:
+        stop(asked_at, visitor)
+
+    page.settings.change(
+        stop_if_asked_before,
+        [page.settings, page.asked_at],
+        None,
+        js=on_event("answers.setting", area.name),
         queue=False,
         **AT_ONCE,
     )

@@ -16,6 +16,9 @@ from dashboard.tabs.page import QUIET, Page
 if TYPE_CHECKING:
     from dashboard.tabs.explain import ExplainWidgets
 
+SCRUBBED = 700
+"""Milliseconds after which a person stays at a layer of the filmstrip."""
+
 
 def wire(page: Page, tab: ExplainWidgets, layer_chosen: Dependency) -> None:
     """Make the maps when a person wants them, and again when there is another explanation.
@@ -44,6 +47,7 @@ def wire(page: Page, tab: ExplainWidgets, layer_chosen: Dependency) -> None:
     options = ask(page, area, actions.class_maps, inputs, show, failed)
     del options["show_progress_on"]
     tab.class_maps.submit(**{**options, **QUIET})
-    follow = on_event("classMaps.follow", seen_names(inputs))
-    for changed in (tab.explanation.change, layer_chosen.then):
+    tab.cancel.click(None, None, None, js=on_event("classMaps.cancel"), **QUIET)
+    for changed, rest in ((tab.explanation.change, 0), (layer_chosen.then, SCRUBBED)):
+        follow = on_event("classMaps.follow", rest, seen_names(inputs))
         changed(None, inputs.components, None, js=follow)

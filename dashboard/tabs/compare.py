@@ -353,7 +353,8 @@ def _compare(page: Page, tab: CompareWidgets, area: AnswerArea) -> None:
 
     inputs = page.inputs(CompareRequest, tab)
     chosen: list[Any] = [tab.methods, tab.layer, tab.what, tab.method, tab.models, tab.own_class]
-    replaced_by = [*(one.input for one in chosen), tab.variant.add.click, tab.second.input]
+    pressed = [tab.variant.add.click, tab.ways_out.select]
+    replaced_by = [*(one.input for one in chosen), *pressed, tab.second.input]
     keep_true(page, area, inputs, replaced_by)
     failed = area.on_fault("This could not be compared", lambda request: request.chosen)
     asked = ("what", "methods", "layer", "method", "models", "own_class")

@@ -14,8 +14,9 @@ from gradio.events import Dependency
 from core import METHODS
 from core.errors import Field, TimmscopeError
 from dashboard import actions
-from dashboard.actions import ExplainRequest, SaveRequest, ShareRequest, VerdictRequest
+from dashboard.actions import ExplainRequest, SaveRequest, ShareRequest
 from dashboard.components import (
+    DEFAULT_VIEW,
     PICKED_JS,
     Choice,
     ClassMapSource,
@@ -29,7 +30,7 @@ from dashboard.components import (
 )
 from dashboard.state.models import MAX_LOADS
 from dashboard.state.shared_pictures import DAYS
-from dashboard.tabs import class_maps, stage
+from dashboard.tabs import class_maps, stage, verdict
 from dashboard.tabs.answers import (
     AnswerArea,
     answer_column,
@@ -39,9 +40,10 @@ from dashboard.tabs.answers import (
     following,
     keep_true,
     on_way_out,
+    stop_for_settings,
 )
 from dashboard.tabs.binding import Inputs
-from dashboard.tabs.page import QUIET, Page
+from dashboard.tabs.page import AT_ONCE, QUIET, Page
 from dashboard.tabs.sidebar import EXAMPLE_FILES
 
 TITLE = "Explain"
@@ -52,9 +54,8 @@ SAVE_JS = """(file) => {
 }"""
 
 
+HIDE_JS = "() => ({__type__: 'update', visible: false})"
 KEPT = f"Whoever has it sees your picture; the server keeps a copy for at most {DAYS} days."
-ASK = "Can this map be trusted?"
-NO_VERDICT = actions.VerdictResult([])
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class ExplainWidgets:
         shared_name: the name under which the server keeps the picture.
         link: the address.
         test: starts testing the map.
+        found: the last verdict, for the browser to show if it is about this map.
         verdict: whether it can be trusted.
         file: the saved file, for the browser to fetch.
         code: the explanation in Python.
@@ -113,6 +115,7 @@ class ExplainWidgets:
     shared_name: gr.Textbox
     link: gr.Textbox
     test: gr.Button
+    found: gr.JSON
     verdict: Panels
     file: gr.DownloadButton
     code: gr.Code
@@ -123,11 +126,13 @@ class ExplainWidgets:
 def layout() -> ExplainWidgets:
     """The answer, large, and beside it how it is asked."""
     with gr.Row(equal_height=False, elem_id="explain"):
-        with gr.Column(scale=1, min_width=300), answer_column("explain"):
-            shown = _answer()
+        with gr.Column(scale=1, min_width=300):
+            with answer_column("explain"):
+                shown = _answer()
+            history = History(elem_id="history")  # of use while the answer is not
         with gr.Column(scale=0, min_width=280, elem_id="ask", elem_classes="ts-sheet"):
             asked = _question()
-    return ExplainWidgets(**asked, **shown, explanation=gr.State())
+    return ExplainWidgets(**asked, **shown, history=history, explanation=gr.State())
 
 
 def _question() -> dict[str, Any]:
@@ -159,8 +164,8 @@ def _answer() -> dict[str, Any]:
     parts = gr.JSON(visible="hidden", elem_id="parts")
     enough = gr.Button("Good enough", elem_id="enough", elem_classes="ts-enough", size="sm")
     summary = gr.Markdown(elem_id="summary", elem_classes="ts-note")
-    with gr.Row(elem_id="save"):
-        test = gr.Button(ASK, elem_id="test", size="sm", elem_classes="ts-badge-unasked")
+    with gr.Row(elem_id="save", elem_classes="ts-when-done"):
+        test = gr.Button(verdict.ASK, elem_id="test", size="sm", elem_classes="ts-badge-unasked")
         save = {
             kind: gr.Button(f"Save {kind.upper()}", size="sm", elem_id=f"save-{kind}")
             for kind in KINDS
@@ -171,14 +176,12 @@ def _answer() -> dict[str, Any]:
         label="Address of this view", visible=False, interactive=False, buttons=["copy"],
         elem_id="link",
     )  # fmt: skip
-    verdict = Panels([], elem_id="verdict", card_width=240, columns=1, gap=8)
+    found = gr.JSON(visible="hidden", elem_id="found-verdict")
+    cards = Panels([], elem_id="verdict", card_width=240, columns=1, gap=8)
     film, small_maps = Film(elem_id="film"), ClassMapSource(elem_id="class-maps")
-    history, ways_out = (
-        History(elem_id="history"),
-        WaysOut(typing.get_args(Field), elem_id="ways-out"),
-    )
+    ways_out = WaysOut(typing.get_args(Field), elem_id="ways-out")
     file = gr.DownloadButton("file", visible="hidden", elem_id="download-file")
-    with gr.Accordion("Code", open=False):
+    with gr.Accordion("Code", open=False, elem_classes="ts-code"):
         code = gr.Code(language="python", interactive=False, show_label=False)
         command = gr.Code(language="shell", interactive=False, label="On the command line")
     return {
@@ -187,7 +190,6 @@ def _answer() -> dict[str, Any]:
         "parts": parts,
         "film": film,
         "class_maps": small_maps,
-        "history": history,
         "ways_out": ways_out,
         "enough": enough,
         "summary": summary,
@@ -196,7 +198,8 @@ def _answer() -> dict[str, Any]:
         "shared_name": shared_name,
         "link": link,
         "test": test,
-        "verdict": verdict,
+        "found": found,
+        "verdict": cards,
         "file": file,
         "code": code,
         "command": command,
@@ -211,16 +214,19 @@ def wire(page: Page, tab: ExplainWidgets) -> None:
         tasks=("save", "test", "film", "class-maps"),
     )  # fmt: skip
     inputs = page.inputs(ExplainRequest, tab)
-    chosen = [tab.method.input, tab.guide.select, tab.layer.input, page.settings.change]
-    keep_true(page, area, inputs, chosen)
+    chosen = [tab.method.input, tab.layer.input]
+    pressed = [tab.guide.select, tab.history.select, tab.ways_out.select]
+    keep_true(page, area, inputs, [*chosen, *pressed])
+    stop_for_settings(page, area)
     picked = _follow_method(page, tab, inputs)
     _show_settings(page, tab)
     _explain(page, tab, area, inputs, picked)
     for kind in KINDS:
         _save(page, tab, kind)
     _share(page, tab)
-    class_maps.wire(page, tab, stage.wire(page, tab))
-    _test(page, tab)
+    layer_chosen = stage.wire(page, tab)
+    class_maps.wire(page, tab, layer_chosen)
+    verdict.wire(page, tab, layer_chosen)
     cancel_on_click(page, tab.cancel, area)
     enough_on_click(page, tab.enough, area)
 
@@ -403,42 +409,5 @@ def _share(page: Page, tab: ExplainWidgets) -> None:
         **QUIET,
     )
     kept.success(None, tab.shared_name, tab.link, js=on_event("question.shared"), **QUIET)
-
-
-def _test(page: Page, tab: ExplainWidgets) -> None:
-    """Test cheap maps at once, and others when asked; a press shows the tests or hides them."""
-
-    def show(found: actions.VerdictResult) -> dict[Any, Any]:
-        return {tab.test: _badge(found), tab.verdict: found.panels}
-
-    def failed(request: VerdictRequest, error: TimmscopeError) -> dict[Any, Any]:
-        if request.explanation is None:
-            raise gr.Error(str(error), print_exception=False)
-        title = "This map could not be tested"
-        return {tab.verdict: [actions.fault_card(title, request.explanation.question, error)]}
-
-    inputs, outputs = page.inputs(VerdictRequest, tab), [tab.test, tab.verdict]
-    tab.test.click(
-        page.handler("test", actions.assess, inputs, show, failed),
-        inputs.components,
-        outputs,
-        show_progress_on=tab.verdict,
-        trigger_mode="always_last",
-    )
-    quietly = page.handler(
-        "test", actions.check_quietly, inputs, show, lambda request, error: show(NO_VERDICT)
-    )
-    cleared = tab.explanation.change(  # the verdict was on the map before
-        lambda: {tab.test: _badge(NO_VERDICT), tab.verdict: []},
-        None,
-        outputs,
-        queue=False,
-        **QUIET,
-    )
-    if page.service.checks:
-        cleared.then(quietly, inputs.components, outputs, **QUIET)
-
-
-def _badge(found: actions.VerdictResult) -> gr.Button:
-    """The button that tells the verdict, and shows what it rests on."""
-    return gr.Button(found.badge or ASK, elem_classes=f"ts-badge-{found.tone or 'unasked'}")
+    view: list[Any] = [page.widgets[name] for name in DEFAULT_VIEW]  # it is part of the address
+    gr.on([one.change for one in view], None, None, tab.link, js=HIDE_JS, **AT_ONCE)

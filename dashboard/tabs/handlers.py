@@ -18,6 +18,7 @@ from dashboard import gpu
 from dashboard.actions import brief
 from dashboard.components import Answer, ProposedClasses
 from dashboard.state import Service
+from dashboard.state.tasks import Task
 from dashboard.tabs.binding import Inputs
 from dashboard.visitor import PROGRESS, session
 
@@ -87,6 +88,8 @@ def handler(
         request = inputs.build(given)
         on_progress = _begin(service, task, visitor, progress, asked_at)
         try:
+            if on_progress is not None:
+                on_progress.check()  # a cancellation may have overtaken it
             for result in _results(compute, service, request, on_progress):
                 yield _bearing(show(result), asked_at)
         except CancelledError:
@@ -132,7 +135,7 @@ def _bearing(outputs: Any, asked_at: float) -> Any:
 
 def _begin(
     service: Service, task: str, visitor: gr.Request, progress: gr.Progress, asked_at: float
-) -> OnProgress | None:
+) -> Task | None:
     if not task:
         return None
 

@@ -224,7 +224,8 @@ def _measure(page: Page, tab: MetricWidgets, area: AnswerArea) -> Dependency:
         }
 
     inputs = page.inputs(MeasureRequest, tab, tab.evidence)
-    keep_true(page, area, inputs, [tab.methods.input, tab.layer.input, tab.metrics.input])
+    chosen: list[Any] = [tab.methods, tab.layer, tab.metrics]
+    keep_true(page, area, inputs, [*(one.input for one in chosen), tab.ways_out.select])
     failed = area.on_fault("This could not be measured", lambda request: request.chosen)
     options = ask(page, area, actions.measure, inputs, show, failed)
     options["outputs"] = [*area.outputs, tab.curve]

@@ -20,6 +20,7 @@ from core.views.maps import picture_uri
 from dashboard import actions
 from dashboard.actions import NO_CLASS
 from dashboard.actions.address import READERS, SHARED
+from dashboard.actions.predict import ABOUT
 from dashboard.components import (
     CROP_JS,
     MARK_JS,
@@ -58,8 +59,9 @@ EXAMPLE_FILES = {
 }
 """Example pictures by file name, as the page's address names them."""
 GONE = "The picture of this address is no longer shared; the page shows an example instead."
-ABOUT = ("picture", "model", "weights", "activation", "crop")
+SUBJECT = ("picture", "model", "weights", "activation", "crop")
 """What the chosen classes are about; the last one is chosen anew with the others."""
+ASK_JS = on_event("classes.ask", ABOUT)
 ADDRESSED = {"picture", *READERS}
 """Fields that the page's address can set."""
 
@@ -273,6 +275,8 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         **QUIET,
     )
     _offer_examples(side)
+    about: list[Any] = [getattr(side, name) for name in ABOUT]
+    gr.on([one.change for one in about], None, about, None, js=ASK_JS, **AT_ONCE)
     first, other = _open_model(service, demo, side)
     explainable, opened = _predict(service, side, asked_at, first, other)
     side.target.follow(side.any_target)
@@ -304,7 +308,7 @@ def _start_afresh(side: SidebarWidgets, changes: list[Any]) -> None:
     """
     classes: list[Any] = [side.target, side.versus]
     chosen = [*classes, side.crop]
-    about = [getattr(side, name) for name in ABOUT if name != "crop"]
+    about = [getattr(side, name) for name in SUBJECT if name != "crop"]
     gr.on(changes, None, [*chosen, *about], chosen, js=on_event("question.afresh"))
     side.crop.change(None, chosen, classes, js=on_event("question.classes"))
     side.seen.select(None, None, side.crop, js=CROP_JS, **QUIET)
@@ -350,7 +354,7 @@ def _restore(
 
     demo.load(tell, None, None, **QUIET)  # queued: else Gradio shows no warning
     restored = demo.load(restore, None, [done, *fields.values()], queue=False, **QUIET)
-    about: list[Any] = [known[name] for name in ABOUT]
+    about: list[Any] = [known[name] for name in SUBJECT]
     restored.then(None, about, None, js=on_event("question.restored"), **QUIET)
     trigger: Trigger = done.change
     return trigger

@@ -36,10 +36,23 @@ def wire(page: Page, tab: ExplainWidgets) -> Dependency:
 
 @dataclass(frozen=True)
 class _Marked:
-    """A part of the picture that a person has marked on the stage."""
+    """A part of the picture that a person marks on the stage.
+
+    Attributes:
+        question: what the page asks.
+        event: what the stage sent.
+    """
 
     question: actions.Question
     event: Told
+
+    def answered(self, found: actions.HideResult | actions.SuperpixelResult) -> dict[str, Any]:
+        """A result for the stage, which knows by the time that it sent what is answered."""
+        return {**found.to_json(), "asked_at": self.event.get("asked_at")}
+
+
+def _sentence(error: TimmscopeError) -> str:
+    return f"{actions.brief(error).rstrip('.')}."
 
 
 def _hide(page: Page, tab: ExplainWidgets) -> None:
@@ -47,18 +60,18 @@ def _hide(page: Page, tab: ExplainWidgets) -> None:
 
     def hide(
         service: Service, marked: _Marked, on_progress: OnProgress | None = None
-    ) -> actions.HideResult:
+    ) -> dict[str, Any]:
         sent = marked.event
         kept, baseline = bool(sent.get("keep_only")), str(sent.get("baseline", "blur"))
         request = actions.HideRequest(marked.question, sent.get("mask"), kept, baseline)
-        return actions.hide(service, request, on_progress)
+        return marked.answered(actions.hide(service, request, on_progress))
 
     def failed(marked: _Marked, error: TimmscopeError) -> dict[str, Any]:
-        return actions.HideResult(f"{actions.brief(error).rstrip('.')}.").to_json()
+        return marked.answered(actions.HideResult(_sentence(error)))
 
     inputs = page.inputs(_Marked, tab)
     tab.result.submit(
-        page.handler("", hide, inputs, lambda found: found.to_json(), failed),
+        page.handler("", hide, inputs, lambda found: found, failed),
         inputs.components,
         tab.effect,
         queue=False,
@@ -69,12 +82,17 @@ def _hide(page: Page, tab: ExplainWidgets) -> None:
 def _cut(page: Page, tab: ExplainWidgets) -> None:
     """Cut the picture into parts, when a person takes the tool that needs them."""
 
-    def failed(question: actions.Question, error: TimmscopeError) -> dict[str, Any]:
-        return actions.SuperpixelResult(words=f"{actions.brief(error).rstrip('.')}.").to_json()
+    def cut(
+        service: Service, marked: _Marked, on_progress: OnProgress | None = None
+    ) -> dict[str, Any]:
+        return marked.answered(actions.picture_parts(service, marked.question, on_progress))
 
-    inputs = page.inputs(actions.Question)
+    def failed(marked: _Marked, error: TimmscopeError) -> dict[str, Any]:
+        return marked.answered(actions.SuperpixelResult(words=_sentence(error)))
+
+    inputs = page.inputs(_Marked, tab)
     tab.result.edit(
-        page.handler("", actions.picture_parts, inputs, lambda found: found.to_json(), failed),
+        page.handler("", cut, inputs, lambda found: found, failed),
         inputs.components,
         tab.parts,
         **QUIET,
