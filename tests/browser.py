@@ -21,6 +21,7 @@ from playwright.sync_api import BrowserContext, Page, Request, expect, sync_play
 from dashboard.build import build
 from dashboard.state import Service
 from dashboard.theme import launch_options
+from tests.contrast import too_faint
 
 FLAGS = (
     "--no-sandbox",
@@ -66,8 +67,8 @@ class Visit:
 
     def assert_clean(self) -> None:
         """Nothing went wrong, and nothing left the machine."""
-        assert self.outside == []
-        assert self.errors == []
+        assert self.outside == [], self.outside
+        assert self.errors == [], self.errors
 
 
 def _local(url: str) -> bool:
@@ -79,7 +80,16 @@ AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 
 
 def violations(page: Page) -> list[Any]:
-    """What axe-core finds wrong on the page, by WCAG A and AA: the rule and what breaks it."""
+    """What breaks WCAG A and AA on the page: the rule and what breaks it.
+
+    As axe-core finds it; contrast that it leaves undecided is decided by the pixels.
+    """
+    page.evaluate(
+        """async () => { // what fades in has its own colours then
+          const ends = ({effect}) => Number.isFinite(effect.getComputedTiming().endTime);
+          const ending = document.getAnimations().filter(ends);
+          await Promise.allSettled(ending.map(({finished}) => finished)); }"""
+    )
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found: list[Any] = page.evaluate(
         """async () => {
@@ -88,7 +98,7 @@ def violations(page: Page) -> list[Any]:
           const told = (nodes) => nodes.slice(0, 3).map((one) => one.html);
           return violations.map(({id, nodes}) => [id, ...told(nodes)]); }"""
     )
-    return found
+    return [*found, *(["contrast by pixels", one] for one in too_faint(page))]
 
 
 @contextmanager

@@ -86,3 +86,22 @@ def test_twice_as_large_nothing_is_cut_off(visit: Open, url: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, tab
         for name in TABS:
             expect(page.get_by_role("tab", name=name)).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("style", "found"),
+    [
+        ("color: #fff; background: linear-gradient(#333, #000)", 0),
+        ("color: #777; background: linear-gradient(#888, #666)", 1),
+        ("color: rgb(0 0 0 / 20%); background: linear-gradient(#fff, #eee)", 1),
+        ("color: #000; width: 9em; background: linear-gradient(90deg, #fff 50%, #000 50%)", 1),
+    ],
+)
+def test_contrast_that_axe_leaves_undecided_is_decided(
+    visit: Callable[..., Visit], style: str, found: int
+) -> None:
+    page = visit("about:blank").page
+    page.set_content(
+        f"<html lang=en><title>a</title><main><p style='{style}'>Some words in a line</p></main>"
+    )
+    assert [rule for rule, *_ in violations(page)] == ["contrast by pixels"] * found

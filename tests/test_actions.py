@@ -497,7 +497,9 @@ def test_the_model_says_which_methods_it_cannot_run_and_why(service: Service) ->
     labels = {key: label for label, key in facts.methods}
     assert labels["attention"] == "Attention · not for this model"
     assert labels["gradcam"] == "CAM · Grad-CAM"
-    assert facts.default_layer == "bn2"
+    for layer, has in (("blocks.4", True), ("", True), (None, True), ("layer4", False)):
+        asked = OffersRequest(LITE0, "pretrained", layer=layer)
+        assert actions.describe_model(service, asked).has_layer is has, layer
     request = MethodRequest(LITE0, "pretrained", "attention")
     assert "no softmax attention" in actions.describe_method(service, request).about
     request = MethodRequest("test_vit", "random", "attention")

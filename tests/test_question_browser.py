@@ -125,15 +125,15 @@ def test_a_reload_shows_the_layer_of_features(visit: Callable[..., Visit], url: 
     seen = opened(visit(url))
     page = seen.page
     page.get_by_role("tab", name="Features").click()
-    choose(page, "#feature-layer", "blocks.4")
+    choose(page, "#feature-layer", "blocks.4.0.conv_pw")
     page.click("#feature-run")
     maps = page.locator("#feature-maps .ts-card[data-kind=map]")
     expect(maps.first).to_be_attached(timeout=TIMEOUT)
-    page = reloaded(seen, re.compile(r"tab=features.*features\.layer=blocks\.4"))
+    page = reloaded(seen, re.compile(r"tab=features.*features\.layer=blocks\.4\.0\.conv_pw"))
     expect(maps.first).to_be_attached(timeout=TIMEOUT)
-    expect(page.locator("#feature-layer input")).to_have_value("blocks.4")
+    expect(page.locator("#feature-layer input")).to_have_value("blocks.4.0.conv_pw")
     page.wait_for_timeout(2000)
-    expect(page.locator("#feature-layer input")).to_have_value("blocks.4")
+    expect(page.locator("#feature-layer input")).to_have_value("blocks.4.0.conv_pw")
     expect(page.locator("#features-answer")).not_to_have_class(re.compile("ts-stale"))
 
 

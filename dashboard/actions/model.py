@@ -63,12 +63,12 @@ class ModelOffers:
     Attributes:
         methods: every method as (label, key); those the model cannot run say so.
         layers: layers on a grid, in order of depth.
-        layer: the layer that was chosen, where the model has it; else empty.
+        has_layer: whether the layer that was chosen is among them; so is the default one.
     """
 
     methods: Choices = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
-    layer: str = ""
+    has_layer: bool = True
 
 
 def open_model(
@@ -98,7 +98,7 @@ def describe_model(
     return ModelOffers(
         methods=method_choices(lambda key: not why_not(handle, key)),
         layers=layers,
-        layer=request.layer if request.layer in layers else "",
+        has_layer=not request.layer or request.layer in layers,
     )
 
 

@@ -49,7 +49,8 @@ class Page:
             its bar.
         target_changed: a person chose another class or score.
         restore: sets the page's fields, and more by name, as its address says; the event after it.
-            A tab beside the first gives its name, and there is an event only if it is to be open.
+        restore_tab: sets the fields of a tab beside the first, by the tab's name; the event after
+            it, if the address says anything of the tab.
         asked_at: when a person asked for an answer, filled in by the browser.
         addressed: what the address of a visitor's page asks, by field; empty for nothing.
     """
@@ -60,7 +61,8 @@ class Page:
     model_opened: Trigger
     explainable: Sequence[Dependency]
     target_changed: Sequence[Trigger]
-    restore: Callable[..., Trigger]
+    restore: Callable[[Mapping[str, Component]], Trigger]
+    restore_tab: Callable[[str, Mapping[str, Component]], Trigger]
     asked_at: gr.Number
     addressed: Callable[[gr.Request], Mapping[str, Any]]
 
@@ -105,7 +107,7 @@ def follow_model(page: Page, **kinds: gr.Dropdown) -> None:
         layers = [DEFAULT_LAYER, *((name, name) for name in offers.layers)]
         updates = {
             "methods": gr.Dropdown(offers.methods),
-            "layers": gr.Dropdown(layers, value=offers.layer),
+            "layers": gr.Dropdown(layers) if offers.has_layer else gr.Dropdown(layers, value=""),
         }
         return {dropdown: updates[kind] for kind, dropdown in kinds.items()}
 

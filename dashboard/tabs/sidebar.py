@@ -286,14 +286,16 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     classes = [
         side.any_target.input, side.any_versus.input, side.unit.input, side.against.input,
     ]  # fmt: skip
+    known, restored = {**vars(side), **vars(view)}, gr.Checkbox(False, visible="hidden")
     return Page(
         service=service,
         demo=demo,
-        widgets={**vars(side), **vars(view)},
+        widgets=known,
         model_opened=opened.change,
         explainable=explainable,
         target_changed=classes,
-        restore=partial(_restore, service, demo, {**vars(side), **vars(view)}),
+        restore=partial(_restore, service, demo, known, restored),
+        restore_tab=partial(_restore_tab, service, restored),
         asked_at=asked_at,
         addressed=partial(_addressed, service),
     )
@@ -323,8 +325,8 @@ def _restore(
     service: Service,
     demo: gr.Blocks,
     known: Mapping[str, Any],
+    restored: gr.Checkbox,
     more: Mapping[str, Component],
-    tab: str = "",
 ) -> Trigger:
     """Set fields as the page's address says, once the page has been opened.
 
@@ -332,31 +334,63 @@ def _restore(
         service: keeps shared pictures.
         demo: the whole page.
         known: the page's fields by name.
-        more: those of a tab by name; of a tab beside the first without the tab's name.
-        tab: the tab that must be open for that; empty for the first one.
+        restored: set afterwards, if the address says anything.
+        more: fields of the first tab by name.
 
     Returns:
         The event after it; there is none where the address says nothing.
     """
-    own = {f"{tab}.{name}" if tab else name: one for name, one in more.items()}
-    fields = {name: one for name, one in {**known, **own}.items() if name in ADDRESSED}
-    done = gr.Checkbox(False, visible="hidden")
+    fields = {name: one for name, one in {**known, **more}.items() if name in ADDRESSED}
 
     def restore(visitor: gr.Request) -> Any:
         found = _addressed(service, visitor)
         values = {fields[name]: found[name] for name in fields if name in found}
-        asked = own.keys() & found.keys() if tab else found
-        return {**values, done: True} if asked else gr.skip()
+        return {**values, restored: True} if found else gr.skip()
 
     def tell(visitor: gr.Request) -> None:
         if (name := visitor.query_params.get(SHARED)) and not service.shared.path(name):
             gr.Warning(GONE)
 
     demo.load(tell, None, None, **QUIET)  # queued: else Gradio shows no warning
-    restored = demo.load(restore, None, [done, *fields.values()], queue=False, **QUIET)
+    outputs: list[Any] = [restored, *fields.values()]
+    filled = demo.load(restore, None, outputs, queue=False, **QUIET)
     about: list[Any] = [known[name] for name in SUBJECT]
-    restored.then(None, about, None, js=on_event("question.restored"), **QUIET)
-    trigger: Trigger = done.change
+    filled.then(None, about, None, js=on_event("question.restored"), **QUIET)
+    trigger: Trigger = restored.change
+    return trigger
+
+
+def _restore_tab(
+    service: Service, restored: gr.Checkbox, tab: str, more: Mapping[str, Component]
+) -> Trigger:
+    """Set fields of a tab beside the first as the address says, after those of the page.
+
+    Where it says nothing of the tab, none of its fields is an output of any event: an update that
+    reaches one of our own components before it is on the page takes its properties away.
+
+    Args:
+        service: keeps shared pictures.
+        restored: set once the page's fields are.
+        tab: the tab, as the address names it.
+        more: its fields by name.
+
+    Returns:
+        The event after it; there is none where the address says nothing of the tab.
+    """
+    asked, filled = (gr.Checkbox(False, visible="hidden") for _ in range(2))
+    fields = {f"{tab}.{name}": one for name, one in more.items()}
+
+    def is_asked(visitor: gr.Request) -> bool:
+        return not fields.keys().isdisjoint(_addressed(service, visitor))
+
+    def restore(visitor: gr.Request) -> dict[Any, Any]:
+        found = _addressed(service, visitor)
+        return {filled: True, **{fields[name]: found[name] for name in fields if name in found}}
+
+    quick: dict[str, Any] = {"inputs": None, "queue": False, **QUIET}
+    restored.change(is_asked, outputs=asked, **quick)
+    asked.change(restore, outputs=[filled, *fields.values()], **quick)
+    trigger: Trigger = filled.change
     return trigger
 
 
