@@ -38,7 +38,7 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
 
     def open_tab(visitor: gr.Request) -> Any:
         """The tab that the page's address names."""
-        name = page.addressed(visitor).get("tab")
+        name = page.address.read(visitor).get("tab")
         return gr.Tabs(selected=name) if name else gr.skip()
 
     with gr.Blocks(title="Timmscope", fill_width=True, delete_cache=(3600, 86400)) as demo:

@@ -13,8 +13,8 @@ from dashboard.actions import warm_up
 from dashboard.build import build
 from dashboard.state import MODELS, Service
 from dashboard.state.memory import limit_pools
+from dashboard.tabs.examples import EXAMPLE_FILES, EXAMPLES, FIRST
 from dashboard.tabs.explain import DEFAULT_METHOD
-from dashboard.tabs.sidebar import EXAMPLE_FILES, EXAMPLES, FIRST
 from dashboard.theme import launch_options
 
 TELL_PUBLIC = ("TIMMSCOPE_PUBLIC", "GRADIO_ROOT_PATH", "SPACE_ID")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dashboard.actions import read_address
-from dashboard.tabs.sidebar import ADDRESSED, EXAMPLE_FILES
+from dashboard.tabs.address import ADDRESSED
+from dashboard.tabs.examples import EXAMPLE_FILES
 
 
 @pytest.mark.parametrize(

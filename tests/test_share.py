@@ -14,7 +14,7 @@ from dashboard import actions
 from dashboard.actions import ShareRequest, read_address
 from dashboard.state import Service, shared_pictures
 from dashboard.state.shared_pictures import SharedPictures
-from dashboard.tabs.sidebar import EXAMPLE_FILES
+from dashboard.tabs.examples import EXAMPLE_FILES
 from tests.conftest import SAMPLES
 
 NOISE = np.random.default_rng(0)

@@ -358,7 +358,7 @@ def _compare(page: Page, tab: CompareWidgets, area: AnswerArea) -> None:
     keep_true(page, area, inputs, replaced_by)
     failed = area.on_fault("This could not be compared", lambda request: request.chosen)
     asked = ("what", "methods", "layer", "method", "models", "own_class")
-    restored = page.restore_tab("compare", {name: getattr(tab, name) for name in asked})
+    restored = page.address.restore_tab("compare", {name: getattr(tab, name) for name in asked})
     gr.on([tab.run.click, restored], **ask(page, area, actions.compare, inputs, show, failed))
 
 

@@ -43,8 +43,8 @@ from dashboard.tabs.answers import (
     stop_for_settings,
 )
 from dashboard.tabs.binding import Inputs
+from dashboard.tabs.examples import EXAMPLE_FILES
 from dashboard.tabs.page import AT_ONCE, QUIET, Page
-from dashboard.tabs.sidebar import EXAMPLE_FILES
 
 TITLE = "Explain"
 DEFAULT_METHOD = "gradcam"
@@ -275,7 +275,7 @@ def _follow_method(
         None, None, list(asked.widgets.values()), js=History.values_js(asked.widgets), **QUIET
     )
     guided = _guide(page, tab)
-    restored = page.restore({"method": tab.method, "layer": tab.layer})
+    restored = page.address.restore({"method": tab.method, "layer": tab.layer})
     describe = page.handler("", actions.describe_method, inputs, chosen, failed)
     again = [
         event(describe, inputs.components, outputs, **QUIET)
@@ -373,7 +373,7 @@ def _unless_addressed(page: Page, run: Callable[..., Iterator[Any]]) -> Callable
     @functools.wraps(run)
     def first(*values: Any) -> Iterator[Any]:
         (visitor,) = (one for one in values if isinstance(one, gr.Request))
-        yield from [gr.skip()] if page.addressed(visitor) else run(*values)
+        yield from [gr.skip()] if page.address.read(visitor) else run(*values)
 
     return first
 

@@ -148,5 +148,5 @@ def _wire_channels(page: Page, half: MapWidgets) -> None:
     failed = area.on_fault("No feature maps")
     options = ask(page, area, actions.features, inputs, show, failed)
     shown = {"layer": half.layer, "by": half.by, "top": half.top}
-    gr.on([half.run.click, *chosen, page.restore_tab("features", shown)], **options)
+    gr.on([half.run.click, *chosen, page.address.restore_tab("features", shown)], **options)
     cancel_on_click(page, half.cancel, area)

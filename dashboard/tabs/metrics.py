@@ -230,7 +230,9 @@ def _measure(page: Page, tab: MetricWidgets, area: AnswerArea) -> Dependency:
     options = ask(page, area, actions.measure, inputs, show, failed)
     options["outputs"] = [*area.outputs, tab.curve]
     shown = {name: getattr(tab, name) for name in ("methods", "metrics", "layer", "random_maps")}
-    measured: Dependency = gr.on([tab.run.click, page.restore_tab("metrics", shown)], **options)
+    measured: Dependency = gr.on(
+        [tab.run.click, page.address.restore_tab("metrics", shown)], **options
+    )
     return measured
 
 

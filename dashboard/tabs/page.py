@@ -14,11 +14,11 @@ from core.errors import TimmscopeError
 from dashboard import actions
 from dashboard.components import on_event
 from dashboard.state import Service
+from dashboard.tabs.address import Address, Trigger
 from dashboard.tabs.binding import Inputs, inputs_of
 from dashboard.tabs.handlers import Action, OnFault, handler
 
 R = TypeVar("R")
-Trigger = Callable[..., Dependency]
 
 QUIET: dict[str, Any] = {
     "show_progress": "hidden",
@@ -48,11 +48,8 @@ class Page:
         explainable: there is something new to explain: a picture, a model, or a class picked by
             its bar.
         target_changed: a person chose another class or score.
-        restore: sets the page's fields, and more by name, as its address says; the event after it.
-        restore_tab: sets the fields of a tab beside the first, by the tab's name; the event after
-            it, if the address says anything of the tab.
+        address: fills in the page as its address says.
         asked_at: when a person asked for an answer, filled in by the browser.
-        addressed: what the address of a visitor's page asks, by field; empty for nothing.
     """
 
     service: Service
@@ -61,10 +58,8 @@ class Page:
     model_opened: Trigger
     explainable: Sequence[Dependency]
     target_changed: Sequence[Trigger]
-    restore: Callable[[Mapping[str, Component]], Trigger]
-    restore_tab: Callable[[str, Mapping[str, Component]], Trigger]
+    address: Address
     asked_at: gr.Number
-    addressed: Callable[[gr.Request], Mapping[str, Any]]
 
     @property
     def settings(self) -> gr.JSON:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 from gradio.events import Dependency
 
 from core.errors import TimmscopeError
-from core.inputs.assets import asset
 from core.inputs.image import open_picture
 from core.tasks.activation import ACTIVATIONS, IDENTITY
 from core.views.maps import picture_uri
 from dashboard import actions
 from dashboard.actions import NO_CLASS
-from dashboard.actions.address import READERS, SHARED
 from dashboard.actions.predict import ABOUT
 from dashboard.components import (
     CROP_JS,
@@ -34,36 +30,22 @@ from dashboard.components import (
 )
 from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
+from dashboard.tabs.address import SUBJECT, Address
 from dashboard.tabs.binding import Told, inputs_of
+from dashboard.tabs.examples import (
+    EXAMPLE_FILES,
+    EXAMPLES,
+    FIRST,
+    SAMPLES,
+    SCENE_EXAMPLES,
+    SCENES,
+)
 from dashboard.tabs.handlers import handler
-from dashboard.tabs.page import AT_ONCE, CHOSEN_JS, QUIET, Page, Trigger
+from dashboard.tabs.page import AT_ONCE, CHOSEN_JS, QUIET, Page
 from dashboard.tabs.view import ViewWidgets
 from dashboard.visitor import session
 
-SAMPLES = asset("samples")
-EXAMPLES = {
-    "cat": "chelsea.jpg",
-    "coffee": "coffee.jpg",
-    "cat and coffee": "chelsea_coffee.jpg",
-    "rocket": "rocket.jpg",
-    "astronaut": "astronaut.jpg",
-}
-FIRST = "coffee"
-"""The example that the page opens with: one that the default model is sure of."""
-SCENES = asset("synthetic")
-SCENE_EXAMPLES = {path.stem.replace("_", " "): path.name for path in sorted(SCENES.glob("*.png"))}
-EXAMPLE_FILES = {
-    name: str(folder / name)
-    for folder, names in ((SAMPLES, EXAMPLES), (SCENES, SCENE_EXAMPLES))
-    for name in names.values()
-}
-"""Example pictures by file name, as the page's address names them."""
-GONE = "The picture of this address is no longer shared; the page shows an example instead."
-SUBJECT = ("picture", "model", "weights", "activation", "crop")
-"""What the chosen classes are about; the last one is chosen anew with the others."""
 ASK_JS = on_event("classes.ask", ABOUT)
-ADDRESSED = {"picture", *READERS}
-"""Fields that the page's address can set."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +268,7 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     classes = [
         side.any_target.input, side.any_versus.input, side.unit.input, side.against.input,
     ]  # fmt: skip
-    known, restored = {**vars(side), **vars(view)}, gr.Checkbox(False, visible="hidden")
+    known = {**vars(side), **vars(view)}
     return Page(
         service=service,
         demo=demo,
@@ -294,10 +276,8 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         model_opened=opened.change,
         explainable=explainable,
         target_changed=classes,
-        restore=partial(_restore, service, demo, known, restored),
-        restore_tab=partial(_restore_tab, service, restored),
+        address=Address(service, demo, known),
         asked_at=asked_at,
-        addressed=partial(_addressed, service),
     )
 
 
@@ -314,84 +294,6 @@ def _start_afresh(side: SidebarWidgets, changes: list[Any]) -> None:
     gr.on(changes, None, [*chosen, *about], chosen, js=on_event("question.afresh"))
     side.crop.change(None, chosen, classes, js=on_event("question.classes"))
     side.seen.select(None, None, side.crop, js=CROP_JS, **QUIET)
-
-
-def _addressed(service: Service, visitor: gr.Request) -> dict[str, Any]:
-    """What the address of a visitor's page says, by field."""
-    return actions.read_address(dict(visitor.query_params), EXAMPLE_FILES, service.shared.path)
-
-
-def _restore(
-    service: Service,
-    demo: gr.Blocks,
-    known: Mapping[str, Any],
-    restored: gr.Checkbox,
-    more: Mapping[str, Component],
-) -> Trigger:
-    """Set fields as the page's address says, once the page has been opened.
-
-    Args:
-        service: keeps shared pictures.
-        demo: the whole page.
-        known: the page's fields by name.
-        restored: set afterwards, if the address says anything.
-        more: fields of the first tab by name.
-
-    Returns:
-        The event after it; there is none where the address says nothing.
-    """
-    fields = {name: one for name, one in {**known, **more}.items() if name in ADDRESSED}
-
-    def restore(visitor: gr.Request) -> Any:
-        found = _addressed(service, visitor)
-        values = {fields[name]: found[name] for name in fields if name in found}
-        return {**values, restored: True} if found else gr.skip()
-
-    def tell(visitor: gr.Request) -> None:
-        if (name := visitor.query_params.get(SHARED)) and not service.shared.path(name):
-            gr.Warning(GONE)
-
-    demo.load(tell, None, None, **QUIET)  # queued: else Gradio shows no warning
-    outputs: list[Any] = [restored, *fields.values()]
-    filled = demo.load(restore, None, outputs, queue=False, **QUIET)
-    about: list[Any] = [known[name] for name in SUBJECT]
-    filled.then(None, about, None, js=on_event("question.restored"), **QUIET)
-    trigger: Trigger = restored.change
-    return trigger
-
-
-def _restore_tab(
-    service: Service, restored: gr.Checkbox, tab: str, more: Mapping[str, Component]
-) -> Trigger:
-    """Set fields of a tab beside the first as the address says, after those of the page.
-
-    Where it says nothing of the tab, none of its fields is an output of any event: an update that
-    reaches one of our own components before it is on the page takes its properties away.
-
-    Args:
-        service: keeps shared pictures.
-        restored: set once the page's fields are.
-        tab: the tab, as the address names it.
-        more: its fields by name.
-
-    Returns:
-        The event after it; there is none where the address says nothing of the tab.
-    """
-    asked, filled = (gr.Checkbox(False, visible="hidden") for _ in range(2))
-    fields = {f"{tab}.{name}": one for name, one in more.items()}
-
-    def is_asked(visitor: gr.Request) -> bool:
-        return not fields.keys().isdisjoint(_addressed(service, visitor))
-
-    def restore(visitor: gr.Request) -> dict[Any, Any]:
-        found = _addressed(service, visitor)
-        return {filled: True, **{fields[name]: found[name] for name in fields if name in found}}
-
-    quick: dict[str, Any] = {"inputs": None, "queue": False, **QUIET}
-    restored.change(is_asked, outputs=asked, **quick)
-    asked.change(restore, outputs=[filled, *fields.values()], **quick)
-    trigger: Trigger = filled.change
-    return trigger
 
 
 def _stop_work(service: Service, asked_at: gr.Number, triggers: list[Any]) -> None:
