@@ -52,7 +52,7 @@ class Address:
         given = {**self._known, **more}
         fields = {name: one for name, one in given.items() if name in ADDRESSED}
 
-        def fill(visitor: gr.Request) -> Any:
+        def apply(visitor: gr.Request) -> Any:
             found = self.read(visitor)
             values = {fields[name]: found[name] for name in fields if name in found}
             return {**values, self._filled: True} if found else gr.skip()
@@ -63,7 +63,7 @@ class Address:
 
         # Queued: else Gradio shows no warning.
         self._demo.load(tell, None, None, show_progress="hidden")
-        filled = self._demo.load(fill, None, [self._filled, *fields.values()], **QUIET)
+        filled = self._demo.load(apply, None, [self._filled, *fields.values()], **QUIET)
         about: list[Any] = [self._known[name] for name in SUBJECT]
         filled.then(None, about, None, js=on_event("question.restored"), **QUIET)
         trigger: Trigger = self._filled.change
@@ -89,12 +89,12 @@ class Address:
         def is_asked(visitor: gr.Request) -> bool:
             return not fields.keys().isdisjoint(self.read(visitor))
 
-        def fill(visitor: gr.Request) -> dict[Any, Any]:
+        def apply(visitor: gr.Request) -> dict[Any, Any]:
             found = self.read(visitor)
             return {filled: True, **{fields[one]: found[one] for one in fields if one in found}}
 
         outputs: list[Any] = [filled, *fields.values()]
         self._filled.change(is_asked, None, asked, **QUIET)
-        asked.change(fill, None, outputs, **QUIET)
+        asked.change(apply, None, outputs, **QUIET)
         trigger: Trigger = filled.change
         return trigger
