@@ -16,10 +16,10 @@ from playwright.sync_api import Page, Route, expect
 
 from core import ModelHandle, load_model
 from core.errors import CancelledError
-from core.inputs.batch import OnProgress
 from core.types import Prediction
 from dashboard.actions.predict import ClassList
 from dashboard.state import Service, Tasks
+from dashboard.state.tasks import Task
 from tests.browser import launched
 from tests.conftest import SAMPLES
 
@@ -40,18 +40,24 @@ class Watched(Tasks):
 
     def begin(
         self, name: str, report: Callable[[float, str], object], asked_at: float = 0.0
-    ) -> OnProgress:
-        on_progress = super().begin(name, report, asked_at)
+    ) -> Task:
+        return Counted(super().begin(name, report, asked_at), self)
 
-        def counted(done: int, expected: int) -> None:
-            self.reports += 1
-            try:
-                on_progress(done, expected)
-            except CancelledError:
-                self.cancelled += 1
-                raise
 
-        return counted
+class Counted(Task):
+    """A task whose reports are counted."""
+
+    def __init__(self, task: Task, counts: Watched) -> None:
+        vars(self).update(vars(task))
+        self._counts = counts
+
+    def __call__(self, done: int, expected: int) -> None:
+        self._counts.reports += 1
+        try:
+            super().__call__(done, expected)
+        except CancelledError:
+            self._counts.cancelled += 1
+            raise
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from core import ModelHandle
 from core.inputs.batch import OnProgress
 from core.synthetic import SYNTHETIC_MODELS
 from core.types import Need, OutputKind
-from dashboard.actions.methods import layers_of, method_choices, why_not
+from dashboard.actions.methods import method_choices, why_not
 from dashboard.actions.question import Choices
 from dashboard.state import Service
 from dashboard.state.models import FOUND
@@ -62,7 +62,7 @@ class ModelOffers:
 
     Attributes:
         methods: every method as (label, key); those the model cannot run say so.
-        layers: layers on a grid, in order of depth.
+        layers: layers on a grid, the stages first: a long list shows its first entries only.
         has_layer: whether the layer that was chosen is among them; so is the default one.
     """
 
@@ -94,7 +94,7 @@ def describe_model(
         TimmscopeError: it cannot be loaded.
     """
     handle = service.models.of(request, on_progress).model
-    layers = layers_of(handle, [Need.LAYER])
+    layers = handle.choices([Need.LAYER])
     return ModelOffers(
         methods=method_choices(lambda key: not why_not(handle, key)),
         layers=layers,
