@@ -55,7 +55,7 @@ def test_every_answer_is_about_the_part(service: Service) -> None:
     hidden = actions.hide(service, HideRequest(question, {"width": 6, "height": 4, "bits": "QAAA"}))
     assert hidden.words.startswith("With 20% of what the model sees hidden")
     compared = actions.compare(
-        service, CompareRequest(question, ["gradcam"], {}, None, "own", "models", "gradcam",
+        service, CompareRequest(question, ["gradcam"], {}, None, "models", "gradcam",
                                 ["tf_efficientnet_lite0 (random weights)"]),
     )  # fmt: skip
     maps = [panel for panel in compared.panels if panel.get("ranks")]
@@ -67,7 +67,7 @@ def test_a_second_picture_has_its_own_view_or_is_seen_whole_too(service: Service
     seen = {}
     for crop in (None, "whole", BOX):
         question = replace(ASKED, crop=crop)
-        request = CompareRequest(question, [], {}, None, "own", "pictures", second=chelsea)
+        request = CompareRequest(question, [], {}, None, "pictures", second=chelsea)
         panels = actions.compare(service, request).panels
         seen[crop] = [one["seen"] for one in panels if one.get("ranks")]
     own = seen[None][1]
