@@ -178,7 +178,7 @@ def test_the_page_shows_a_method_twice() -> None:
     question = Question(picture, "tf_efficientnet_lite0", "pretrained", None, NO_CLASS, "logit")
     settings = {"occlusion": {"window": 80, "stride": 80}}
     methods = ["gradcam", "occlusion(window=64, stride=64)", "occlusion"]
-    found = actions.compare(service, CompareRequest(question, methods, settings, None, "own"))
+    found = actions.compare(service, CompareRequest(question, methods, settings, None))
     labels = [
         "Grad-CAM",
         "Occlusion (window=64, stride=64)",

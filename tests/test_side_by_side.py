@@ -192,7 +192,7 @@ def service() -> Service:
 
 def request(picture: Path = SCENE, model: str = MODELS[0], **changes: Any) -> CompareRequest:
     question = Question(str(picture), model, "pretrained", None, NO_CLASS, "logit")
-    return CompareRequest(question, ["gradcam"], {}, None, "own", **changes)
+    return CompareRequest(question, ["gradcam"], {}, None, **changes)
 
 
 def test_models_on_the_page(service: Service) -> None:
@@ -273,6 +273,6 @@ def test_a_method_stands_beside_itself_with_another_setting(service: Service) ->
 def test_the_recommendation_scores_the_maps_by_their_names(service: Service) -> None:
     methods = ["gradcam", "lime(samples=20)"]
     question = request().question
-    maps = actions.compare(service, CompareRequest(question, methods, {}, None, "own")).panels
+    maps = actions.compare(service, CompareRequest(question, methods, {}, None)).panels
     advice = actions.recommend(service, actions.RecommendRequest(question, methods, {}, None))
     assert {p["name"] for p in maps if p["name"]} == set(advice.panels[0]["scores"])
