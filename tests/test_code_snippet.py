@@ -95,14 +95,19 @@ def test_both_run_as_printed_and_give_the_map_of_the_page(
     np.testing.assert_allclose(values_in(saved), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_picture_of_ones_own_is_named_as_it_is(service: Service, tmp_path: Path) -> None:
-    own = tmp_path / "my dog's.png"
+@pytest.mark.parametrize(
+    ("name", "word"), [("my dog's.png", "my dog's.png"), ("-rf.png", "./-rf.png")]
+)
+def test_a_picture_of_ones_own_is_named_as_it_is(
+    service: Service, tmp_path: Path, name: str, word: str
+) -> None:
+    own = tmp_path / name
     Image.new("RGB", (64, 64), "red").save(own)
     shown = actions.explain(
         service, ExplainRequest(replace(UNTRAINED, picture=str(own)), "gradcam", None, {})
     )
-    assert 'picture = "my dog\'s.png"  # your own file: give its path\n' in shown.code
-    assert shlex.split(shown.command)[4] == "my dog's.png"
+    assert f"picture = {name!r}  # your own file: give its path\n" in shown.code
+    assert shlex.split(shown.command)[4] == word, "no option of the command line"
 
 
 def test_a_picture_that_is_only_called_like_a_sample_is_not_taken_for_it(

@@ -65,7 +65,8 @@ def command_line(resolved: ResolvedQuestion, found: Attribution) -> str:
     options |= {"model": _spec(resolved), **_loaded(resolved), "save": "png", "output-dir": "."}
     words = [f"--{name}={value}" if value[:1] == "-" else f"--{name} {shlex.quote(value)}"
              for name, value in options.items()]  # fmt: skip
-    picture = shlex.quote(_sample(resolved) or _picture_name(resolved))
+    name = _picture_name(resolved)
+    picture = shlex.quote(_sample(resolved) or (f"./{name}" if name[:1] == "-" else name))
     return " ".join([PROGRAM, "explain", picture, *words]) + "\n"
 
 

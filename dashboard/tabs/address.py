@@ -20,9 +20,9 @@ Trigger = Callable[..., Dependency]
 ADDRESSED = {"picture", *READERS}
 """Fields that the page's address can set."""
 GONE = "The picture of this address is no longer shared; the page shows an example instead."
-SUBJECT = ("picture", "model", "weights", "activation", "crop")
-"""What the chosen classes are about; the last one is chosen anew with the others."""
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+SUBJECT = ("picture", "model", "weights", "activation")
+"""What the chosen classes and the chosen crop are about."""
+UNQUEUED: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
 class Address:
@@ -63,9 +63,9 @@ class Address:
 
         # Queued: else Gradio shows no warning.
         self._demo.load(tell, None, None, show_progress="hidden")
-        filled = self._demo.load(apply, None, [self._filled, *fields.values()], **QUIET)
-        about: list[Any] = [self._known[name] for name in SUBJECT]
-        filled.then(None, about, None, js=on_event("question.restored"), **QUIET)
+        filled = self._demo.load(apply, None, [self._filled, *fields.values()], **UNQUEUED)
+        about: list[Any] = [self._known[name] for name in (*SUBJECT, "crop")]
+        filled.then(None, about, None, js=on_event("question.restored"), **UNQUEUED)
         trigger: Trigger = self._filled.change
         return trigger
 
@@ -94,7 +94,7 @@ class Address:
             return {filled: True, **{fields[one]: found[one] for one in fields if one in found}}
 
         outputs: list[Any] = [filled, *fields.values()]
-        self._filled.change(is_asked, None, asked, **QUIET)
-        asked.change(apply, None, outputs, **QUIET)
+        self._filled.change(is_asked, None, asked, **UNQUEUED)
+        asked.change(apply, None, outputs, **UNQUEUED)
         trigger: Trigger = filled.change
         return trigger

@@ -290,7 +290,7 @@ def _start_afresh(side: SidebarWidgets, changes: list[Any]) -> None:
     """
     classes: list[Any] = [side.target, side.versus]
     chosen = [*classes, side.crop]
-    about = [getattr(side, name) for name in SUBJECT if name != "crop"]
+    about = [getattr(side, name) for name in SUBJECT]
     gr.on(changes, None, [*chosen, *about], chosen, js=on_event("question.afresh"))
     side.crop.change(None, chosen, classes, js=on_event("question.classes"))
     side.seen.select(None, None, side.crop, js=CROP_JS, **QUIET)
