@@ -398,15 +398,16 @@ def test_fifty_tours_of_thirty_choices_end_in_agreement(page: Page) -> None:
 
 
 def test_an_answer_waits_for_the_pages_own_files(chromium: BrowserContext, url: str) -> None:
-    """On a busy machine the prediction may be there before they are."""
+    """On a busy machine the page may ask its first question before they are there."""
     assert chromium.browser is not None
     held: list[Route] = []
     with chromium.browser.new_context() as context:
         page = context.new_page()
         page.route(re.compile(r"answers\.js"), lambda route: held.append(route))
         page.goto(url)
-        expect(page.locator("#prediction")).to_contain_text("espresso", timeout=TIMEOUT)
-        page.wait_for_timeout(1000)
+        expect(page.locator("#prediction")).to_be_visible(timeout=TIMEOUT)
+        page.wait_for_timeout(2000)
+        assert held, "the file is asked for"
         while held:
             held.pop().continue_()
             page.wait_for_timeout(100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ class Launched:
     def __init__(self) -> None:
         self.service = Service()
         self.options: dict[str, Any] = {}
+        self.warm: Queue[tuple[Any, ...]] = Queue()
 
     def build(self, service: Service) -> Launched:
         self.service = service
@@ -26,11 +28,16 @@ class Launched:
     def launch(self, **options: Any) -> None:
         self.options = options
 
+    def warm_up(self, *about: Any) -> None:
+        self.warm.put(about)
+
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
     page = Launched()
     monkeypatch.setattr(launch, "build", page.build)
+    monkeypatch.setattr(launch, "limit_pools", lambda: None)
+    monkeypatch.setattr(launch, "warm_up", page.warm_up)
     for name in ("GRADIO_SERVER_NAME", *launch.TELL_PUBLIC):
         monkeypatch.delenv(name, raising=False)
     return page
@@ -69,6 +76,17 @@ def test_port_and_browser_are_handed_on(
     launch.main()
     assert (launched.options["server_port"], launched.options["inbrowser"]) == (8000, True)
     assert launched.options["max_file_size"] == "25mb"
+
+
+def test_what_the_page_opens_with_is_made_ready(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    launch.main()
+    service, model, picture, method = launched.warm.get(timeout=20)
+    assert service is launched.service
+    assert (model, method) == ("tf_efficientnet_lite0", "gradcam")
+    assert Path(picture).name == "coffee.jpg"
 
 
 @pytest.mark.parametrize("there", [True, False])

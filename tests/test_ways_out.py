@@ -121,7 +121,7 @@ def buttons(panels: list[Any]) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def compared(service: Service, **changes: Any) -> list[Any]:
-    request = actions.CompareRequest(about(), LIST, {}, None, "own")
+    request = actions.CompareRequest(about(), LIST, {}, None)
     return actions.compare(service, replace(request, **changes)).panels
 
 
