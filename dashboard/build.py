@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,11 @@ TABS: Sequence[ModuleType] = (explain, compare, features, metrics)
 A tab is a module with a `TITLE`, a function `layout()` that makes its widgets and returns a frozen
 dataclass of them, and a function `wire(page, widgets)` that connects them with actions.
 """
+OPEN_TAB_JS = """() => {
+  const tab = new URLSearchParams(window.location.search).get("tab");
+  return { __type__: "update", ...(%s.includes(tab) && { selected: tab }) };
+}"""
+"""Opens the tab that the page's address names, if it is one of these."""
 
 
 def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> gr.Blocks:
@@ -35,11 +41,6 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
     def leave(visitor: gr.Request) -> None:
         """Nobody waits for the work of a page that was closed."""
         service.tasks.cancel_all(str(visitor.session_hash))
-
-    def open_tab(visitor: gr.Request) -> Any:
-        """The tab that the page's address names."""
-        name = page.address.read(visitor).get("tab")
-        return gr.Tabs(selected=name) if name else gr.skip()
 
     with gr.Blocks(title="Timmscope", fill_width=True, delete_cache=(3600, 86400)) as demo:
         with gr.Row(elem_id="header", equal_height=True):
@@ -58,7 +59,9 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
                             tab.wire(page, tab.layout())
                         opened.select(None, None, None, js=on_event("question.opened", name))
         PhoneBar(elem_id="phone-bar")
-        demo.load(open_tab, None, shelf, queue=False, show_progress="hidden")
+        # In the browser: Gradio would go through all that is within the server's outputs ever after.
+        names = [tab.TITLE.lower() for tab in tabs]
+        demo.load(None, None, shelf, js=OPEN_TAB_JS % json.dumps(names), show_progress="hidden")
         serve(service, demo)
         demo.unload(leave)
         # Slow work waits in a lane of its own, `Service.slow`: a queue would let quick work wait.

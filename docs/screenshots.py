@@ -36,7 +36,7 @@ def draw_all(page: Page, grid: str, least: int) -> None:
 def explain(page: Page) -> None:
     """The first tab once its map has been tested."""
     page.locator("#film button").first.wait_for(timeout=TIMEOUT)
-    page.get_by_text("checks").first.wait_for(timeout=TIMEOUT)
+    page.locator("#test", has_text="checks").wait_for(timeout=TIMEOUT)
 
 
 def compare(page: Page) -> None:

@@ -48,10 +48,10 @@ from dashboard.tabs.examples import EXAMPLE_FILES
         ({"target": "9" * 10, "versus": "-1"}, {"target": "9" * 10, "versus": -1}),
         (
             {"tab": "compare", "compare.methods": '["lime(samples=9)"]'},
-            {"tab": "compare", "compare.methods": ["lime(samples=9)"]},
+            {"compare.methods": ["lime(samples=9)"]},
         ),
         (
-            {"tab": "settings", "compare.what": "files", "compare.own_class": "true"},
+            {"tab": "compare", "compare.what": "files", "compare.own_class": "true"},
             {"compare.own_class": True},
         ),
         ({"compare.methods": "[]", "compare.models": '[["a"]]', "metrics.methods": "{}"}, {}),

@@ -144,7 +144,6 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "strongest": _share(1, 100),
     "fade": _flag,
     "smooth": _flag,
-    "tab": _one_of("compare", "metrics", "features"),
     "compare.what": _one_of(*WHAT),
     "compare.methods": _texts(),
     "compare.layer": lambda text: text[:200],

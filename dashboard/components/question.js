@@ -33,7 +33,7 @@
   // What the chosen classes and the chosen part are about. While the fields of an address are being
   // filled in, that is whatever comes first.
   const given = new URLSearchParams(window.location.search);
-  const isFilledIn = [...given.keys()].some((name) => name in FIELDS || ["picture", "shared", "tab"].includes(name));
+  const isFilledIn = [...given.keys()].some((name) => name in FIELDS || ["picture", "shared"].includes(name) || name.includes("."));
   let tab = given.get("tab");
   let shown = given.get("shown"); // of the stage: the picture, the map or both
   let subject = isFilledIn ? ANY : null;

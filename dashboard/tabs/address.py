@@ -23,6 +23,8 @@ GONE = "The picture of this address is no longer shared; the page shows an examp
 SUBJECT = ("picture", "model", "weights", "activation")
 """What the chosen classes and the chosen crop are about."""
 UNQUEUED: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+SAYS_JS = "() => window.location.search.length > 1"
+"""Whether the address may say anything."""
 
 
 class Address:
@@ -61,9 +63,14 @@ class Address:
             if (name := visitor.query_params.get(SHARED)) and not self._service.shared.path(name):
                 gr.Warning(GONE)
 
-        # Queued: else Gradio shows no warning.
-        self._demo.load(tell, None, None, show_progress="hidden")
-        filled = self._demo.load(apply, None, [self._filled, *fields.values()], **UNQUEUED)
+        # Gradio goes through all outputs that any event of a page has had with each event that follows,
+        # so the fields are outputs only where there is an address to read.
+        says = gr.Checkbox(False, visible="hidden")
+        self._demo.load(None, None, says, js=SAYS_JS, **UNQUEUED)
+        says.change(
+            tell, None, None, show_progress="hidden"
+        )  # queued: else Gradio shows no warning
+        filled = says.change(apply, None, [self._filled, *fields.values()], **UNQUEUED)
         about: list[Any] = [self._known[name] for name in (*SUBJECT, "crop")]
         filled.then(None, about, None, js=on_event("question.restored"), **UNQUEUED)
         trigger: Trigger = self._filled.change
