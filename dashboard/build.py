@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 import gradio as gr
 
@@ -59,7 +58,7 @@ def build(service: Service | None = None, tabs: Sequence[ModuleType] = TABS) -> 
                             tab.wire(page, tab.layout())
                         opened.select(None, None, None, js=on_event("question.opened", name))
         PhoneBar(elem_id="phone-bar")
-        # In the browser: Gradio would go through all that is within the server's outputs ever after.
+        # In the browser: what is in an output of the server is gone through with every later event.
         names = [tab.TITLE.lower() for tab in tabs]
         demo.load(None, None, shelf, js=OPEN_TAB_JS % json.dumps(names), show_progress="hidden")
         serve(service, demo)

@@ -63,8 +63,8 @@ class Address:
             if (name := visitor.query_params.get(SHARED)) and not self._service.shared.path(name):
                 gr.Warning(GONE)
 
-        # Gradio goes through all outputs that any event of a page has had with each event that follows,
-        # so the fields are outputs only where there is an address to read.
+        # With every event, Gradio goes through all outputs that any event before had on this page. So
+        # the fields are outputs only where there is an address to read.
         says = gr.Checkbox(False, visible="hidden")
         self._demo.load(None, None, says, js=SAYS_JS, **UNQUEUED)
         says.change(
