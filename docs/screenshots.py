@@ -49,6 +49,8 @@ def compare(page: Page) -> None:
 def features(page: Page) -> None:
     """The third tab, with the patches and the channels of a layer."""
     page.get_by_role("tab", name="Features").click()
+    page.click("#patch-run")
+    page.locator("#patches .js-plotly-plot").wait_for(timeout=TIMEOUT)
     page.click("#feature-run")
     draw_all(page, "#feature-maps", least=4)
 

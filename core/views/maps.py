@@ -360,7 +360,7 @@ _BAR: Json = {
     "yanchor": "top",
     "len": 1,
     "thickness": 7,
-    "xpad": 20,
+    "xpad": 28,
     "ypad": 8,
     "outlinewidth": 0,
     "ticklabeloverflow": "allow",

@@ -42,7 +42,7 @@ class ClassMapSource(OwnHTML):
             js_on_load=MOUNT_JS,
             head=tags("thumbnail.js", "class_maps.js"),
             apply_default_css=False,
-            padding=False,
+            visible="hidden",
             **kwargs,
         )
 

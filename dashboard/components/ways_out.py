@@ -29,7 +29,7 @@ class WaysOut(OwnHTML):
             js_on_load=MOUNT_JS % json.dumps(list(names)),
             head=tags("ways_out.js"),
             apply_default_css=False,
-            padding=False,
+            visible="hidden",
             **kwargs,
         )
 

@@ -63,7 +63,7 @@ class Address:
             if (name := visitor.query_params.get(SHARED)) and not self._service.shared.path(name):
                 gr.Warning(GONE)
 
-        # With every event, Gradio goes through all outputs that any event before had on this page. So
+        # With every event, Gradio goes through all outputs that the page's events before it had. So
         # the fields are outputs only where there is an address to read.
         says = gr.Checkbox(False, visible="hidden")
         self._demo.load(None, None, says, js=SAYS_JS, **UNQUEUED)

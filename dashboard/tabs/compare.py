@@ -25,7 +25,7 @@ from dashboard.tabs.answers import (
     keep_true,
     on_way_out,
 )
-from dashboard.tabs.page import METHODS_INFO, QUIET, Page, follow_model
+from dashboard.tabs.page import METHODS_INFO, QUIET, Page, follow_model, layer_list
 
 TITLE = "Compare"
 DEFAULT_METHODS = ["gradcam", "layercam", "integrated_gradients", "occlusion"]
@@ -155,7 +155,7 @@ def _methods() -> tuple[gr.Dropdown, Choice, VariantWidgets]:
             scale=4,
             min_width=280,
         )
-        layer = Choice([], label="Layer", info="For CAM methods", scale=1, min_width=160)
+        layer = layer_list(info="For CAM methods", scale=1, min_width=160)
     with (
         gr.Accordion("Add a method with another setting", open=False, elem_id="variant"),
         gr.Row(equal_height=True),

@@ -12,7 +12,7 @@ from dashboard import actions
 from dashboard.actions import FeatureRequest, FeatureResult, PatchRequest, PatchResult
 from dashboard.components import Choice, Gallery, PatchAnswer, PatchStage
 from dashboard.tabs.answers import AnswerArea, answer_column, ask, cancel_on_click, keep_true
-from dashboard.tabs.page import Page, follow_model
+from dashboard.tabs.page import Page, follow_model, layer_list
 
 TITLE = "Features"
 UNTOUCHED = [
@@ -94,7 +94,7 @@ def _patches() -> PatchWidgets:
 def _channels() -> MapWidgets:
     gr.Markdown("### Feature maps")
     with gr.Row(equal_height=False):
-        layer = Choice([], label="Layer", elem_id="feature-layer", min_width=200)
+        layer = layer_list(elem_id="feature-layer", min_width=200)
         by = gr.Radio(
             [("Activation", "activation"), ("Variance", "variance")],
             value="activation",

@@ -31,7 +31,7 @@ from dashboard.tabs.answers import (
     keep_true,
     on_way_out,
 )
-from dashboard.tabs.page import AT_ONCE, METHODS_INFO, Page, follow_model
+from dashboard.tabs.page import AT_ONCE, METHODS_INFO, Page, follow_model, layer_list
 
 TITLE = "Metrics"
 WAYS_OUT = {"metric_methods": "methods", "metric_layer": "layer", "metric_metrics": "metrics"}
@@ -109,7 +109,7 @@ def _methods() -> dict[str, Any]:
             scale=3,
             min_width=280,
         )
-        layer = Choice([], label="Layer", info="For CAM methods", scale=1, min_width=160)
+        layer = layer_list(info="For CAM methods", scale=1, min_width=160)
         random_maps = gr.Number(
             0,
             label="Rank against random maps",

@@ -12,7 +12,7 @@ from gradio.events import Dependency
 
 from core.errors import TimmscopeError
 from dashboard import actions
-from dashboard.components import on_event
+from dashboard.components import Choice, on_event
 from dashboard.state import Service
 from dashboard.tabs.address import Address, Trigger
 from dashboard.tabs.binding import Inputs, inputs_of
@@ -87,6 +87,15 @@ class Page:
         return handler(
             self.service, task, action, inputs, show, on_fault, on_cancel, stamped=stamped
         )
+
+
+def layer_list(**kwargs: Any) -> Choice:
+    """A list of a model's layers, which `follow_model` fills; the model's own choice at first.
+
+    Args:
+        kwargs: as for ``gr.Dropdown``.
+    """
+    return Choice([DEFAULT_LAYER], value=DEFAULT_LAYER[1], label="Layer", **kwargs)
 
 
 def follow_model(page: Page, **kinds: gr.Dropdown) -> None:

@@ -170,7 +170,7 @@ def _picture() -> tuple[Picture, gr.Dataset, gr.Dataset]:
     )
     photographs = _examples(picture, "photographs", SAMPLES, EXAMPLES)
     scenes = _examples(picture, "scenes", SCENES, SCENE_EXAMPLES, visible=False)
-    gr.HTML(f"<style>{_thumbnails()}</style>", padding=False)
+    gr.HTML(f"<style>{_thumbnails()}</style>", visible="hidden")
     return picture, photographs, scenes
 
 
