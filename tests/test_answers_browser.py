@@ -15,7 +15,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, Route, TimeoutErr
 
 from dashboard.state import Service
 from tests.browser import Visit, launched
-from tests.test_dashboard_browser import TIMEOUT, choose, drawn, opened, title
+from tests.test_dashboard_browser import TIMEOUT, choose, drawn, layer_list, opened, title
 
 SCRIPT = Path(__file__).parent.parent / "dashboard" / "components" / "answers.js"
 STALE = re.compile(r"\bts-stale\b")
@@ -370,6 +370,7 @@ HURRIES: dict[str, Callable[[Page, random.Random], None]] = {
 def tour(page: Page, seed: int, choices: int) -> None:
     """Many rapid choices, the last an instant method; then page and question agree."""
     dice = random.Random(seed)
+    layer_list(page)
     for _ in range(choices):
         hurry(page, dice)
     choose(page, "#method", "HiResCAM")
@@ -417,9 +418,9 @@ def test_an_answer_waits_for_the_pages_own_files(chromium: BrowserContext, url: 
 
 def test_the_answer_about_another_model_is_not_grey(page: Page) -> None:
     """Its layers are others; the one that was chosen for the model before means its own choice."""
-    expect(page.locator("#layer input").first).to_have_value("bn2", timeout=TIMEOUT)
+    expect(layer_list(page)).to_have_value("bn2", timeout=TIMEOUT)
     choose(page, "#model", "world_resnet")
-    expect(page.locator("#layer input").first).to_have_value("layer4", timeout=TIMEOUT)
+    expect(layer_list(page)).to_have_value("layer4", timeout=TIMEOUT)
     title(page, "Why striped disc?")
     page.wait_for_timeout(1500)
     expect(answer(page)).not_to_have_class(STALE)

@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 from core import Explainer
 from dashboard.state import Service
 from tests.browser import Visit, launched, violations
-from tests.test_dashboard_browser import TIMEOUT, choose, opened, settled, title
+from tests.test_dashboard_browser import TIMEOUT, choose, layer_list, opened, settled, title
 
 pytestmark = pytest.mark.browser
 
@@ -104,7 +104,7 @@ def test_maps_that_answer_something_else_are_greyed_at_once_and_asked_anew(seen:
     layercam = pictures(page)
     assert layercam != before
     page.locator("#film button").nth(3).click()
-    expect(page.locator("#layer input")).to_have_value("blocks.4")
+    expect(layer_list(page)).to_have_value("blocks.4")
     page.wait_for_function(
         "(old) => document.querySelector('#prediction canvas').toDataURL() !== old",
         arg=layercam[0],
@@ -123,7 +123,7 @@ def test_small_maps_about_another_model_stay(seen: Visit) -> None:
     shows(page, "Small maps: Grad-CAM")
     choose(page, "#model", "world_resnet")
     title(page, "Why striped disc?")
-    expect(page.locator("#layer input").first).to_have_value("layer4", timeout=TIMEOUT)
+    expect(layer_list(page)).to_have_value("layer4", timeout=TIMEOUT)
     settled(seen)
     expect(page.locator(NOTE)).to_contain_text("Small maps: Grad-CAM")
     expect(page.locator("#prediction .ts-class-list")).not_to_have_class(re.compile("stale"))
@@ -151,7 +151,7 @@ def test_the_server_is_asked_nothing_until_maps_are_wanted(
     page.locator("#prediction .ts-class-main").nth(2).click()
     title(page, "Why consomme?")
     page.locator("#film button").nth(3).click()
-    expect(page.locator("#layer input")).to_have_value("blocks.4")
+    expect(layer_list(page)).to_have_value("blocks.4")
     settled(seen)
     assert asked == []
     expect(page.locator("#prediction canvas")).to_have_count(0)

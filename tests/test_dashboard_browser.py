@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from core import ModelHandle, load_model
 from core.errors import CancelledError
@@ -82,7 +82,7 @@ def opened(visit: Visit) -> Visit:
     """The page once it shows the first explanation, and knows what the model offers."""
     visit.page.set_default_timeout(TIMEOUT)
     title(visit.page, "Why espresso?")
-    expect(visit.page.locator("#layer input").first).to_have_value("bn2", timeout=TIMEOUT)
+    expect(visit.page.locator("#cost")).to_contain_text("Instant", timeout=TIMEOUT)
     return visit
 
 
@@ -106,6 +106,14 @@ def choose(page: Page, dropdown: str, text: str) -> None:
     field.click()
     field.press_sequentially(text)
     page.get_by_role("option", name=text).first.click()
+
+
+def layer_list(page: Page) -> Locator:
+    """The list of a method's layers, which a person has to unfold."""
+    folder, found = page.locator("#advanced button").first, page.locator("#layer input").first
+    if folder.is_visible() and not found.is_visible():
+        folder.click()
+    return found
 
 
 def drop(page: Page, path: Path) -> None:
@@ -161,6 +169,7 @@ def test_a_person_explains_a_picture_of_their_own(page: Page) -> None:
     expect(page.locator("#summary")).to_contain_text("The map accounts for the score to within")
     choose(page, "#method", "LayerCAM")
     title(page, "LayerCAM")
+    expect(layer_list(page)).to_have_value("bn2")
     choose(page, "#layer", "blocks.4")
     expect(page.locator("#result .ts-caption")).to_contain_text("layer blocks.4")
     choose(page, "#target", "lynx")

@@ -13,7 +13,15 @@ from playwright.sync_api import Page, expect
 from core import Explainer
 from dashboard.state import Service
 from tests.browser import Visit, launched, violations
-from tests.test_dashboard_browser import TIMEOUT, choose, opened, settled, shot, title
+from tests.test_dashboard_browser import (
+    TIMEOUT,
+    choose,
+    layer_list,
+    opened,
+    settled,
+    shot,
+    title,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -158,9 +166,10 @@ def test_layers_are_scrubbed_without_a_request(seen: Visit) -> None:
     count = len(seen.requests)
     stops = page.locator("#film button")
     expect(stops).to_have_count(6)
+    layers = layer_list(page)
     stops.nth(2).click()
     expect(page.locator("#result .ts-caption")).to_contain_text("layer blocks.2")
-    expect(page.locator("#layer input")).to_have_value("blocks.2")
+    expect(layers).to_have_value("blocks.2")
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#result .ts-caption")).to_contain_text("layer blocks.1")
     expect(page.locator("#explain-answer")).to_have_attribute("data-ribbon", "")

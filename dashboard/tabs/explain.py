@@ -68,6 +68,7 @@ class ExplainWidgets:
         about: what the method is good for.
         cost: how long it takes.
         layer: its layer.
+        advanced: what has the list of layers; the filmstrip has the stages among them.
         run: starts explaining.
         cancel: stops whatever the tab is doing.
         method_settings: holds the method's parameters.
@@ -98,6 +99,7 @@ class ExplainWidgets:
     about: gr.Markdown
     cost: gr.Markdown
     layer: Choice
+    advanced: gr.Accordion
     run: gr.Button
     cancel: gr.Button
     method_settings: gr.Column
@@ -141,17 +143,19 @@ def _question() -> dict[str, Any]:
     guide = GuideDialog(elem_id="method-guide")
     about = gr.Markdown(METHODS[DEFAULT_METHOD].about, elem_classes="ts-note")
     cost = gr.Markdown(elem_classes="ts-note", elem_id="cost")
-    layer = Choice([], label="Layer", elem_id="layer")
     with gr.Row():
         run = gr.Button("Explain", variant="primary", elem_id="run", size="md", min_width=100)
         cancel = gr.Button("Cancel", elem_id="cancel", size="md", min_width=80)
     column = gr.Column(elem_id="method-settings")
+    with gr.Accordion("Advanced", open=False, elem_id="advanced") as advanced:
+        layer = Choice([], label="Layer", info="In order of depth", elem_id="layer")
     return {
         "method": method,
         "guide": guide,
         "about": about,
         "cost": cost,
         "layer": layer,
+        "advanced": advanced,
         "run": run,
         "cancel": cancel,
         "method_settings": column,
@@ -242,21 +246,27 @@ def _follow_method(
     """
 
     def chosen(facts: actions.MethodFacts) -> dict[Any, Any]:
-        layer = gr.Dropdown(facts.layers, value=facts.layer, visible=bool(facts.layers))
-        return {tab.about: facts.about, tab.layer: layer}
+        return {
+            tab.about: facts.about,
+            tab.layer: gr.Dropdown(facts.layers, value=facts.layer),
+            tab.advanced: gr.Accordion(visible=bool(facts.layers)),
+        }
 
     def opened(facts: actions.MethodFacts) -> dict[Any, Any]:
         return {tab.method: gr.Dropdown(facts.methods), **chosen(facts)}
 
     def failed(request: actions.MethodRequest, error: TimmscopeError) -> dict[Any, Any]:
-        return {tab.about: METHODS[request.method].about, tab.layer: gr.Dropdown(visible=False)}
+        return {
+            tab.about: METHODS[request.method].about,
+            tab.advanced: gr.Accordion(visible=False),
+        }
 
     # A method that is picked starts at its own layer; else the layer chosen stays.
     inputs, afresh = (
         page.inputs(actions.MethodRequest, tab),
         page.inputs(actions.MethodRequest, tab, layer=None),
     )
-    outputs = [tab.about, tab.layer]
+    outputs = [tab.about, tab.layer, tab.advanced]
     followed = page.model_opened(
         page.handler("", actions.describe_method, inputs, opened, failed),
         inputs.components,
