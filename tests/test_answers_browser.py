@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from playwright.sync_api import BrowserContext, Locator, Page, Route, TimeoutErr
 from dashboard.state import Service
 from tests.browser import Visit, launched
 from tests.test_dashboard_browser import TIMEOUT, choose, drawn, layer_list, opened, title
+
+log = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).parent.parent / "dashboard" / "components" / "answers.js"
 STALE = re.compile(r"\bts-stale\b")
@@ -303,23 +306,31 @@ def test_a_comparison_is_grey_once_the_methods_are_others(page: Page) -> None:
 
 QUICK = ["Grad-CAM", "Eigen-CAM", "Saliency", "RISE", "LayerCAM"]
 CLASSES = ["lynx", "tabby", "Egyptian cat"]
+OPEN_LIST = re.compile(
+    r"TypeError: Cannot read properties of undefined \(reading '0'\)\s+at \S+/assets/Index-"
+)
+"""Gradio's own list, where it is open while its choices become fewer; it recovers."""
 MODELS = ["tf_efficientnet_lite0", "world_resnet"]
 """Two that load at once."""
 
 
 def hurry(page: Page, choices: random.Random) -> None:
-    """One choice of a person in a hurry."""
-    HURRIES[choices.choice([*HURRIES, "method"])](page, choices)
-    page.wait_for_timeout(choices.choice([0, 30, 120, 400]))
+    """One choice of a person in a hurry, told in case the tour fails."""
+    what = choices.choice([*HURRIES, "method"])
+    HURRIES[what](page, choices)
+    pause = choices.choice([0, 30, 120, 400])
+    log.warning("%s, then %d ms", what, pause)
+    page.wait_for_timeout(pause)
 
 
 def picked(page: Page, field: str, text: str) -> None:
-    """Type into a list and press Enter."""
+    """Type into a list and press Enter, unless it is gone or goes: some methods have no layer."""
     box = page.locator(f"{field} input").first
-    if box.is_visible():  # some methods have no layer
-        box.click()
-        box.fill(text)
-        box.press("Enter")
+    if box.is_visible():
+        with suppress(TimeoutError):
+            box.click(timeout=500)
+            box.fill(text, timeout=500)
+            box.press("Enter", timeout=500)
 
 
 def pressed(found: Locator, choices: random.Random) -> None:
@@ -369,6 +380,7 @@ HURRIES: dict[str, Callable[[Page, random.Random], None]] = {
 
 def tour(page: Page, seed: int, choices: int) -> None:
     """Many rapid choices, the last an instant method; then page and question agree."""
+    log.warning("tour %d", seed)
     dice = random.Random(seed)
     layer_list(page)
     for _ in range(choices):
@@ -394,9 +406,13 @@ def test_after_many_rapid_choices_page_and_question_agree(page: Page, seed: int)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(100, 150, 5))
-def test_fifty_tours_of_thirty_choices_end_in_agreement(page: Page, first: int) -> None:
+def test_fifty_tours_of_thirty_choices_end_in_agreement(
+    visit: Callable[..., Visit], url: str, first: int
+) -> None:
+    seen = opened(visit(url))
     for seed in range(first, first + 5):
-        tour(page, seed, 30)
+        tour(seen.page, seed, 30)
+    seen.errors[:] = [one for one in seen.errors if not OPEN_LIST.match(one)]
 
 
 def test_an_answer_waits_for_the_pages_own_files(chromium: BrowserContext, url: str) -> None:
