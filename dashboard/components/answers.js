@@ -132,11 +132,14 @@
       return [settings, same ? NEVER : timmscope.answers.replaced(name)];
     },
 
-    // A value has changed on the page.
+    // Fields of an area have these values now; null for those of all areas that are asked by them.
     changed(name, names, ...values) {
-      const area = areaOf(name);
-      area.now = snapshot(names, values);
-      show(area);
+      const told = Object.entries(snapshot(names, values));
+      for (const area of name === null ? areas.values() : [areaOf(name)]) {
+        const now = Object.fromEntries(told.filter(([field]) => name !== null || field in (area.now ?? {})));
+        area.now &&= { ...area.now, ...now };
+        show(area);
+      }
     },
 
     // A result has arrived; see `Answer` in panels.py.

@@ -120,7 +120,7 @@ def keep_true(
     """Grey results once they answer another question, and stop work that is replaced.
 
     Call it before the events that ask, because stopping must come first: an event is only told of
-    once those before it are done. The sidebar stops work when picture or model change.
+    once those before it are done. The sidebar stops all work when picture, model or class change.
 
     Args:
         page: what the page asks.
@@ -128,16 +128,17 @@ def keep_true(
         inputs: of what the results are asked by.
         replaced_by: events of the tab by which a person asks something else.
     """
-    grey_when_changed(area, inputs)
-    gr.on(
-        [*page.target_changed, *replaced_by],
-        _stop(page, area),
-        page.asked_at,
-        None,
-        js=on_event("answers.replaced", area.name),
-        queue=False,
-        **AT_ONCE,
-    )
+    grey_when_changed(page, area, inputs)
+    if replaced_by:
+        gr.on(
+            list(replaced_by),
+            _stop(page, area),
+            page.asked_at,
+            None,
+            js=on_event("answers.replaced", area.name),
+            queue=False,
+            **AT_ONCE,
+        )
 
 
 def stop_for_settings(page: Page, area: AnswerArea) -> None:
@@ -176,17 +177,27 @@ def on_way_out(ways_out: WaysOut, fields: Mapping[str, Component]) -> Dependency
     return changed
 
 
-def grey_when_changed(area: AnswerArea, inputs: Inputs[Any]) -> None:
-    """Tell the browser whenever what the results of an area are asked by changes."""
-    watched: list[Any] = [one for one in inputs.components if _is_seen(one)]
-    gr.on(
-        [one.change for one in watched],
-        None,
-        inputs.components,
-        None,
-        js=_call("changed", area.name, inputs),
-        **AT_ONCE,
-    )
+def grey_when_changed(page: Page, area: AnswerArea, inputs: Inputs[Any]) -> None:
+    """Tell the browser whenever a field of the tab changes by which an area is asked.
+
+    The page's own fields tell all areas at once; see `sidebar.wire`.
+    """
+    seen = {name: inputs.widgets[name] for name in seen_names(inputs)}
+    own = {name: one for name, one in seen.items() if one is not page.widgets.get(name)}
+    if own:
+        tell_changes(own, area.name)
+
+
+def tell_changes(fields: Mapping[str, Component], area: str | None = None) -> None:
+    """Tell the browser whenever one of these fields changes.
+
+    Args:
+        fields: by name.
+        area: whose fields they are; None for all areas'.
+    """
+    widgets: list[Any] = list(fields.values())
+    called = on_event("answers.changed", area, list(fields))
+    gr.on([one.change for one in widgets], None, widgets, None, js=called, **AT_ONCE)
 
 
 def cancel_on_click(page: Page, button: gr.Button, *areas: AnswerArea) -> None:

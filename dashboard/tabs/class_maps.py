@@ -43,7 +43,7 @@ def wire(page: Page, tab: ExplainWidgets, layer_chosen: Dependency) -> None:
         reason = f"No small maps: {actions.brief(error)}"
         return show(actions.ClassMaps(note=reason, answers=actions.Answers("small maps")))
 
-    grey_when_changed(area, inputs)
+    grey_when_changed(page, area, inputs)
     options = ask(page, area, actions.class_maps, inputs, show, failed)
     del options["show_progress_on"]
     tab.class_maps.submit(**{**options, **QUIET})

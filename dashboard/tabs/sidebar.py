@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from dashboard.components import (
 from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
 from dashboard.tabs.address import SUBJECT, Address
+from dashboard.tabs.answers import tell_changes
 from dashboard.tabs.binding import Told, inputs_of
 from dashboard.tabs.examples import (
     EXAMPLE_FILES,
@@ -244,10 +245,15 @@ def _model() -> tuple[gr.Dropdown, gr.Markdown, gr.Button, dict[str, Any]]:
 def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidgets) -> Page:
     """Connect the column; what the tabs are given."""
     # First: the events of one component run in this order, and the others take time.
+    names = [*(one.name for one in fields(actions.Question)), "settings"]
+    tell_changes({name: getattr(side, name) for name in names})
     asked_at = gr.Number(0, visible="hidden", elem_id="asked-at")
     models = [side.model.change, side.weights.change, side.activation.change]
     changes = [side.picture.change, *models]
-    _stop_work(service, asked_at, [*changes, side.crop.change, side.likely.select])
+    classes = [
+        side.any_target.input, side.any_versus.input, side.unit.input, side.against.input,
+    ]  # fmt: skip
+    _stop_work(service, asked_at, [*changes, side.crop.change, side.likely.select, *classes])
     _start_afresh(side, changes)
     side.activation.change(
         lambda activation: gr.Textbox(visible=activation == IDENTITY.key),
@@ -265,9 +271,6 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     side.versus.follow(side.any_versus)
     shown: list[Any] = [side.target, side.versus]
     gr.on([one.change for one in shown], None, shown, None, js=MARK_JS, **AT_ONCE)
-    classes = [
-        side.any_target.input, side.any_versus.input, side.unit.input, side.against.input,
-    ]  # fmt: skip
     known = {**vars(side), **vars(view)}
     return Page(
         service=service,
