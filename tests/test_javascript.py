@@ -222,6 +222,26 @@ def test_an_answer_is_stale_if_what_it_depends_on_has_changed(
     assert area.get_attribute("data-ribbon") == ("For: RISE, cat" if stale else "")
 
 
+def test_a_field_of_the_page_tells_all_areas_that_are_asked_by_it(page: Page) -> None:
+    areas = {"explain": ["method", "model"], "compare": ["model"], "advice": ["layer"]}
+    page.set_content("".join(f'<div id="{area}-answer"></div>' for area in areas))
+    for area, names in areas.items():
+        at = call(page, "answers.ask", area, names, *["one"] * len(names), 0)[-1]
+        about = {"label": area, "same": {}, "settings": None}
+        call(page, "answers.arrived", {"area": area, "asked_at": at, **about})
+
+    def stale() -> list[str]:
+        found: list[str] = page.locator(".ts-stale").evaluate_all("all => all.map(one => one.id)")
+        return found
+
+    call(page, "answers.changed", None, ["model", "crop"], "two", "1,2,3,4")
+    assert stale() == ["explain-answer", "compare-answer"]
+    call(page, "answers.changed", "advice", ["layer"], "two")
+    assert len(stale()) == 3
+    call(page, "answers.changed", None, ["model", "crop"], "one", "5,6,7,8")
+    assert stale() == ["advice-answer"], "what else is asked is as it was"
+
+
 RIBBONS: dict[str, tuple[list[tuple[str, Any]], str]] = {
     "nothing asked": ([("cancelled", None)], "Cancelled. Press Explain"),
     "asked": ([("ask", 1)], ""),
