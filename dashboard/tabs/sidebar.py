@@ -245,8 +245,6 @@ def _model() -> tuple[gr.Dropdown, gr.Markdown, gr.Button, dict[str, Any]]:
 def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidgets) -> Page:
     """Connect the column; what the tabs are given."""
     # First: the events of one component run in this order, and the others take time.
-    names = [*(one.name for one in fields(actions.Question)), "settings"]
-    tell_changes({name: getattr(side, name) for name in names})
     asked_at = gr.Number(0, visible="hidden", elem_id="asked-at")
     models = [side.model.change, side.weights.change, side.activation.change]
     changes = [side.picture.change, *models]
@@ -254,6 +252,8 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
         side.any_target.input, side.any_versus.input, side.unit.input, side.against.input,
     ]  # fmt: skip
     _stop_work(service, asked_at, [*changes, side.crop.change, side.likely.select, *classes])
+    names = [*(one.name for one in fields(actions.Question)), "settings"]
+    tell_changes({name: getattr(side, name) for name in names})
     _start_afresh(side, changes)
     side.activation.change(
         lambda activation: gr.Textbox(visible=activation == IDENTITY.key),
