@@ -132,12 +132,11 @@
       return [settings, same ? NEVER : timmscope.answers.replaced(name)];
     },
 
-    // Fields of an area have these values now; null for those of all areas that are asked by them.
+    // Fields have these values now: those of one area, or, with null for its name, of all that are asked by them.
     changed(name, names, ...values) {
       const told = Object.entries(snapshot(names, values));
       for (const area of name === null ? areas.values() : [areaOf(name)]) {
-        const now = Object.fromEntries(told.filter(([field]) => name !== null || field in (area.now ?? {})));
-        area.now &&= { ...area.now, ...now };
+        for (const [field, value] of told) if (area.now && field in area.now) area.now = { ...area.now, [field]: value };
         show(area);
       }
     },

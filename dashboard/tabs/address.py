@@ -67,9 +67,8 @@ class Address:
         # the fields are outputs only where there is an address to read.
         says = gr.Checkbox(False, visible="hidden")
         self._demo.load(None, None, says, js=SAYS_JS, **UNQUEUED)
-        says.change(
-            tell, None, None, show_progress="hidden"
-        )  # queued: else Gradio shows no warning
+        # Queued: else Gradio shows no warning.
+        says.change(tell, None, None, show_progress="hidden")
         filled = says.change(apply, None, [self._filled, *fields.values()], **UNQUEUED)
         about: list[Any] = [self._known[name] for name in (*SUBJECT, "crop")]
         filled.then(None, about, None, js=on_event("question.restored"), **UNQUEUED)
