@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,7 @@ from core.errors import (
 )
 from core.inputs.image import open_picture
 from core.inputs.preprocessing import Preprocessing
-from core.methods.base import METHODS, attribute
+from core.methods.base import METHODS, attribute, cached_refusal
 from core.runtime.cache import Cache
 from core.tasks.classification import ClassScore
 from tests.conftest import QUICK, SAMPLES, build, handle, images, runnable, shared_handle
@@ -462,6 +463,25 @@ def test_eight_who_ask_at_once_get_what_one_gets_in_turn(name: str) -> None:
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6, msg=str(question))
     assert [m.training for m in owner.model.modules()] == before
     assert not any(m._forward_hooks for m in owner.model.modules())
+
+
+def test_why_a_method_is_refused_is_found_out_once_however_many_ask() -> None:
+    owner = handle("resnet")
+    meet = threading.Barrier(4, timeout=60)
+    calls: list[str] = []
+
+    def find_out() -> str:
+        calls.append("one")
+        time.sleep(0.3)  # the others ask meanwhile
+        return "It cannot be."
+
+    def ask(_: int) -> str:
+        meet.wait()
+        return cached_refusal(owner, "saliency", find_out)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == ["It cannot be."] * 4
+    assert calls == ["one"]
 
 
 def test_targets_of_any_whole_number_or_one_per_image() -> None:

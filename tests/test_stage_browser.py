@@ -11,6 +11,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core import Explainer
+from core.models import embedded
+from dashboard.actions.model import OffersRequest, describe_model
 from dashboard.state import Service
 from tests.browser import Visit, launched, violations
 from tests.test_dashboard_browser import (
@@ -209,7 +211,10 @@ def test_a_cheap_map_gets_a_badge(seen: Visit, service: Service) -> None:
 def test_tests_that_were_made_unasked_open_without_a_request(
     visit: Callable[..., Visit],
 ) -> None:
-    with launched(Service()) as address:
+    service = Service()
+    # What a model offers takes long to find out, and would take the time of the tests.
+    describe_model(service, OffersRequest(embedded.NAME, "pretrained"))
+    with launched(service) as address:
         seen = visit(address)
         page = seen.page
         badge, tests = page.locator("#test"), page.locator("#verdict .ts-card").first

@@ -16,6 +16,7 @@ from core.inputs.batch import OnPartial
 from core.models.structure import structure
 from core.registry import Parameters, Registry
 from core.runtime.batching import peak_memory
+from core.runtime.cache import Cache
 from core.runtime.noise import rounding
 from core.runtime.painting import Painter
 from core.runtime.run import Run
@@ -184,24 +185,21 @@ def control_keys() -> list[str]:
     return [key for key, cls in METHODS.items() if cls.is_control]
 
 
-_REFUSALS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str, str], str]] = (
-    weakref.WeakKeyDictionary()
-)
+_REFUSALS: weakref.WeakKeyDictionary[nn.Module, Cache] = weakref.WeakKeyDictionary()
 
 
 def cached_refusal(subject: Subject, key: str, find_refusal: Callable[[], str]) -> str:
     """Why a method refuses a model, or an empty text; computed once per structure and reading.
+
+    A thread that asks for what another is finding out waits for it.
 
     Args:
         subject: the model.
         key: the method's key.
         find_refusal: computes the reason.
     """
-    known = _REFUSALS.setdefault(subject.model, {})
-    question = key, structure(subject.model), subject.reading
-    if question not in known:
-        known[question] = find_refusal()
-    return known[question]
+    known = _REFUSALS.setdefault(subject.model, Cache())
+    return known.get_or_compute((key, structure(subject.model), subject.reading), find_refusal)
 
 
 def relative_error(run: Run, found: Tensor, asked: Tensor, *scores: Tensor) -> Tensor:
