@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --disable-pip-version-check")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow lint format mutate zoo models baselines bench crowd versus ground-truth meta synthetic docs screenshots wheel clean
+.PHONY: help run test slow lint format mutate zoo models baselines bench crowd page versus ground-truth meta synthetic docs screenshots wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: $(VENV)/dev ## Measure against captum and pytorch-grad-cam
 
 crowd: $(VENV)/dev ## Let sixty people use one page at once: answers, waiting, memory
 	$(BIN)/python -m benchmarks.crowd $(ARGS)
+
+page: $(VENV)/dev ## Measure how soon the page answers in a browser: opening, greying, changes of the view
+	$(BIN)/python -m benchmarks.page $(ARGS)
 
 versus: $(VENV)/dev ## Measure the metrics against AutoTimm, in an environment of its own
 	$(BIN)/python -m benchmarks.autotimm $(ARGS)

@@ -110,6 +110,7 @@ if __name__ == "__main__":
         package_dir=FOLDERS,
         package_data={
             "": ["*.css", "*.js", "*.json", "py.typed"],
+            "timmscope.assets.plotly": ["*"],
             "timmscope.assets.samples": ["*"],
             "timmscope.assets.synthetic": ["*"],
         },

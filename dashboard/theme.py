@@ -14,6 +14,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
+from dashboard.components.scripts import preloads
+
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
@@ -212,7 +214,7 @@ footer a:hover, footer button:hover { color: var(--body-text-color) !important; 
 
 
 # Gradio confines what it takes as `css` to the page's middle, which leaves out the footer.
-HEAD = f'<meta name="color-scheme" content="light dark"><style>{CSS}</style>'
+HEAD = f'<meta name="color-scheme" content="light dark"><style>{CSS}</style>{preloads()}'
 
 
 def theme() -> gr.themes.Base:

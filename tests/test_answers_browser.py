@@ -226,6 +226,15 @@ def test_a_slow_map_is_painted_and_kept_when_it_is_good_enough(page: Page) -> No
     choose(page, "#method", "Eigen-CAM")
     title(page, "Eigen-CAM")
     expect(answer(page)).to_have_attribute("data-ribbon", "")
+    page.get_by_role("button", name="Back to RISE").click()
+    title(page, "RISE")
+    expect(answer(page)).to_have_attribute("data-ribbon", ribbon)
+    expect(page.locator("#enough")).to_be_hidden()
+    choose(page, "#method", "Eigen-CAM")
+    title(page, "Eigen-CAM")
+    choose(page, "#method", "RISE")
+    expect(page.locator("#enough")).to_be_visible(timeout=TIMEOUT)  # all of it
+    page.click("#cancel")
 
 
 def test_painting_stops_for_what_replaces_it(page: Page) -> None:

@@ -12,6 +12,7 @@ import sys
 import tokenize
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ EACH_FILE = pytest.mark.parametrize(
 NEVER_SHIPPED = {"pytest", "captum", "pytorch_grad_cam", "torchcam", "shap", "lime"}
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 

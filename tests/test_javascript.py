@@ -557,6 +557,38 @@ def test_what_is_painted_is_neither_saved_nor_told_until_it_is_kept(page: Page) 
     assert call(page, "answers.askedOf", "explain")["values"] == {"method": "rise"}
 
 
+def test_an_earlier_map_of_some_samples_comes_back_with_as_many(page: Page) -> None:
+    names = ["method", "target", "stop_after"]
+    same = {"target": [None, "cat"], "stop_after": [None, 160]}
+    about = {"area": "explain", "label": "RISE, cat", "same": same, "settings": None}
+
+    def ask(how: str, *values: Any) -> Any:
+        asked: Any = call(page, f"answers.{how}", "explain", names, *values, None, 0)
+        return asked
+
+    at = ask("ask", "rise", None)[-1]
+    call(page, "answers.arrived", {**about, "asked_at": at, "partial": "160 of 4,000 masks"})
+    part = call(page, "answers.askedOf", "explain")
+    assert part["values"] == {"method": "rise", "target": None, "stop_after": 160}
+    whole = {**about, "same": {"target": [None, "cat"]}}
+    call(page, "answers.arrived", {**whole, "asked_at": ask("ask", "rise", None)[-1]})
+    assert call(page, "answers.askedOf", "explain")["key"] != part["key"]
+
+    call(page, "answers.resume", "explain", part)
+    assert ask("follow", "lime", None)[2] is None, "that is another question"
+    stamp = ask("follow", "rise", "cat")
+    assert stamp[:3] == ["rise", "cat", 160]
+    call(page, "answers.arrived", {**about, "asked_at": stamp[-1], "partial": "160 of 4,000 masks"})
+    assert call(page, "answers.isFresh", "explain")
+    assert call(page, "answers.askedOf", "explain")["key"] == part["key"]
+    call(page, "answers.chosen")
+    assert ask("follow", "rise", None)[2] == 160, "another picture came back with it"
+    for how in ("ask", "replaced"):
+        call(page, "answers.resume", "explain", part)
+        call(page, f"answers.{how}", "explain", names, "rise", None, None, 0)
+        assert ask("follow", "rise", None)[2] is None, "a person asks for all"
+
+
 # -- stage.js: what is said of a hidden part -------------------------------------------------------
 
 STAGED = """() => {

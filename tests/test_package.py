@@ -176,7 +176,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel: Path) -> 
     facts = f"timmscope-{core.__version__}.dist-info/"
     assert {name for name in names if not name.startswith(facts)} == shipped()
     assert {"timmscope/py.typed", "timmscope/dashboard/components/panels.js"} <= set(names)
-    licences = {"LICENSE", "assets/samples/LICENCES.md"}
+    licences = {"LICENSE", "assets/plotly/LICENSE", "assets/samples/LICENCES.md"}
     assert {f"{facts}licenses/{name}" for name in licences} <= set(names)
 
 
@@ -190,7 +190,7 @@ def test_the_wheel_requires_what_the_app_requires(wheel: Path) -> None:
     assert [*map(pins, found)] == [*map(pins, required)]
     assert facts.get_all("Provides-Extra") == ["huggingface", "mcp"]
     assert facts["Requires-Python"] == ">=3.11"
-    assert facts["License-Expression"] == "Apache-2.0"
+    assert facts["License-Expression"] == "Apache-2.0 AND MIT"
 
 
 def pins(requirement: str) -> list[str]:

@@ -517,7 +517,7 @@ def test_drawing_library_is_fetched_once_and_relative(visit: Open, url: str) -> 
     page = filled(opened.page)
     page.get_by_role("tab", name="Second").click()
     expect(page.locator(f"#hidden {DRAWN}")).to_have_count(1)
-    scripts = [u for u in opened.requests if "plotly.min.js" in u]
+    scripts = [u for u in opened.requests if "plotly-cartesian.min.js" in u]
     assert len(scripts) == 1
     sources = page.evaluate("() => window.gradio_config.components.map((c) => c.props.head ?? '')")
     assert sum('src="gradio_api/file=' in head for head in sources) == 4

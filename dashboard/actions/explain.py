@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from core import METHODS, Attribution, Explainer
 from core.export import colour_range, contrast_ends, map_on_input
@@ -167,8 +168,10 @@ def _result(
         found: the attribution.
         painting: whether it is still being worked on.
     """
-    layers = layer_or_default(found.layer, request.layer)
-    answers = resolved.answers([request.method], same={"layer": layers})
+    same: dict[str, Any] = {"layer": layer_or_default(found.layer, request.layer)}
+    if found.partial is not None:  # stopped, or asked for with so many samples
+        same["stop_after"] = [None, found.partial.done]
+    answers = resolved.answers([request.method], same=same)
     # Asked for without a class or a layer, it is the same map as with those that were taken.
     request = replace(request, question=resolved.question, layer=found.layer or request.layer)
     if found.partial is not None:

@@ -16,7 +16,8 @@
   let last = 0;
 
   const areaOf = (name) => {
-    if (!areas.has(name)) areas.set(name, { name, now: null, sent: new Map(), answer: null, cancelled: "", givenUp: false, stoppedAt: 0 });
+    const fresh = { now: null, answer: null, cancelled: "", givenUp: false, stoppedAt: 0, resumed: null };
+    if (!areas.has(name)) areas.set(name, { name, sent: new Map(), ...fresh });
     return areas.get(name);
   };
 
@@ -90,37 +91,63 @@
     return area.stoppedAt;
   }
 
+  // How many samples the map is to have: as many as the earlier answer that comes back, if this asks for it; else all.
+  function samplesOf({ resumed }, now) {
+    if (!resumed) return null;
+    const others = Object.keys(now).filter((name) => name !== "stop_after");
+    const other = (name) => differs(name, text(resumed.values[name]), now[name], resumed);
+    return others.some(other) ? null : (resumed.values.stop_after ?? null);
+  }
+
+  // The question is remembered; the values become those that are sent, with a stamp as the last of them.
+  function remember(area, names, values) {
+    const at = stamp();
+    const given = [...values];
+    if (names.includes("stop_after")) given[names.indexOf("stop_after")] = samplesOf(area, snapshot(names, values));
+    area.now = snapshot(names, given);
+    area.sent.set(at, { texts: area.now, values: Object.fromEntries(names.map((key, i) => [key, given[i]])) });
+    if (area.sent.size > KEPT) area.sent.delete(area.sent.keys().next().value);
+    Object.assign(area, { cancelled: "", enough: false, givenUp: false });
+    show(area);
+    return [...given.slice(0, -1), at];
+  }
+
   timmscope.answers = {
     stamp,
 
-    // Before an area is asked: remembers the values; the last of them becomes the stamp.
+    // Before an area is asked.
     ask(name, names, ...values) {
       const area = areaOf(name);
-      const at = stamp();
-      area.now = snapshot(names, values);
-      area.sent.set(at, { texts: area.now, values: Object.fromEntries(names.map((key, i) => [key, values[i]])) });
-      if (area.sent.size > KEPT) area.sent.delete(area.sent.keys().next().value);
-      Object.assign(area, { cancelled: "", enough: false, givenUp: false });
-      show(area);
-      return [...values.slice(0, -1), at];
+      area.resumed = null;
+      return remember(area, names, values);
     },
 
     // Before an area is asked as a consequence of a choice, which takes a moment. Whoever cancels in
     // that moment cancels this, too.
     follow(name, names, ...values) {
-      return areaOf(name).givenUp ? [...values.slice(0, -1), LONG_AGO] : timmscope.answers.ask(name, names, ...values);
+      const area = areaOf(name);
+      return area.givenUp ? [...values.slice(0, -1), LONG_AGO] : remember(area, names, values);
     },
 
-    // A person has chosen something that stops all work, so what is cancelled is about the choice before.
+    // An earlier answer, of `askedOf`, comes back: if it is a map of some samples only, it is asked for as such.
+    resume(name, earlier) {
+      areaOf(name).resumed = earlier;
+    },
+
+    // A person has chosen something that stops all work, so what is cancelled is about the choice before. An earlier
+    // answer that comes back chooses likewise.
     chosen() {
-      for (const name of areas.keys()) timmscope.answers.replaced(name);
+      for (const area of areas.values()) {
+        Object.assign(area, { cancelled: "", givenUp: false });
+        stopped(area);
+      }
       return stamp();
     },
 
     // Likewise, for one area.
     replaced(name) {
       const area = areaOf(name);
-      Object.assign(area, { cancelled: "", givenUp: false });
+      Object.assign(area, { cancelled: "", givenUp: false, resumed: null });
       return stopped(area);
     },
 
@@ -173,15 +200,17 @@
 
     layerOf,
 
-    // What the result of an area is called, the values that it was asked with, its layer, and a text that two
-    // results share if they answer the same question; null if unknown, or if it is still worked on.
+    // What the result of an area is called, the values that it was asked with, which of them mean the same, its
+    // layer, how far it was taken if that is not all the way, and a text that two results share if they answer the
+    // same question; null if unknown, or if it is still worked on.
     askedOf(name) {
-      const { label, values, painting } = areaOf(name).answer ?? {};
-      if (!label || !values || painting) return null;
+      const { label, values: sent, painting, partial, same = {}, settings } = areaOf(name).answer ?? {};
+      if (!label || !sent || painting) return null;
       const layer = layerOf(name);
+      const values = { ...sent, ...(same.stop_after && { stop_after: same.stop_after.at(-1) }) };
       // The label tells the classes, and a file is known by its path.
       const told = { ...values, target: null, versus: null, picture: text(values.picture), layer };
-      return { label, values, layer, key: JSON.stringify([label, told]) };
+      return { label, values, same, settings, layer, partial, key: JSON.stringify([label, told]) };
     },
 
     // A result of other values has been put in place of the one that was there.

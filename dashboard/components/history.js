@@ -24,8 +24,8 @@
     list?.show();
   }
 
-  // Answers at other layers are called the same otherwise.
-  const nameOf = ({ label, layer }) => (layer ? `${label}, ${layer}` : label);
+  // Answers at other layers, or of fewer samples, are called the same otherwise.
+  const nameOf = ({ label, layer, partial }) => [label, layer, partial].filter(Boolean).join(", ");
 
   // The file of the focus may come later than this one.
   const keep = (part, change) => (timmscope.focus ? timmscope.focus.keep(part, change) : change());
@@ -130,6 +130,9 @@
     latest: (method) => entries.find(({ values }) => values.method === method && values.model === entries[0].values.model)?.panel,
 
     // The values of the answer that was pressed, for fields of these names.
-    values: (names) => names.map((name) => chosen.values[name]),
+    values(names) {
+      timmscope.answers.resume(AREA, chosen);
+      return names.map((name) => chosen.values[name]);
+    },
   };
 })();

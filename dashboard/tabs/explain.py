@@ -83,6 +83,7 @@ class ExplainWidgets:
         summary: how far it can be believed.
         save: buttons that save the map, by kind of file.
         share: gives the address of this view.
+        stop_after: how many samples an earlier answer had that comes back; the browser fills it in.
         shared_name: the name under which the server keeps the picture.
         link: the address.
         test: starts testing the map.
@@ -114,6 +115,7 @@ class ExplainWidgets:
     summary: gr.Markdown
     save: Mapping[str, gr.Button]
     share: gr.Button
+    stop_after: gr.Number
     shared_name: gr.Textbox
     link: gr.Textbox
     test: gr.Button
@@ -175,6 +177,7 @@ def _answer() -> dict[str, Any]:
             for kind in KINDS
         }
         share = gr.Button("Share", size="sm", elem_id="share")
+    stop_after = gr.Number(None, precision=0, visible="hidden")
     shared_name = gr.Textbox(visible="hidden", elem_id="shared-name")
     link = gr.Textbox(
         label="Address of this view", visible=False, interactive=False, buttons=["copy"],
@@ -199,6 +202,7 @@ def _answer() -> dict[str, Any]:
         "summary": summary,
         "save": save,
         "share": share,
+        "stop_after": stop_after,
         "shared_name": shared_name,
         "link": link,
         "test": test,
@@ -281,8 +285,9 @@ def _follow_method(
         trigger_mode="always_last",
         concurrency_limit=MAX_LOADS,
     )
+    fields = {name: one for name, one in asked.widgets.items() if one is not tab.stop_after}
     came_back = tab.history.select(
-        None, None, list(asked.widgets.values()), js=History.values_js(asked.widgets), **QUIET
+        None, None, list(fields.values()), js=History.values_js(fields), **QUIET
     )
     guided = _guide(page, tab)
     restored = page.address.restore({"method": tab.method, "layer": tab.layer})

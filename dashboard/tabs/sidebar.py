@@ -251,7 +251,7 @@ def wire(service: Service, demo: gr.Blocks, side: SidebarWidgets, view: ViewWidg
     classes = [
         side.any_target.input, side.any_versus.input, side.unit.input, side.against.input,
     ]  # fmt: skip
-    _stop_work(service, asked_at, [*changes, side.crop.change, side.likely.select, *classes])
+    _stop_work(service, [*changes, side.crop.change, side.likely.select, *classes])
     names = [*(one.name for one in fields(actions.Question)), "settings"]
     tell_changes({name: getattr(side, name) for name in names})
     _start_afresh(side, changes)
@@ -299,13 +299,19 @@ def _start_afresh(side: SidebarWidgets, changes: list[Any]) -> None:
     side.seen.select(None, None, side.crop, js=CROP_JS, **QUIET)
 
 
-def _stop_work(service: Service, asked_at: gr.Number, triggers: list[Any]) -> None:
-    """Stop what the visitor waits for, but for the loading of a model, once it is replaced."""
+def _stop_work(service: Service, triggers: list[Any]) -> None:
+    """Stop what the visitor waits for, but for the loading of a model, once it is replaced.
+
+    The browser notes the time at once and tells the server afterwards, so that other events of the
+    same choice need not wait for the server.
+    """
 
     def stop(before: float, visitor: gr.Request) -> None:
         service.tasks.cancel_all(str(visitor.session_hash), before, keep=["model"])
 
-    gr.on(triggers, stop, asked_at, None, js=CHOSEN_JS, queue=False, **AT_ONCE)
+    chosen_at = gr.Number(0, visible="hidden")
+    chosen = gr.on(triggers, None, None, chosen_at, js=CHOSEN_JS, **AT_ONCE)
+    chosen.then(stop, chosen_at, None, queue=False, **AT_ONCE)
 
 
 def _offer_examples(side: SidebarWidgets) -> None:
