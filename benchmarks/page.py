@@ -69,7 +69,7 @@ TIMED_JS = """async ([what, count]) => {
       stops[i % stops.length].click();
     },
   };
-  const drawn = () => document.querySelector("#result .hm image")?.getAttribute("xlink:href");
+  const drawn = () => document.querySelector("#result .hm image")?.href.baseVal;
   const frame = () => new Promise((done) => requestAnimationFrame(done));
   const spent = [];
   for (let i = 0; i < count; i += 1) {

@@ -26,7 +26,7 @@ SECONDS = 60
 """For how long the processor is lent at most, for one answer."""
 ON_CPU = {
     "open_model", "describe_model", "describe_method", "estimate", "drawing_canvas", "share",
-    "method_guide", "methods", "metrics", "models", "layers", "_pick", "_extend",
+    "method_guide", "methods", "metrics", "models", "layers", "_extend",
 }  # fmt: skip
 """Functions that compute nothing worth the processor."""
 

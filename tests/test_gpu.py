@@ -18,7 +18,7 @@ from dashboard.actions.question import UnusableError
 from dashboard.api import requests
 from dashboard.api.handlers import checked
 from dashboard.state import Service
-from dashboard.tabs import compare, sidebar
+from dashboard.tabs import compare
 from dashboard.tabs.binding import Told, inputs_of
 from dashboard.tabs.handlers import handler
 from tests.conftest import SAMPLES
@@ -97,7 +97,7 @@ def test_an_endpoint_runs_there_too(lender: Lender) -> None:
 @pytest.mark.parametrize("name", sorted(gpu.ON_CPU))
 def test_what_computes_nothing_stays_where_it_is(name: str, lender: Lender) -> None:
     named = {endpoint.__name__: endpoint for endpoint in api.ENDPOINTS}
-    named |= {one.__name__: one for one in (sidebar._pick, compare._extend)}
+    named["_extend"] = compare._extend
     action = named.get(name) or getattr(actions, name)
     assert gpu.borrowing(action, Service()) is action
     assert lender.marked == []

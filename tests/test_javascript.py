@@ -485,6 +485,23 @@ def test_rows_about_another_question_cannot_be_used(page: Page) -> None:
     assert page.evaluate(focused) == "else"
 
 
+def test_a_press_says_which_class_is_explained_and_which_compared(page: Page) -> None:
+    added(page, "classes.js").evaluate(ROWS)
+    call(page, "classes.mark", 0, -1)
+
+    def pressed(row: str, index: int, *now: Any) -> Any:
+        page.locator(f".ts-class-{row}").nth(index).click()
+        return call(page, "classes.pick", *now)
+
+    assert pressed("main", 1, 0, -1) == [1, -1]
+    assert pressed("main", 1, 0, 1) == [1, -1], "no class is compared with itself"
+    assert pressed("main", 1, 0, 7) == [1, 7]
+    assert pressed("versus", 1, 0, None) == [0, 1]
+    call(page, "classes.mark", 0, 1)
+    assert pressed("versus", 1, 0, 1) == [0, -1], "no longer compared"
+    assert call(page, "classes.pick", None, "") == [None, -1]
+
+
 SMALL_MAPS = """() => {
   window.shown = [];
   window.asked = 0;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboard.components.checks import GroupedChoice
 from dashboard.components.class_maps import ClassMapAnswer, ClassMapSource
-from dashboard.components.classes import MARK_JS, ClassRows
+from dashboard.components.classes import MARK_JS, PICK_JS, ClassRows
 from dashboard.components.crop import CROP_JS, CropBox
 from dashboard.components.curves import POINT_JS, CurveStage
 from dashboard.components.drawing import Drawing
@@ -26,6 +26,7 @@ __all__ = [
     "DEFAULT_VIEW",
     "MARK_JS",
     "PICKED_JS",
+    "PICK_JS",
     "POINT_JS",
     "VIEW_JS",
     "Answer",

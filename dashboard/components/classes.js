@@ -14,6 +14,7 @@
   const WIDTH = 80; // of a small map; the page shows it at half of that
   let marked = { target: null, versus: NONE };
   let asked = null; // what the page asks about, by field
+  let pressed = { target: null, versus: null }; // the class to explain and the one to compare with; null where it stays
 
   // The file of the focus may come later than this one.
   const keep = (part, change) => (timmscope.focus ? timmscope.focus.keep(part, change) : change());
@@ -99,13 +100,18 @@
       main.append(node("span", "ts-class-name", data.label), value, ...(data.share === null ? [] : [track]));
       main.title = data.label;
       const versus = Object.assign(node("button", "ts-class-versus", "vs"), { type: "button" });
-      main.addEventListener("click", () => this.trigger("select", { target: data.index, versus: null }));
+      main.addEventListener("click", () => this.press({ target: data.index, versus: null }));
       versus.addEventListener("click", () => {
         const again = marked.versus === data.index;
-        this.trigger("select", { target: null, versus: again ? NONE : data.index });
+        this.press({ target: null, versus: again ? NONE : data.index });
       });
       item.append(main, versus);
       return { data, item, main, versus, value, bar, canvas: document.createElement("canvas") };
+    }
+
+    press(classes) {
+      pressed = classes;
+      this.trigger("select", {});
     }
 
     mark() {
@@ -137,6 +143,12 @@
       lists.add(list);
       list.set(props.value);
       watch("value", () => list.set(props.value));
+    },
+
+    // The class to explain and the one to compare it with, never the same, after a press.
+    pick(target, versus) {
+      const [wanted, other] = [pressed.target ?? target, pressed.versus ?? versus];
+      return [wanted, [null, "", wanted].includes(other) ? NONE : other];
     },
 
     // The class explained, and the one that it is compared with.

@@ -13,6 +13,9 @@ from dashboard.components.scripts import on_event, source, tags
 
 MOUNT_JS = "window.timmscope.classes.mount(element, props, trigger, watch); // fires 'select'"
 
+PICK_JS = on_event("classes.pick")
+"""For `ClassRows.select`, whose inputs and outputs are the class to explain and the one to compare
+it with."""
 MARK_JS = on_event("classes.mark")
 """For events whose inputs are the class to explain and the class to compare with: shows both."""
 
@@ -20,9 +23,8 @@ MARK_JS = on_event("classes.mark")
 class ClassRows(OwnHTML):
     """The most likely classes, each a button, with a second one to compare with it.
 
-    Its value is a `ClassList`. Event ``select`` (take it with ``event: gr.EventData``): a press
-    gives ``event.target``, the class to explain, and ``event.versus``, the class to compare it
-    with, each None where it stays.
+    Its value is a `ClassList`. Event ``select``, with `PICK_JS` and no function, gives the classes
+    after a press.
 
     Args:
         value: the classes to start with.

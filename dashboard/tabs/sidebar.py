@@ -20,6 +20,7 @@ from dashboard.actions.predict import ABOUT
 from dashboard.components import (
     CROP_JS,
     MARK_JS,
+    PICK_JS,
     Choice,
     Chosen,
     ClassRows,
@@ -32,7 +33,7 @@ from dashboard.state import MODELS, Service
 from dashboard.state.models import FOUND, MAX_LOADS, MAX_UNIT
 from dashboard.tabs.address import SUBJECT, Address
 from dashboard.tabs.answers import tell_changes
-from dashboard.tabs.binding import Told, inputs_of
+from dashboard.tabs.binding import inputs_of
 from dashboard.tabs.examples import (
     EXAMPLE_FILES,
     EXAMPLES,
@@ -379,40 +380,10 @@ def _open_model(
     return first, other
 
 
-@dataclass(frozen=True)
-class _ClassPress:
-    """A press on one of the rows of classes.
-
-    Attributes:
-        target: the class to explain.
-        versus: the class to compare it with.
-        event: what was pressed.
-    """
-
-    target: int | str | None
-    versus: int | str | None
-    event: Told
-
-
-def _pick(service: Service, press: _ClassPress, on_progress: object = None) -> list[Any]:
-    """The class to explain and the one to compare it with; never the same."""
-    target, versus = (
-        now if (given := press.event.get(name)) is None else given
-        for name, now in (("target", press.target), ("versus", press.versus))
-    )
-    return [target, NO_CLASS if versus in (None, "", target) else versus]
-
-
-def _take_row(service: Service, side: SidebarWidgets) -> Dependency:
+def _take_row(side: SidebarWidgets) -> Dependency:
     """Take the class whose row is pressed; the event after it."""
-    pressed = inputs_of(_ClassPress, side)
-    picked: Dependency = side.likely.select(
-        handler(service, "", _pick, pressed, lambda classes: classes),
-        pressed.components,
-        [side.target, side.versus],
-        queue=False,
-        **QUIET,
-    )
+    classes: list[Any] = [side.target, side.versus]
+    picked: Dependency = side.likely.select(None, classes, classes, js=PICK_JS, **QUIET)
     return picked
 
 
@@ -488,4 +459,4 @@ def _predict(
     opened, model = gr.State(), inputs_of(actions.ModelRequest, side)
     for predicted in (at_first, changed):  # what else there is to say of a model comes after it
         predicted.then(lambda *request: request, model.components, opened, **QUIET)
-    return [changed, _take_row(service, side)], opened
+    return [changed, _take_row(side)], opened
