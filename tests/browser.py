@@ -16,7 +16,15 @@ from urllib.parse import urlsplit
 
 import axe_playwright_python
 import pytest
-from playwright.sync_api import BrowserContext, Page, Request, expect, sync_playwright
+from playwright.sync_api import (
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 from dashboard.build import build
 from dashboard.state import Service
@@ -57,10 +65,25 @@ class Visit:
     requests: list[str] = field(default_factory=list)
 
     def watch(self) -> Visit:
-        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.errors.append(error.stack or str(error)))
-        self.page.on("request", self._note)
+        for event, hear in self._hearers:
+            self.page.on(event, hear)
         return self
+
+    def leave(self) -> None:
+        """Hear nothing more of the page, which others go on with."""
+        for event, hear in self._hearers:
+            self.page.remove_listener(event, hear)
+
+    @property
+    def _hearers(self) -> list[tuple[Any, Callable[..., None]]]:
+        return [("console", self._say), ("pageerror", self._fail), ("request", self._note)]
+
+    def _say(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def _fail(self, error: Error) -> None:
+        self.errors.append(error.stack or str(error))
 
     def _note(self, request: Request) -> None:
         (self.requests if _local(request.url) else self.outside).append(request.url)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import BrowserContext, Page
 
 from core.views import maps
 from core.views.colour import COLORMAPS
@@ -25,13 +25,30 @@ MODULES = sorted(COMPONENTS.glob("*.js"))
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(scope="module")
+def tab(chromium: BrowserContext) -> Iterator[Page]:
+    """One tab for all tests: opening one takes longer than most of them."""
+    tab = chromium.new_page()
+    yield tab
+    tab.close()
+
+
 @pytest.fixture
-def page(visit: Callable[..., Visit]) -> Page:
+def blank(tab: Page) -> Iterator[Page]:
+    """An empty page, on which nothing may go wrong."""
+    tab.goto("about:blank")
+    visit = Visit(tab).watch()
+    yield tab
+    visit.leave()
+    visit.assert_clean()
+
+
+@pytest.fixture
+def page(blank: Page) -> Page:
     """An empty page with the modules whose functions are tested here."""
-    empty = visit("about:blank").page
     for name in ("values.js", "answers.js"):
-        empty.add_script_tag(path=COMPONENTS / name)
-    return empty
+        blank.add_script_tag(path=COMPONENTS / name)
+    return blank
 
 
 def added(page: Page, name: str) -> Page:
@@ -62,19 +79,16 @@ def test_every_module_is_loaded_by_the_page() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
-def test_a_module_is_strict_and_keeps_its_names_to_itself(
-    path: Path, visit: Callable[..., Visit]
-) -> None:
+def test_a_module_is_strict_and_keeps_its_names_to_itself(path: Path, blank: Page) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     code = [line for line in lines if line and not line.startswith("//")]
     assert lines[0].startswith("// "), "its first line says what it is for"
     assert code[:2] == ['"use strict";', "(() => {"]
     assert code[-1] == "})();"
-    empty = visit("about:blank").page
-    before = set(empty.evaluate("Object.keys(window)"))
+    before = set(blank.evaluate("Object.keys(window)"))
     for _ in range(2):  # Gradio may load it again
-        empty.add_script_tag(path=path)
-    assert set(empty.evaluate("Object.keys(window)")) - before == {"timmscope"}
+        blank.add_script_tag(path=path)
+    assert set(blank.evaluate("Object.keys(window)")) - before == {"timmscope"}
 
 
 # -- values.js: packed maps ---------------------------------------------------------------------

@@ -69,7 +69,9 @@ PLENTY: dict[str, dict[str, Any]] = {
 """Parameters that leave no more than a small completeness error, from black."""
 
 
-@pytest.mark.parametrize("name", ["resnet", "mambaout", "vit"])
+@pytest.mark.parametrize(
+    "name", ["resnet", pytest.param("mambaout", marks=pytest.mark.slow), "vit"]
+)
 def test_a_complete_map_sums_to_the_rise_of_the_score(name: str) -> None:
     owner = ModelHandle(
         build(name).double(), name=name, preprocessing=Preprocessing.from_model(build(name))
