@@ -788,10 +788,12 @@ def test_the_address_tells_what_is_not_usual(visit: Callable[..., Visit], tmp_pa
     asked = {
         "model": "resnet50", "weights": "pretrained", "target": 3, "versus": -1,
         "settings": {"rise": {"samples": 9}}, "picture": {"path": "/x/rocket.jpg"},
+        "stop_after": 160,
     }  # fmt: skip
     found = parse_qs(address(visit, tmp_path, asked).removeprefix("?"))
     assert found["model"] == ["resnet50"]
     assert found["target"] == ["3"]
+    assert found["stop_after"] == ["160"]
     assert found["colormap"] == ["viridis"]
     assert found["picture"] == ["rocket.jpg"]
     assert json.loads(found["settings"][0]) == {"rise": {"samples": 9}}
@@ -848,6 +850,23 @@ def test_back_at_the_picture_before_no_class_of_the_one_between_stays(
     assert call(page, "question.afresh", 5, -1, "whole", CAT, *ABOUT) == ANEW
     assert call(page, "question.classes", 5, -1, "whole") == [None, -1]
     assert call(page, "question.classes", 5, -1, None) == [None, -1]
+
+
+@pytest.mark.parametrize(("said", "samples"), [("160", 160), ("-3", None), ("1e9999", None)])
+def test_an_address_says_of_how_many_samples_a_map_is(
+    said: str, samples: int | None, visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    blank = tmp_path / "blank.html"
+    blank.write_text("<!doctype html><title>blank</title>", encoding="utf-8")
+    page = visit(f"{blank.as_uri()}?method=rise&stop_after={said}&theme=").page
+    added(added(page, "answers.js"), "question.js")
+    call(page, "question.restored", DOG, *ABOUT, None)
+
+    def follow(picture: Any, method: str) -> Any:
+        names = ["picture", "model", "method", "stop_after"]
+        return call(page, "answers.follow", "explain", names, picture, ABOUT[0], method, None, 0)[3]
+
+    assert [follow(DOG, "rise"), follow(CAT, "rise"), follow(DOG, "lime")] == [samples, None, None]
 
 
 def test_what_an_address_says_stays_until_a_person_chooses(

@@ -94,9 +94,8 @@
   // How many samples the map is to have: as many as the earlier answer that comes back, if this asks for it; else all.
   function samplesOf({ resumed }, now) {
     if (!resumed) return null;
-    const others = Object.keys(now).filter((name) => name !== "stop_after");
-    const other = (name) => differs(name, text(resumed.values[name]), now[name], resumed);
-    return others.some(other) ? null : (resumed.values.stop_after ?? null);
+    const other = (name) => name !== "stop_after" && name in now && differs(name, text(resumed.values[name]), now[name], resumed);
+    return Object.keys(resumed.values).some(other) ? null : (resumed.values.stop_after ?? null);
   }
 
   // The question is remembered; the values become those that are sent, with a stamp as the last of them.
@@ -129,7 +128,8 @@
       return area.givenUp ? [...values.slice(0, -1), LONG_AGO] : remember(area, names, values);
     },
 
-    // An earlier answer, of `askedOf`, comes back: if it is a map of some samples only, it is asked for as such.
+    // An earlier answer, of `askedOf`, comes back: if it is a map of some samples only, it is asked for as such, while
+    // what follows asks for the same in all of its values.
     resume(name, earlier) {
       areaOf(name).resumed = earlier;
     },

@@ -12,7 +12,7 @@
   // Fields that the address tells, with the values that it leaves out.
   const FIELDS = {
     model: null, weights: "pretrained", activation: "found", measured_in: "", target: null, versus: NONE, unit: "logit",
-    against: false, crop: null, method: null, layer: null, settings: {}, colormap: "auto", alpha: 0.65, strongest: 100, fade: false, smooth: true,
+    against: false, crop: null, method: null, layer: null, stop_after: null, settings: {}, colormap: "auto", alpha: 0.65, strongest: 100, fade: false, smooth: true,
   };
   const VIEW = ["colormap", "alpha", "strongest", "fade", "smooth"];
   // What is chosen on the tabs beside the first, by the area of their answers; the address has it as TAB.FIELD
@@ -101,8 +101,14 @@
       part = text(crop);
     },
 
-    // The fields of the page's address are filled in, if there are any.
-    restored: (picture, model, weights, activation, crop) => timmscope.question.filled({ picture, model, weights, activation, crop }),
+    // The fields of the page's address are filled in, if there are any. A map of some samples is asked for as such.
+    restored(picture, model, weights, activation, crop) {
+      const about = { picture, model, weights, activation, crop };
+      timmscope.question.filled(about);
+      const samples = Number(given.get("stop_after"));
+      const values = { ...about, method: given.get("method"), stop_after: samples };
+      if (Number.isSafeInteger(samples) && samples > 0) timmscope.answers.resume("explain", { values, same: {}, settings: null });
+    },
 
     // The classes for a part of the picture that is new to the page. A busy browser tells of a change
     // late, when other fields were filled in with it: then the classes stay.
