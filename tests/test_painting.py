@@ -170,6 +170,10 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 
 
+EVERY_TIME = {"rise", "lime", "integrated_gradients"}
+"""Those that need not be slow to be tried: masks, parts and steps of a path."""
+
+
 @cache
 def trained() -> Explainer:
     return Explainer(load_model("tf_efficientnet_lite0"))
@@ -184,7 +188,13 @@ def error_of(found: Attribution) -> float:
 
 
 @pytest.mark.usefixtures("at_every_chance")
-@pytest.mark.parametrize(("key", "params"), TRAINED.items())
+@pytest.mark.parametrize(
+    ("key", "params"),
+    [
+        pytest.param(key, params, marks=[] if key in EVERY_TIME else pytest.mark.slow)
+        for key, params in TRAINED.items()
+    ],
+)
 def test_the_error_shrinks_and_the_map_nears_the_last(key: str, params: dict[str, Any]) -> None:
     seen: list[Attribution] = []
     whole = trained().explain(
