@@ -6,13 +6,21 @@ torch.Size([1, 7, 7])
 """
 
 from core.errors import TimmscopeError
-from core.explainer import Explainer, compare, compare_models, compare_pictures, explain
+from core.explainer import (
+    Explainer,
+    compare,
+    compare_models,
+    compare_pictures,
+    explain,
+    explain_segmentation,
+)
 from core.inputs.samples import sample_picture
 from core.methods.base import METHODS
 from core.metrics.base import METRICS
 from core.models.handle import ModelHandle
 from core.models.load import load_model
 from core.tasks.query import Query
+from core.tasks.region import InRegion
 from core.types import Attribution, Comparison, Cost, Prediction, Score
 
 __version__ = "0.1.0"
@@ -24,6 +32,7 @@ __all__ = [
     "Comparison",
     "Cost",
     "Explainer",
+    "InRegion",
     "ModelHandle",
     "Prediction",
     "Query",
@@ -33,6 +42,7 @@ __all__ = [
     "compare_models",
     "compare_pictures",
     "explain",
+    "explain_segmentation",
     "load_model",
     "sample_picture",
 ]

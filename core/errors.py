@@ -70,6 +70,10 @@ class NotApplicableError(TimmscopeError):
     """A method, metric or question does not apply here; the sentence is the reason."""
 
 
+class RegionError(NotApplicableError):
+    """A picture has no such region: it is empty, lies outside, or nothing is predicted there."""
+
+
 class MemoryExhaustedError(TimmscopeError):
     """Not even one row fits into the device's memory."""
 

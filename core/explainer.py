@@ -29,7 +29,7 @@ from core.errors import (
 )
 from core.evaluation import assess
 from core.evaluation.agreement import Agreement, agreement
-from core.evaluation.classes import explain_classes
+from core.evaluation.classes import explain_classes, likeliest
 from core.evaluation.measure import check_target, maps_of, measure
 from core.evaluation.recommendation import Recommendation
 from core.evaluation.side_by_side import SideBySide, side_by_side
@@ -66,9 +66,11 @@ from core.runtime.cache import Cache, CacheScope
 from core.runtime.evaluation_mode import no_grad_no_autocast
 from core.runtime.painting import Stopped
 from core.runtime.run import Run
-from core.tasks.base import Target, TargetLike
+from core.tasks.base import Explained, Target, TargetLike
 from core.tasks.outputs import Outputs
 from core.tasks.query import Query
+from core.tasks.region import PREDICTED, InRegion, RegionLike
+from core.tasks.segmentation import Segmentation
 from core.types import (
     Attribution,
     Comparison,
@@ -177,16 +179,15 @@ class Explainer:
 
         Args:
             pictures: see `prepare`; a `Query` passes through.
-            target: what to explain: a class number or label, "A-B" for A rather than B, one of
-                these for each picture, or a `Target`; by default each picture's predicted class.
+            target: what to explain: a class number or label, "A-B" for A rather than B, an
+                `InRegion`, one of these for each picture, or a `Target`; by default each picture's
+                predicted class.
             layer: the layer of a CAM or attention method, by name or as a module of the model; by
                 default the model's own choice.
-            extra_layers: layers to capture in the same pass, so that asking for them later costs
-                nothing.
+            extra_layers: layers to capture in the same pass, so that they cost nothing later.
             seed: where random draws start.
             ground_truth: (B, H, W) True where the evidence is, in the pixels of the model's input.
-            on_progress: called with the rows done and expected; raise `CancelledError` in it to
-                stop.
+            on_progress: called with the rows done and expected; may raise `CancelledError` to stop.
             on_partial: called about once a second, while a slow method works on one picture, with
                 the map so far, an `Attribution` whose `partial` counts the samples; return True
                 to stop and keep that map. docs/architecture.md says which methods call it.
@@ -199,6 +200,7 @@ class Explainer:
         Raises:
             PictureError: a picture cannot be read, or a crop lies outside of it.
             UnknownNameError: the target does not exist in this model.
+            RegionError: a picture has no such region.
             TypeError: a `Query` is given and options too.
             TimmscopeError: `stop_after` is not positive.
         """
@@ -210,14 +212,31 @@ class Explainer:
                 ground_truth=ground_truth, on_progress=on_progress, on_partial=on_partial,
                 stop_after=stop_after, crop=crop, extra_targets=extra_targets or None,
             )  # fmt: skip
-            return self._with_layer_names(pictures)
+            return self._with_fixed_targets(self._with_layer_names(pictures))
         batch = self.prepare(pictures, crop=crop)
         others = [self.target(one, len(batch.x)) for one in extra_targets]
-        return Query(
+        return self._with_fixed_targets(Query(
             batch, self.target(target, len(batch.x)), layer_name(self.model, layer),
             self._layer_names(extra_layers), seed, ground_truth, on_progress, on_partial,
             stop_after, tuple(one for one in others if one is not None),
-        )  # fmt: skip
+        ))  # fmt: skip
+
+    def _with_fixed_targets(self, query: Query) -> Query:
+        """The query with targets that no longer depend on the pictures; see `Target.fixed`."""
+        if query.target is None and not query.extra_targets:
+            return query
+
+        def outputs() -> Outputs:
+            return self._run(Query(query.batch), None).outputs()
+
+        images, model = tuple(range(len(query))), self.model
+        explained = Explained(query.batch, outputs, model.labels, model.name, images)
+        with no_grad_no_autocast(self.model.device):
+            target = query.target and query.target.fixed(explained)
+            extra = tuple(one.fixed(explained) for one in query.extra_targets)
+        if (target, extra) == (query.target, query.extra_targets):
+            return query
+        return replace(query, target=target, extra_targets=extra)
 
     def target(self, target: TargetLike, images: int = 1) -> Target | None:
         """A checked target from a label, a number, "A-B", or a target; None stays None.
@@ -400,6 +419,43 @@ class Explainer:
         configuration = to_configuration(method)
         instance = METHODS.make(configuration.method, params)
         return explain_classes(self, query, replace(configuration, method=instance), targets)
+
+    def explain_segmentation(
+        self,
+        pictures: Pictures | Query,
+        method: MethodLike = "gradcam",
+        classes: Sequence[TargetLike] | None = None,
+        *,
+        region: RegionLike = PREDICTED,
+        **options: Any,
+    ) -> dict[TargetLike, Attribution]:
+        """A map for each of several classes of a segmenter; see `explain_classes`.
+
+        Args:
+            pictures: see `explain`.
+            method: see `explain`.
+            classes: numbers or labels; by default the five that take most of the picture.
+            region: where they are explained, see `core.tasks.region.RegionLike`; by default each
+                where it is predicted.
+            **options: as for `explain`, without a target.
+
+        Returns:
+            Attributions by class, as it was given.
+
+        Raises:
+            NotApplicableError: the model does not segment.
+            RegionError: a class is not predicted anywhere, or there is no such region.
+        """
+        query, params = self._query(pictures, options)
+        if not isinstance(self.model.task, Segmentation):
+            raise NotApplicableError(
+                f"{self.model.name} scores whole pictures; use explain_classes, or load it with "
+                "task='segmentation' if it scores each pixel"
+            )
+        wanted = likeliest(self.predict(query)) if classes is None else classes
+        asked = {one: InRegion(one, region) for one in wanted}
+        found = self.explain_classes(query, method, list(asked.values()), **params)
+        return {one: found[target] for one, target in asked.items()}
 
     def compare(
         self,
@@ -849,7 +905,7 @@ class Explainer:
         """What is said of each picture where an attribution is displayed; takes no pass."""
         outputs = run.cache_scope.peek("outputs")
         known = isinstance(outputs, Outputs)
-        empty = self.model.task.read(run.x.new_zeros(len(run.x), self.model.outputs))
+        empty = self.model.task.blank(len(run.x), self.model.outputs)
         prediction = self._prediction(outputs if isinstance(outputs, Outputs) else empty)
         return [
             PictureWords(
@@ -986,6 +1042,18 @@ def explain(
     """
     explainer = _explainer_of(model)
     return explainer.explain(pictures, method, **options)
+
+
+def explain_segmentation(
+    pictures: Pictures,
+    method: MethodLike = "gradcam",
+    classes: Sequence[TargetLike] | None = None,
+    *,
+    model: ModelLike,
+    **options: Any,
+) -> dict[TargetLike, Attribution]:
+    """A map for each of several classes of a segmenter; see `Explainer.explain_segmentation`."""
+    return _explainer_of(model).explain_segmentation(pictures, method, classes, **options)
 
 
 def compare(

@@ -25,6 +25,8 @@ from core.models.handle import ModelHandle
 from core.registry import changed_parameters
 from core.tasks.base import Combination, Target
 from core.tasks.query import Query
+from core.tasks.region import Region
+from core.tasks.segmentation import SegmentationPrediction, regions_of
 from core.types import Attribution, Cost, Prediction, finite
 from core.views.colour import ALPHA, overlay
 from core.views.display import cut_of, display_limits, drawn, smoothing_text
@@ -46,6 +48,7 @@ def context_facts(model: ModelHandle, query: Query, prediction: Prediction) -> d
         **prediction_facts(prediction),
         "target": query.target.describe(prediction),
         "target_key": query.target.key,
+        **region_facts(query.target, prediction),
         "picture_digest": query.batch.digest,
         "crop": query.batch.geometries[0].to_dict(),
         "seed": query.seed,
@@ -53,12 +56,47 @@ def context_facts(model: ModelHandle, query: Query, prediction: Prediction) -> d
     }
 
 
+def region_facts(target: Target, prediction: Prediction) -> dict[str, Any]:
+    """The classes and regions of one picture that are explained, as JSON; empty of a classifier.
+
+    `share` is that of the picture, as the model sees it.
+    """
+    found = []
+    for one in regions_of(target):
+        assert isinstance(one.region, Region)
+        assert one.index is not None
+        found.append(
+            {
+                "class": one.index,
+                "label": prediction.label(one.index),
+                "where": one.region.text,
+                "share": finite(float(one.region.masks[0].float().mean())),
+            }
+        )
+    return {"regions": found} if found else {}
+
+
+def _segmentation_facts(prediction: SegmentationPrediction) -> dict[str, Any]:
+    """What a segmenter says of one picture: the largest classes, and how uncertain it is."""
+    return {
+        "activation": prediction.activation,
+        "top5": [{"class": i, "label": n, "share": finite(p)} for i, n, p in prediction.top(5)],
+        "uncertainty": {
+            "entropy": finite(float(prediction.entropy[0].mean())),
+            "margin": finite(float(prediction.margin[0].mean())),
+        },
+    }
+
+
 def prediction_facts(prediction: Prediction) -> dict[str, Any]:
     """What the model says of one picture, as JSON.
 
     Of a classifier the five most likely classes; of a regression its numbers in order, and of a
-    model without classes its strongest features, as `outputs` with a value each.
+    model without classes its strongest features, as `outputs` with a value each; of a segmenter the
+    five largest classes by their share of the picture, and its uncertainty.
     """
+    if isinstance(prediction, SegmentationPrediction):
+        return _segmentation_facts(prediction)
     top = prediction.top(5)
     facts: dict[str, Any] = {"activation": prediction.activation}
     if not prediction.bounded:

@@ -378,6 +378,10 @@ class Prediction(Result):
         order = range(count) if self.kind == "output" else values.topk(count).indices.tolist()
         return [(int(i), self.label(int(i)), float(values[i])) for i in order]
 
+    def main_class(self, image: int = 0) -> int:
+        """The output of one image that is explained where none is named."""
+        return self.top(1, image)[0][0]
+
     def describe(self, image: int = 0) -> str:
         """What the model says first of one image, such as "tabby (52.3%)".
 

@@ -102,7 +102,13 @@ def test_every_source_is_a_link() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [("README.md", 11), ("docs/notebook.md", 10), ("docs/outputs.md", 6)]
+    ("page", "least"),
+    [
+        ("README.md", 11),
+        ("docs/notebook.md", 10),
+        ("docs/outputs.md", 6),
+        ("docs/segmentation.md", 9),
+    ],
 )
 def test_the_python_of_a_page_gives_what_it_says(elsewhere: Path, page: str, least: int) -> None:
     _explainer.cache_clear()  # costs are those of a first question

@@ -34,7 +34,7 @@ from core.cli.shared import (
     to_json,
     writing,
 )
-from core.errors import CancelledError, PictureError, TimmscopeError, first_line
+from core.errors import CancelledError, PictureError, RegionError, TimmscopeError, first_line
 from core.evaluation.classes import likeliest
 from core.explainer import Explainer
 from core.export import (
@@ -61,6 +61,7 @@ from core.report import (
 )
 from core.tasks.base import TargetLike
 from core.tasks.query import Query
+from core.tasks.region import InRegion
 from core.types import Attribution, Comparison, Need, Prediction
 
 SAVES = ("png", "svg", "npz", "json")
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     require_one_readable(pictures)
     check_writable(arguments.output_dir)
     explainer = Explainer(model_of(arguments))
-    explainer.target(arguments.target)  # an unknown class is refused before the first picture
+    explainer.target(_target(arguments))  # an unknown class is refused before the first picture
     reports: list[dict[str, Any]] = []
     done = 0
     try:
@@ -184,16 +185,25 @@ def _reports_of(
     batch = explainer.prepare(picture.source, crop=arguments.crop)
     prediction = explainer.predict(batch)
     if not arguments.each_class:
-        target = arguments.target if arguments.target is not None else prediction.top(1)[0][0]
+        target = _target(arguments)
+        target = prediction.main_class() if target is None else target
         query = _query(explainer, batch, arguments, target)
         return [_report(request, explainer, picture, query, files, picture.stem)]
     reports = []
     targets = likeliest(prediction, arguments.each_class)
-    for target in targets:
-        query = _query(explainer, batch, arguments, target, targets)
+    regions = [_target(arguments, target) for target in targets]
+    for target, asked in zip(targets, regions, strict=True):
+        query = _query(explainer, batch, arguments, asked, regions)
         stem = f"{picture.stem}-{file_stem(prediction.label(target))}"
         reports.append(_report(request, explainer, picture, query, files, stem))
     return reports
+
+
+def _target(arguments: argparse.Namespace, target: TargetLike = None) -> TargetLike:
+    """The target asked for, or the given one, in the part of the picture that is asked about."""
+    target = arguments.target if target is None else target
+    region = arguments.point or arguments.region
+    return InRegion(target, region) if region else target
 
 
 def _query(
@@ -207,20 +217,25 @@ def _query(
 
     Raises:
         TimmscopeError: the model has no such class, or no probability where that is asked for.
+        PictureError: the picture has no such region.
     """
 
     def scored(one: TargetLike) -> TargetLike:
         found = explainer.target(one)
         return found.probability() if found and arguments.score == "probability" else found
 
-    return explainer.query(
-        batch,
-        target=scored(target),
-        extra_targets=[scored(one) for one in more],
-        layer=arguments.layer,
-        seed=arguments.seed,
-        stop_after=arguments.stop_after,
-    )
+    asked, others = scored(target), [scored(one) for one in more]
+    try:
+        return explainer.query(
+            batch,
+            target=asked,
+            extra_targets=others,
+            layer=arguments.layer,
+            seed=arguments.seed,
+            stop_after=arguments.stop_after,
+        )
+    except RegionError as error:  # a fault of this picture, as if it could not be read
+        raise PictureError(str(error)) from error
 
 
 def _report(
@@ -373,6 +388,19 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a positive number of seconds")
 
 
+def _point(text: str) -> str:
+    """A pixel, as an argument's type.
+
+    Raises:
+        ArgumentTypeError: the text is not two whole numbers.
+    """
+    if not re.fullmatch(r"\s*\d{1,6}\s*,\s*\d{1,6}\s*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text[:20]!r} is no pixel; give x,y in pixels of the picture, such as 120,80"
+        )
+    return text
+
+
 def configure(command: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     command.add_argument("images", nargs="+", metavar="IMAGE", help=PICTURES)
@@ -380,12 +408,25 @@ def configure(command: argparse.ArgumentParser) -> None:
     add_crop_argument(command)
     what = command.add_mutually_exclusive_group()
     what.add_argument(
-        "--target", help="a class or its number, A-B, A+B, 'not A'; the predicted one by default"
-    )
+        "--target", "--class",
+        help="a class or its number, A-B, A+B, 'not A'; the predicted one by default",
+    )  # fmt: skip
     what.add_argument(
         "--each-class", type=count, default=0, metavar="N",
         help="a report on each of the N likeliest classes; CAM methods take one forward pass",
     )  # fmt: skip
+    where = command.add_mutually_exclusive_group()
+    where.add_argument(
+        "--region", metavar="predicted|whole|BOX|FILE",
+        help="of a segmenter, where the class is explained: left,top,right,bottom in pixels of the "
+        "picture, or a mask; by default where it is predicted",
+    )  # fmt: skip
+    where.add_argument(
+        "--point",
+        type=_point,
+        metavar="X,Y",
+        help="of a segmenter, the one pixel to explain",
+    )
     command.add_argument(
         "--score", choices=("logit", "probability"), default="logit",
         help="which number of a class is explained",

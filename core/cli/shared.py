@@ -22,7 +22,7 @@ from core.models.handle import ModelHandle
 from core.models.load import load_model
 from core.registry import named_instances, parse_instance, split_names
 from core.tasks.activation import ACTIVATIONS
-from core.tasks.reading import parse_part
+from core.tasks.reading import TASKS, parse_part
 
 Answer = tuple[Mapping[str, Any], int]
 """The JSON object of a command and its exit code."""
@@ -199,6 +199,11 @@ def add_model_arguments(command: argparse.ArgumentParser, default: str) -> None:
         "--output", type=parse_part, metavar="NAME|NUMBER",
         help="which part of what the model returns holds its scores",
     )  # fmt: skip
+    add(
+        "--task", choices=TASKS,
+        help="whether the model scores whole pictures or each pixel; told by what it returns by "
+        "default",
+    )  # fmt: skip
 
 
 def model_of(arguments: argparse.Namespace) -> ModelHandle:
@@ -217,6 +222,7 @@ def model_of(arguments: argparse.Namespace) -> ModelHandle:
         activation=arguments.activation,
         unit=arguments.unit,
         output=arguments.output,
+        task=arguments.task,
     )
 
 

@@ -21,13 +21,15 @@ MOST_LIKELY = 5
 def likeliest(prediction: Prediction, count: int = MOST_LIKELY) -> list[TargetLike]:
     """The likeliest classes, first come first: of several pictures, each picture's own as a tuple.
 
+    Of a segmenter the largest ones, as many as every picture has.
+
     >>> import torch
     >>> scores = torch.tensor([[0.0, 2.0, 1.0]])
     >>> likeliest(Prediction(scores, scores.softmax(1)), 2)
     [1, 2]
     """
     tops = [prediction.top(count, image) for image in range(len(prediction.values))]
-    by_rank = [tuple(index for index, _, _ in rank) for rank in zip(*tops, strict=True)]
+    by_rank = [tuple(index for index, _, _ in rank) for rank in zip(*tops, strict=False)]
     return [rank[0] if len(rank) == 1 else rank for rank in by_rank]
 
 

@@ -29,10 +29,18 @@ def settle(
     `problem_type`; a sigmoid for one output; a softmax.
 
     Raises:
-        ModelError: the model ends in another function than the activation given.
+        ModelError: the model ends in another function than the activation given, or the numbers of
+            a map are said to be no scores of classes.
     """
     ending = _ENDINGS.get(probe.ending or "")
-    if has_no_classes(model):
+    if probe.dense:
+        if given is not None and not given.bounded:
+            raise ModelError(
+                f"{name} gives a map of {probe.outputs} output(s), and with activation='identity' "
+                "these are no classes; make one row of numbers per image of them with "
+                "output=FUNCTION, or leave activation out"
+            )
+    elif has_no_classes(model):
         return given or IDENTITY, False
     if given is not None:
         if given in (SOFTMAX, SIGMOID) and ending not in (None, given):
@@ -45,7 +53,8 @@ def settle(
         return ending, True
     if probe.sums_to_one:
         return PROBABILITIES, False
-    return _declared(model) or (SIGMOID if probe.outputs == 1 else SOFTMAX), False
+    declared = None if probe.dense else _declared(model)
+    return declared or (SIGMOID if probe.outputs == 1 else SOFTMAX), False
 
 
 def _declared(model: nn.Module) -> Activation | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,11 @@ SMALLEST_GRID = 3
 
 
 def find_default_layer(
-    model: nn.Module, layers: Mapping[str, Layer], x: Tensor, forward: Forward
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    x: Tensor,
+    forward: Forward,
+    maps: int | None = None,
 ) -> str | None:
     """The deepest layer on a grid for which more than half of the cells have a gradient.
 
@@ -29,13 +34,18 @@ def find_default_layer(
     ends at the normalisation before the last attention, which is the usual choice. Where the output
     has no gradient at all, it is the deepest layer whose cells the output changes with.
 
+    A segmenter's last layers are as fine as its outputs, and what they hold at a place is little
+    more than the prediction there. So its default is the deepest layer on the coarsest grid, which
+    is where its encoder ends.
+
     Args:
         model: the model; it is left unchanged.
         layers: every module by name, in order of execution.
         x: (1, C, H, W) any picture.
         forward: how the model is called.
+        maps: of a segmenter, the number of its outputs; None of any other model.
     """
-    for batch in _candidates(model, layers):
+    for batch in _candidates(model, layers, maps):
         names = [layers[name] for name in batch]
         found = _live_by_gradient(model, names, x, forward)
         if found is None:
@@ -134,7 +144,7 @@ def _classifiers(model: nn.Module) -> list[str]:
 
 
 def _candidates(
-    model: nn.Module, layers: Mapping[str, Layer], size: int = 8
+    model: nn.Module, layers: Mapping[str, Layer], maps: int | None, size: int = 8
 ) -> Iterator[list[str]]:
     """Candidates for the default layer, deepest first, a few at a time.
 
@@ -152,8 +162,24 @@ def _candidates(
         and not any(stage.startswith(f"{n}.") for stage in stages)
         and (layer.stage or n in top or "norm" in layer.kind.lower())
     ]
+    if maps is not None:
+        names = sorted((n for n in names if _channels(layers[n]) != maps), key=_cells(layers))
     for i in range(0, len(names), size):
         yield names[i : i + size]
+
+
+def _channels(layer: Layer) -> int:
+    return layer.layout.channels if layer.layout else 0
+
+
+def _cells(layers: Mapping[str, Layer]) -> Callable[[str], int]:
+    """A function that gives how many cells a layer's grid has."""
+
+    def count(name: str) -> int:
+        layout = layers[name].layout
+        return math.prod(layout.grid) if layout else 0
+
+    return count
 
 
 # -- stages ---------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from core.synthetic.scenes import CLASSES
 from core.tasks.activation import Activation
 from core.tasks.classification import Classification
 from core.tasks.reading import has_no_classes
+from core.tasks.segmentation import Segmentation
 from core.types import AttentionLayer, Layer, Need, OutputKind
 
 PASS_BYTES = 2 * 2**30
@@ -49,7 +50,8 @@ class ModelHandle:
     """A model with everything needed to predict and explain pictures.
 
     Args:
-        model: maps (B, C, H, W) to (B, N). An owned model must not be changed from outside.
+        model: maps (B, C, H, W) to (B, N), or to (B, N, h, w) if it segments. An owned model must
+            not be changed from outside.
         name: the model's name in messages and results.
         preprocessing: maps a picture to the model's input.
         labels: class names in output order; None if unknown.
@@ -102,7 +104,7 @@ class ModelHandle:
 
         Raises:
             ModelFailure: the model raised an error.
-            ModelError: the model does not give one row of scores per image.
+            ModelError: the model does not give one row of scores per image, nor maps of scores.
             MemoryExhaustedError: not even one image fits into memory.
         """
         size = self.preprocessing.input_size
@@ -126,13 +128,15 @@ class ModelHandle:
         return self.probe.outputs
 
     @cached_property
-    def task(self) -> Classification:
+    def task(self) -> Classification | Segmentation:
         """How the outputs are read, and what can be asked about them.
 
         Raises:
             ModelError: the activation that was given contradicts the model.
         """
         activation, _ = self._settled
+        if self.probe.dense:
+            return Segmentation(activation, self.input_size[1:], self.labels)
         kind: OutputKind = "class" if activation.bounded else "output"
         return Classification(
             activation, self.labels, "feature" if has_no_classes(self.model) else kind

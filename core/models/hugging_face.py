@@ -1,4 +1,4 @@
-"""Image classifiers of Hugging Face's transformers: from a folder, from the hub, or as a module.
+"""Classifiers and segmenters of transformers: from a folder, from the hub, or as a module.
 
 The library is an optional extra. It builds the network and translates the names of old weights; the
 files are fetched and read by our own code, so that nothing in them is executed.
@@ -110,19 +110,23 @@ class HuggingFaceSpec:
         return found
 
     def _class(self) -> tuple[Any, Any]:
-        """The library's class for this classifier, and its configuration."""
+        """The library's class for this classifier or segmenter, and its configuration."""
         library = _library(self.name)
         try:
             config = library.AutoConfig.from_pretrained(
                 str(self.folder), local_files_only=True, trust_remote_code=False
             )
-            known = library.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-            if type(config) not in known:
-                raise ModelError(
-                    f"{self.name} is a {config.model_type} model, which transformers has no image "
-                    "classifier of; give an image classifier"
-                )
-            return known[type(config)], config
+            classifiers = library.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+            segmenters = library.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
+            names = config.architectures or ()
+            segments = any(str(name).endswith("ForSemanticSegmentation") for name in names)
+            for known in (segmenters, classifiers) if segments else (classifiers, segmenters):
+                if type(config) in known:
+                    return known[type(config)], config
+            raise ModelError(
+                f"{self.name} is a {config.model_type} model, which transformers has no image "
+                "classifier of, nor a semantic segmenter; give one of these"
+            )
         except TimmscopeError:
             raise
         except _FAULTS as error:

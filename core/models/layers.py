@@ -46,6 +46,7 @@ class Probe:
         attention: every module that computes attention, by name, in order of execution.
         default_layer: the layer that CAM methods use by default; None if no layer fits.
         outputs: number of outputs (classes).
+        dense: whether the outputs are a map of scores for each class.
         ending: the softmax or sigmoid that the outputs come from; None if from neither.
         sums_to_one: whether the outputs are not negative and add up to 1.
         differentiable: whether the output has a gradient with respect to the input.
@@ -58,6 +59,7 @@ class Probe:
     attention: Mapping[str, AttentionLayer]
     default_layer: str | None
     outputs: int
+    dense: bool
     ending: Ending | None
     sums_to_one: bool
     differentiable: bool
@@ -80,7 +82,7 @@ def probe(
         forward: how the model is called and its scores are found; by default with the image alone.
 
     Raises:
-        ModelError: the model does not give one row of scores per image.
+        ModelError: the model does not give one row of scores per image, nor maps of scores.
         ModelFailure: the model raised an error.
     """
     forward = forward or Forward(model, name)
@@ -107,11 +109,15 @@ def probe(
     layers = _layers(model, log, choice, misplaced)
     maps = {n: weights for n, weights in maps.items() if choice.kept.issuperset(within[n])}
     leaves = {n for n, module in model.named_modules() if _is_leaf(module)}
+    dense = scores.ndim == 4
     return Probe(
         layers=layers,
         attention=_attention(model, x.detach(), maps, layers.values(), reader, forward),
-        default_layer=find_default_layer(model, layers, x.detach(), forward),
+        default_layer=find_default_layer(
+            model, layers, x.detach(), forward, scores.shape[1] if dense else None
+        ),
         outputs=scores.shape[1],
+        dense=dense,
         ending=ending,
         sums_to_one=_sums_to_one(forward, x.detach(), scores.detach()),
         differentiable=has_gradient(scores, x),
@@ -126,7 +132,7 @@ def _sums_to_one(forward: Forward, x: Tensor, scores: Tensor) -> bool:
     Args:
         forward: how the model is called.
         x: (1, C, H, W) a picture.
-        scores: (1, N) the outputs for it.
+        scores: (1, N) the outputs for it, or (1, N, h, w).
     """
 
     def adds_up(scores: Tensor) -> bool:

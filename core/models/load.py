@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from core.errors import RANDOM_WEIGHTS, ModelError
+from core.errors import RANDOM_WEIGHTS, ModelError, unknown
 from core.inputs.preprocessing import Preprocessing
 from core.inputs.transforms import from_transform, is_transform
 from core.models import checkpoint, embedded, hugging_face
@@ -23,7 +23,7 @@ from core.models.labels import file_labels, given_labels, inferred_labels
 from core.models.spec import ModelSpec, State, spec_for
 from core.runtime.forward import Forward
 from core.tasks.activation import ActivationLike, to_activation
-from core.tasks.reading import OutputPart
+from core.tasks.reading import TASKS, OutputPart, TaskName
 
 DEFAULT_MODEL = embedded.NAME
 """The default model; it needs no download."""
@@ -59,6 +59,8 @@ class Reading(TypedDict, total=False):
         forward_kwargs: the model's other inputs, by parameter. A tensor whose first axis has length
             1 is repeated for each image.
         image_argument: the parameter that takes the images, if it is not the first.
+        task: what the model does: "classification" (one row of scores for each picture) or
+            "segmentation" (a map of scores for each class); None to tell by what it returns.
     """
 
     activation: ActivationLike
@@ -66,6 +68,7 @@ class Reading(TypedDict, total=False):
     output: OutputPart
     forward_kwargs: Mapping[str, Any]
     image_argument: str | None
+    task: TaskName | None
 
 
 def load_model(
@@ -132,6 +135,8 @@ def _refuse_senseless(num_classes: int | None, reading: Reading) -> None:
     if odd := sorted(reading.keys() - Reading.__annotations__.keys()):
         raise TypeError(f"load_model takes no {', '.join(odd)}")
     to_activation(reading.get("activation"), reading.get("unit", ""))
+    if (task := reading.get("task")) is not None and task not in TASKS:
+        raise unknown("task", task, TASKS)
 
 
 def _handle(
@@ -153,6 +158,7 @@ def _handle(
         reading.get("image_argument"),
         dict(reading.get("forward_kwargs") or {}),
         classes,
+        task=reading.get("task"),
     )
     return ModelHandle(
         model,

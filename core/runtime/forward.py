@@ -15,7 +15,15 @@ from torch.overrides import TorchFunctionMode
 
 from core.errors import ModelError
 from core.runtime.model_call import call_model
-from core.tasks.reading import OutputPart, find_scores, has_no_classes, to_rows
+from core.tasks.reading import (
+    OutputPart,
+    TaskName,
+    find_scores,
+    has_no_classes,
+    is_map,
+    to_maps,
+    to_rows,
+)
 
 Ending = Literal["softmax", "sigmoid"]
 """The function that a model ends in."""
@@ -45,6 +53,7 @@ class Forward:
             unknown.
         before_ending: whether the scores are what enters the softmax or sigmoid that the model ends
             in, rather than what leaves it.
+        task: what the model does; None to tell by what it returns.
     """
 
     model: nn.Module
@@ -54,9 +63,10 @@ class Forward:
     kwargs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     classes: int | None = None
     before_ending: bool = False
+    task: TaskName | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """(n, N) the scores of images (n, C, H, W).
+        """(n, N) the scores of images (n, C, H, W); of a segmenter (n, N, h, w).
 
         Raises:
             ModelFailure: the model raised an error.
@@ -72,7 +82,7 @@ class Forward:
                     "with activation= what its outputs are"
                 )
             scores = found[1]
-        return self._rows(scores, len(rows))
+        return self._shaped(scores, rows)
 
     def raw(self, rows: Tensor) -> Any:
         """Whatever the model returns for images (n, C, H, W).
@@ -90,19 +100,29 @@ class Forward:
         with _Endings() as endings:
             scores = self._find(self.raw(rows))
         found = endings.before(scores)
-        return self._rows(scores, len(rows)), None if found is None else found[0]
+        return self._shaped(scores, rows), None if found is None else found[0]
 
     @property
     def features(self) -> bool:
         """Whether the outputs are features of a model without classes."""
-        return has_no_classes(self.model)
+        return self.task != "segmentation" and has_no_classes(self.model)
 
-    def _rows(self, scores: Tensor, rows: int) -> Tensor:
-        return to_rows(scores, rows, self.name, features=self.features)
+    def _shaped(self, scores: Tensor, images: Tensor) -> Tensor:
+        """The scores of images as one row each, or of a segmenter as maps."""
+        size = (images.shape[2], images.shape[3])
+        found = self.task is None and not self.features and is_map(scores, size)
+        if found or self.task == "segmentation":
+            return to_maps(scores, len(images), size, self.name)
+        return to_rows(scores, len(images), self.name, features=self.features)
 
     def _find(self, raw: Any) -> Tensor:
         return find_scores(
-            raw, self.name, self.output, features=self.features, classes=self.classes
+            raw,
+            self.name,
+            self.output,
+            features=self.features,
+            classes=self.classes,
+            task=self.task,
         )
 
 
@@ -122,7 +142,8 @@ class _Endings(TorchFunctionMode):
         entered = args[0] if args else kwargs.get("input")
         if ending and isinstance(result, Tensor) and isinstance(entered, Tensor):
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-            if ending == "sigmoid" or (result.ndim == 2 and dim in (1, -1)):
+            over_classes = dim in (1, 1 - result.ndim) and result.ndim in (2, 4)
+            if ending == "sigmoid" or over_classes:
                 self._found.append((result, ending, entered))
         if func in _SAME and (found := self.before(entered)) and isinstance(result, Tensor):
             self._found.append((result, *found))

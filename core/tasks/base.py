@@ -9,7 +9,7 @@ Targets have an algebra: ``a - b`` is "a rather than b", ``a + b`` a sum, ``2 * 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,38 @@ import torch
 from torch import Tensor
 
 from core.errors import TimmscopeError, UnknownNameError
+from core.inputs.batch import InputBatch
 from core.tasks.activation import Activation, serial_of
 from core.tasks.outputs import Outputs
 from core.types import Prediction
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The pictures that are explained, for targets that depend on them.
+
+    Attributes:
+        batch: the pictures.
+        outputs: gives what the model returns for them, one row a picture; the first call may take a
+            forward pass.
+        labels: class names in output order; None if unknown.
+        model: what the model is called in messages.
+        images: which of the pictures a target is about.
+    """
+
+    batch: InputBatch
+    outputs: Callable[[], Outputs]
+    labels: Sequence[str] | None
+    model: str
+    images: tuple[int, ...]
+
+    def only(self, image: int) -> Explained:
+        """The same, for a target that is about one of the pictures."""
+        return replace(self, images=(image,))
+
+    def named(self, image: int) -> str:
+        """What a picture is called in messages: by number where there are several."""
+        return f"picture {image + 1}" if len(self.batch.x) > 1 else "this picture"
 
 
 class Target(ABC):
@@ -50,6 +79,17 @@ class Target(ABC):
 
     def under(self, activation: Activation) -> Target:
         """The same question of a model with this activation, where that is not settled yet."""
+        return self
+
+    def fixed(self, explained: Explained) -> Target:
+        """The same question, with all that depends on the explained pictures found out.
+
+        A region that the model predicts is found in its outputs for the pictures themselves. So it
+        stays where it is while a method or a metric changes the pictures.
+
+        Raises:
+            RegionError: a picture has no such region.
+        """
         return self
 
     def with_classes(self, find: Callable[[int], int]) -> Target:
@@ -134,6 +174,9 @@ class Combination(Target):
     def under(self, activation: Activation) -> Target:
         return replace(self, terms=tuple((w, target.under(activation)) for w, target in self.terms))
 
+    def fixed(self, explained: Explained) -> Target:
+        return replace(self, terms=tuple((w, one.fixed(explained)) for w, one in self.terms))
+
     def with_classes(self, find: Callable[[int], int]) -> Target:
         return replace(self, terms=tuple((w, one.with_classes(find)) for w, one in self.terms))
 
@@ -197,6 +240,10 @@ class PerImage(Target):
 
     def with_classes(self, find: Callable[[int], int]) -> Target:
         return PerImage(tuple(target.with_classes(find) for target in self.targets))
+
+    def fixed(self, explained: Explained) -> Target:
+        each = enumerate(self.targets)
+        return PerImage(tuple(target.fixed(explained.only(image)) for image, target in each))
 
     def under(self, activation: Activation) -> Target:
         return PerImage(tuple(target.under(activation) for target in self.targets))
@@ -267,6 +314,10 @@ class Task(ABC):
         """What is explained where nothing is said: one target for the images of `outputs`."""
 
     @abstractmethod
+    def blank(self, images: int, classes: int) -> Outputs:
+        """Outputs that are all zero, for where only the names of the classes are needed."""
+
+    @abstractmethod
     def to_target(self, target: object, model: str) -> Target:
         """A target from what a person or a program gives.
 
@@ -282,5 +333,5 @@ class Task(ABC):
 TargetLike = Any
 """What `Explainer.target` takes: None for the predicted class; a `Target`; a class number or label;
 "A-B" for A rather than B, "A+B" for a sum, "not A" for what speaks against A; a set of classes for
-their sum; any function from scores (n, N) to (n,); or a list, tensor or array of these, one for
-each image."""
+their sum; any function from scores (n, N) to (n,); an `InRegion`, of a segmenter; or a list, tensor
+or array of these, one for each image."""

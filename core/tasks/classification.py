@@ -23,6 +23,7 @@ from core.errors import UnknownNameError, unknown
 from core.tasks.activation import SOFTMAX, Activation
 from core.tasks.base import Combination, FunctionTarget, PerImage, Target, Task
 from core.tasks.outputs import Outputs, Scores
+from core.tasks.region import InRegion
 from core.types import OutputKind, Prediction
 
 _NOT = re.compile(r"\s*not\s+(.+)", re.IGNORECASE | re.DOTALL)
@@ -139,6 +140,9 @@ class Classification(Task):
     def read(self, scores: Tensor) -> Scores:
         return Scores(scores)
 
+    def blank(self, images: int, classes: int) -> Scores:
+        return Scores(torch.zeros(images, classes))
+
     def default_target(self, outputs: Outputs) -> ClassScore:
         """Each image's likeliest class, or strongest feature; of a regression, the first number."""
         best = scores_of(outputs).argmax(-1)
@@ -250,9 +254,9 @@ def to_target(target: object, labels: Sequence[str] | None, model: str = "the mo
         return target
     if isinstance(target, str):
         return parse_target(target, labels, model)
-    several = _several(target)
+    several = several_of(target)
     if several:
-        each = [to_target(one, labels, model) for one in several if _several(one) is None]
+        each = [to_target(one, labels, model) for one in several if several_of(one) is None]
         if len(each) < len(several):
             raise UnknownNameError(
                 f"{str(target)[:80]!r} nests lists; write a sum as 'A+B', or give a Target"
@@ -262,6 +266,11 @@ def to_target(target: object, labels: Sequence[str] | None, model: str = "the mo
         if all(type(one) is ClassScore for one in each):
             return ClassScore(tuple(one.of(0) for one in each if isinstance(one, ClassScore)))
         return PerImage(tuple(each))
+    if isinstance(target, InRegion):
+        raise UnknownNameError(
+            f"a region is asked about, and {model} gives one row of scores for the whole picture; "
+            "leave the region out, or choose a segmentation model"
+        )
     if not isinstance(target, bool) and several is None:
         with suppress(TypeError):
             return ClassScore(operator.index(target))  # type: ignore[arg-type]
@@ -273,7 +282,7 @@ def to_target(target: object, labels: Sequence[str] | None, model: str = "the mo
     )
 
 
-def _several(target: object) -> list[object] | None:
+def several_of(target: object) -> list[object] | None:
     """The members of a collection, in a fixed order; None if it is none."""
     if isinstance(target, (set, frozenset)):
         return sorted(target, key=str)

@@ -110,3 +110,50 @@ class Scores(Outputs):
         values = self.values.float() if self.values.element_size() < 4 else self.values
         signs = 2.0 * torch.randint(2, values.shape[1:], generator=generator) - 1
         return Scores(values + size * values.abs().amax(1, keepdim=True) * signs.to(values))
+
+
+@dataclass(frozen=True, slots=True)
+class DenseScores(Outputs):
+    """A map of raw scores for each class and image, as a segmenter gives.
+
+    Attributes:
+        values: (n, N, h, w) the model's outputs, on the grid on which it gives them.
+        size: height and width of the model's input, pixels. The grid may be coarser: between its
+            cells, scores are interpolated (bilinear).
+    """
+
+    values: Tensor
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def select(self, rows: Tensor) -> DenseScores:
+        return DenseScores(self.values[rows.to(self.values.device)], self.size)
+
+    def detach(self) -> DenseScores:
+        return DenseScores(self.values.detach(), self.size)
+
+    @classmethod
+    def cat(cls, parts: Sequence[DenseScores]) -> DenseScores:
+        return cls(torch.cat([part.values for part in parts]), parts[0].size)
+
+    @property
+    def graph(self) -> Tensor:
+        return self.values
+
+    @property
+    def row_bytes(self) -> int:
+        return 4 * self.values[0].numel()
+
+    def change(self, other: DenseScores) -> Tensor:
+        return (self.values - other.values).abs().amax((1, 2, 3))
+
+    def magnitude(self) -> Tensor:
+        return self.values.abs().amax((1, 2, 3))
+
+    def disturbed(self, size: float, generator: torch.Generator) -> DenseScores:
+        values = self.values.float() if self.values.element_size() < 4 else self.values
+        signs = 2.0 * torch.randint(2, values.shape[1:], generator=generator) - 1
+        largest = values.abs().amax((1, 2, 3), keepdim=True)
+        return DenseScores(values + size * largest * signs.to(values), self.size)

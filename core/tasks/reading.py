@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -14,6 +14,12 @@ OutputPart = str | int | Callable[[Any], Any] | None
 """Which part of what a model returns holds its scores: a key or attribute, a position, or a
 function that finds them; None where there is no doubt."""
 
+TaskName = Literal["classification", "segmentation"]
+"""What a model does: one row of scores for each picture, or a map of scores for each class."""
+TASKS: tuple[TaskName, ...] = ("classification", "segmentation")
+COARSEST = 8
+"""Pixels of the input to a side of a cell: a coarser map is not taken for one of classes, unless
+that is said."""
 MAX_NAMED = 6
 """How many parts of an output a message names."""
 
@@ -31,11 +37,13 @@ def find_scores(
     *,
     features: bool = False,
     classes: int | None = None,
+    task: TaskName | None = None,
 ) -> Tensor:
     """The tensor of scores within what a model returned, as it stands there.
 
     Without `part` it is the tensor itself; `logits` where that is among the parts; the only tensor
-    that can be scores; or, of several, the only one of as many columns as there are classes.
+    that can be scores; or, of several, the only one of as many columns as there are classes. Of
+    several maps it is the one that is called `out`, as in torchvision.
 
     Args:
         output: a tensor, a mapping, an object with attributes, a tuple or a list.
@@ -43,6 +51,7 @@ def find_scores(
         part: which part holds the scores.
         features: whether the outputs are features of a model without classes.
         classes: how many classes there are; None if unknown.
+        task: what the model does, if that is said.
 
     Raises:
         ModelError: nothing there can be scores, or more than one thing can.
@@ -61,7 +70,18 @@ def find_scores(
     tensors = {key: value for key, value in parts.items() if isinstance(value, Tensor)}
     if "logits" in tensors:
         return tensors["logits"]
-    likely = {k: v for k, v in tensors.items() if v.ndim == 2} or (tensors if features else {})
+    if tensors.keys() >= QUERY_PARTS:
+        raise ModelError(
+            f"{name} returns {describe(output)}: masks and classes of queries, no score of each "
+            "class at each pixel; make a tensor (images, classes, height, width) of them with "
+            "output=FUNCTION"
+        )
+    rows = {} if task == "segmentation" else {k: v for k, v in tensors.items() if v.ndim == 2}
+    maps = {k: v for k, v in tensors.items() if v.ndim == 4}
+    if not rows and not features and "out" in maps:
+        return maps["out"]
+    asked = maps if task == "segmentation" else {}
+    likely = rows or asked or (tensors if features else {})
     if len(likely) > 1 and classes is not None:
         fitting = {k: v for k, v in likely.items() if v.shape[-1] == classes}
         likely = fitting if len(fitting) == 1 else likely
@@ -74,6 +94,58 @@ def find_scores(
         f"{name} returns {describe(output)}, and it is not clear what the scores are; say which, "
         f"such as {way_out}"
     )
+
+
+QUERY_PARTS = frozenset({"class_queries_logits", "masks_queries_logits"})
+"""What models return that predict a set of masks, with a class for each."""
+
+
+def is_map(scores: Tensor, size: tuple[int, int]) -> bool:
+    """Whether scores are a map for each class: (n, N, h, w) on a grid over the picture.
+
+    Args:
+        scores: what a model returned.
+        size: height and width of its input.
+
+    >>> is_map(Tensor(1, 21, 16, 24), (64, 96)), is_map(Tensor(1, 512, 2, 3), (64, 96))
+    (True, False)
+    """
+    if scores.ndim != 4:
+        return False
+    (height, width), (rows, columns) = size, scores.shape[2:]
+    fine = rows * COARSEST >= height and columns * COARSEST >= width
+    return min(rows, columns) > 1 and fine and _fits(scores, size)
+
+
+def _fits(maps: Tensor, size: tuple[int, int]) -> bool:
+    """Whether maps (..., h, w) have a picture's proportions, apart from rounding at the border."""
+    rows, columns = maps.shape[-2:]
+    return abs(rows * size[1] - columns * size[0]) <= max(size)
+
+
+def to_maps(scores: Tensor, rows: int, size: tuple[int, int], name: str) -> Tensor:
+    """Scores as a map for each class and image.
+
+    Args:
+        scores: (n, N, h, w), or (n, h, w) of a model with one class.
+        rows: n.
+        size: height and width of the model's input.
+        name: what the model is called in messages.
+
+    Raises:
+        ModelError: they have no such shape.
+    """
+    if scores.ndim == 3 and len(scores) == rows and _fits(scores, size):
+        scores = scores[:, None]
+    floats = scores.is_floating_point()
+    fits = scores.ndim == 4 and len(scores) == rows and _fits(scores, size)
+    if not fits or not floats:
+        kind = "" if floats else f" of {str(scores.dtype).split('.')[-1]}"
+        raise ModelError(
+            f"{name} returns {tuple(scores.shape)}{kind} where (images, classes, height, width) is "
+            "needed for segmentation; say with output= where such a tensor is, or how to make it"
+        )
+    return scores
 
 
 def to_rows(scores: Tensor, rows: int, name: str, *, features: bool = False) -> Tensor:
@@ -98,9 +170,11 @@ def to_rows(scores: Tensor, rows: int, name: str, *, features: bool = False) -> 
         scores = scores.reshape(rows, 1)
     if scores.ndim != 2 or len(scores) != rows or not scores.is_floating_point():
         kind = "" if scores.is_floating_point() else f" of {str(scores.dtype).split('.')[-1]}"
+        maps = scores.ndim in (3, 4) and scores.is_floating_point()
         raise ModelError(
             f"{name} returns {tuple(scores.shape)}{kind} where (images, classes) is needed; say "
             "with output= how to make one score per class of it"
+            + (", or with task='segmentation' that it holds a score for each pixel" * maps)
         )
     return scores
 

@@ -12,8 +12,10 @@ from core import METHODS, Explainer
 from core.errors import CancelledError, NotApplicableError, TimmscopeError, UnknownNameError, WayOut
 from core.inputs.batch import InputBatch, OnProgress
 from core.methods.configuration import label_of
+from core.models.handle import ModelHandle
 from core.registry import Parameters, key_of
 from core.tasks.base import Target
+from core.tasks.segmentation import Segmentation
 from core.types import Comparison, Cost, Prediction
 from core.views.panels import Panel
 from dashboard.state import Service
@@ -238,6 +240,21 @@ def layer_or_default(layer: str | None, asked: str | None = None) -> list[Any]:
     return [*dict.fromkeys([None, "", *filter(None, [asked, layer])])]
 
 
+def refuse_segmenters(handle: ModelHandle) -> None:
+    """Refuse a model that the page cannot show yet.
+
+    Raises:
+        NotApplicableError: it segments.
+        ModelError: how its outputs are read contradicts the model.
+    """
+    if isinstance(handle.task, Segmentation):
+        raise NotApplicableError(
+            f"{handle.name} segments pictures, and the page shows models that classify them; "
+            "explain it in Python or on the command line (docs/segmentation.md), or choose a "
+            "classifier"
+        )
+
+
 def load_and_predict(
     service: Service, question: Question, on_progress: OnProgress | None = None
 ) -> tuple[Explainer, InputBatch, Prediction]:
@@ -250,7 +267,7 @@ def load_and_predict(
     """
     with using("model"):
         explainer = service.models.of(question, on_progress)
-        explainer.model.task  # noqa: B018  how its outputs are read may contradict the model
+        refuse_segmenters(explainer.model)
     with service.slow.held():
         with using("picture") if question.picture else nullcontext():
             batch = service.batches.get(explainer, question.picture, question.crop)
