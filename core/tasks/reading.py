@@ -76,12 +76,7 @@ def find_scores(
             "class at each pixel; make a tensor (images, classes, height, width) of them with "
             "output=FUNCTION"
         )
-    rows = {} if task == "segmentation" else {k: v for k, v in tensors.items() if v.ndim == 2}
-    maps = {k: v for k, v in tensors.items() if v.ndim == 4}
-    if not rows and not features and "out" in maps:
-        return maps["out"]
-    asked = maps if task == "segmentation" else {}
-    likely = rows or asked or (tensors if features else {})
+    likely = _likely(tensors, features, task)
     if len(likely) > 1 and classes is not None:
         fitting = {k: v for k, v in likely.items() if v.shape[-1] == classes}
         likely = fitting if len(fitting) == 1 else likely
@@ -94,6 +89,21 @@ def find_scores(
         f"{name} returns {describe(output)}, and it is not clear what the scores are; say which, "
         f"such as {way_out}"
     )
+
+
+def _likely(
+    tensors: Mapping[str | int, Tensor], features: bool, task: TaskName | None
+) -> dict[str | int, Tensor]:
+    """Of several tensors those that can be scores: rows, or else maps; see `find_scores`."""
+    rows = {k: v for k, v in tensors.items() if v.ndim == 2}
+    maps = {k: v for k, v in tensors.items() if v.ndim == 4}
+    if rows and task != "segmentation":
+        return rows
+    if features:
+        return dict(tensors)
+    if "out" in maps:
+        return {"out": maps["out"]}
+    return maps if task == "segmentation" else {}
 
 
 QUERY_PARTS = frozenset({"class_queries_logits", "masks_queries_logits"})
