@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from playwright.sync_api import BrowserContext, Page
 from core.views import maps
 from core.views.colour import COLORMAPS
 from dashboard.actions.hide import Mask
+from dashboard.build import build
 from dashboard.components import panels
+from dashboard.state import Service
 from tests.browser import Visit
 
 pytestmark = pytest.mark.browser
@@ -76,6 +79,21 @@ def call(page: Page, function: str, *values: Any) -> Any:
 def test_every_module_is_loaded_by_the_page() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in COMPONENTS.glob("*.py"))
     assert [path.name for path in MODULES if f'"{path.name}"' not in code] == []
+
+
+def test_what_a_component_shares_with_others_comes_with_it() -> None:
+    shared = {"answers", "values", "thumbnail"}
+    made: list[Any] = list(build(Service()).blocks.values())
+    heads = {type(one).__name__: one.head for one in made if getattr(one, "head", None)}
+    assert len(heads) > 8
+    missing = []
+    for component, head in heads.items():
+        files = re.findall(r"([\w-]+\.js)\?v=", head)
+        for path in (one for one in MODULES if one.name in files):
+            text = path.read_text(encoding="utf-8")
+            used = {name for name in shared - {path.stem} if f"timmscope.{name}" in text}
+            missing += [(component, path.name, one) for one in used if f"{one}.js" not in files]
+    assert missing == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
@@ -604,6 +622,9 @@ def test_an_earlier_map_of_some_samples_comes_back_with_as_many(page: Page) -> N
     whole = {**about, "same": {"target": [None, "cat"]}}
     call(page, "answers.arrived", {**whole, "asked_at": ask("ask", "rise", None)[-1]})
     assert call(page, "answers.askedOf", "explain")["key"] != part["key"]
+
+    call(page, "answers.changed", "explain", names, "rise", None, 0)
+    assert call(page, "answers.isFresh", "explain"), "an empty field of numbers says 0"
 
     call(page, "answers.resume", "explain", part)
     assert ask("follow", "lime", None)[2] is None, "that is another question"

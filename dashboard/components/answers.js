@@ -26,7 +26,9 @@
 
   // A file is known by its path; what else Gradio says of it may differ from event to event.
   const text = (value) => JSON.stringify(value?.path ?? value ?? null);
-  const snapshot = (names, values) => Object.fromEntries(names.map((name, i) => [name, text(values[i])]));
+  // An empty field of numbers says 0: no limit to the samples.
+  const meant = (name, value) => text(name === "stop_after" ? value || null : value);
+  const snapshot = (names, values) => Object.fromEntries(names.map((name, i) => [name, meant(name, values[i])]));
 
   // Of all settings, those that matter to the answer.
   function settingsOf(json, keys) {

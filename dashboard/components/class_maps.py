@@ -40,7 +40,7 @@ class ClassMapSource(OwnHTML):
             value=None,
             html_template="",
             js_on_load=MOUNT_JS,
-            head=tags("thumbnail.js", "class_maps.js"),
+            head=tags("answers.js", "values.js", "thumbnail.js", "class_maps.js"),
             apply_default_css=False,
             visible="hidden",
             **kwargs,

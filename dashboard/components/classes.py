@@ -45,7 +45,7 @@ class ClassRows(OwnHTML):
             html_template='<div class="ts-class-list"></div>',
             css_template=source("classes.css"),
             js_on_load=MOUNT_JS,
-            head=tags("focus.js", "classes.js"),
+            head=tags("focus.js", "values.js", "thumbnail.js", "classes.js"),
             apply_default_css=False,
             examples=dict(examples),
             **kwargs,

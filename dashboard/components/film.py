@@ -31,7 +31,7 @@ class Film(OwnHTML):
             html_template='<div class="ts-film-strip"></div>',
             css_template=source("film.css"),
             js_on_load=MOUNT_JS,
-            head=tags("thumbnail.js", "film.js"),
+            head=tags("answers.js", "values.js", "thumbnail.js", "film.js"),
             apply_default_css=False,
             **kwargs,
         )

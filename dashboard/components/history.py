@@ -36,7 +36,7 @@ class History(OwnHTML):
             + source("panels.css")
             + source("history.css"),
             js_on_load=MOUNT_JS,
-            head=tags("focus.js", "thumbnail.js", "history.js"),
+            head=tags("focus.js", "answers.js", "values.js", "thumbnail.js", "history.js"),
             apply_default_css=False,
             **kwargs,
         )

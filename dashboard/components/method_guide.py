@@ -35,7 +35,7 @@ class GuideDialog(OwnHTML):
             html_template=TEMPLATE,
             css_template=source("method_guide.css"),
             js_on_load=MOUNT_JS,
-            head=tags("method_guide.js"),
+            head=tags("values.js", "thumbnail.js", "method_guide.js"),
             apply_default_css=False,
             **kwargs,
         )
