@@ -271,7 +271,7 @@ def test_where_shapes_leave_it_open_the_model_is_believed(output_fmt: str) -> No
 
 def test_no_scores_no_model() -> None:
     with pytest.raises(ModelError, match=r"flat returns .* where"):
-        probe(nn.Conv2d(3, 4, 1), (3, 8, 8), "flat")
+        probe(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2)), (3, 8, 8), "flat")
 
 
 # -- attention ----------------------------------------------------------------------------------
