@@ -110,7 +110,7 @@ def settled(visit: Visit) -> int:
     before = -1
     while before != len(visit.requests):
         before = len(visit.requests)
-        visit.page.wait_for_timeout(1500)
+        visit.page.wait_for_timeout(4000)
     return before
 
 

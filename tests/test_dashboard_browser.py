@@ -137,7 +137,7 @@ def settled(visit: Visit) -> None:
     asked = -1
     while asked != len(visit.requests):
         asked = len(visit.requests)
-        visit.page.wait_for_timeout(2000)
+        visit.page.wait_for_timeout(4000)
 
 
 def shot(page: Page, name: str) -> None:
