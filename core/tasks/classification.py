@@ -98,10 +98,15 @@ class ClassScore(Target):
                 f"{len(indices)} classes given for {images} images; give one, or one per image"
             )
         for index in indices:
-            if not 0 <= index < outputs:
-                raise UnknownNameError(
-                    f"class {index} does not exist: {model} has classes 0 to {outputs - 1}"
-                )
+            check_class(index, outputs, model)
+
+
+def check_class(index: int, outputs: int, model: str) -> None:
+    """Raise `UnknownNameError` unless a model with so many outputs has the class."""
+    if not 0 <= index < outputs:
+        raise UnknownNameError(
+            f"class {index} does not exist: {model} has classes 0 to {outputs - 1}"
+        )
 
 
 @dataclass(frozen=True)

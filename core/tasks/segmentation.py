@@ -20,7 +20,13 @@ from torch.nn import functional as F
 from core.errors import NotApplicableError, RegionError, UnknownNameError
 from core.tasks.activation import SIGMOID, SOFTMAX, Activation
 from core.tasks.base import Combination, Explained, PerImage, Target, Task
-from core.tasks.classification import ClassProbability, ClassScore, several_of, to_target
+from core.tasks.classification import (
+    ClassProbability,
+    ClassScore,
+    check_class,
+    several_of,
+    to_target,
+)
 from core.tasks.outputs import DenseScores, Outputs
 from core.tasks.region import PREDICTED, InRegion, Region, RegionLike, find_region
 from core.types import OutputKind, Prediction
@@ -173,10 +179,8 @@ class RegionScore(Target):
 
     def check(self, outputs: int, images: int, model: str) -> None:
         for index in (self.index, self.of):
-            if index is not None and not 0 <= index < outputs:
-                raise UnknownNameError(
-                    f"class {index} does not exist: {model} has classes 0 to {outputs - 1}"
-                )
+            if index is not None:
+                check_class(index, outputs, model)
 
 
 @dataclass(frozen=True)
